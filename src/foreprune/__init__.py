@@ -1,0 +1,69 @@
+"""Prune any PyTorch network before training it.
+
+masks  = foreprune.prune(model, "synflow", density=0.05, inputs=x)
+handle = masks.attach(model, optimizer)      # train as ever; pruned weights stay exactly 0
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from foreprune.api import prune, score
+    from foreprune.core.masks import Masks
+    from foreprune.core.method import LayerCollapse, Method
+    from foreprune.experiments.spec import Experiment, Record
+    from foreprune.experiments.store import load_frame as load_records
+    from foreprune.graph import PathError
+    from foreprune.methods import method, methods
+    from foreprune.training.fit import fit
+    from foreprune.training.recipes import Recipe
+
+# Looked up at first use, so that `import foreprune` (and the command line's --help) does not import torch.
+_PUBLIC = {
+    "prune": "api",
+    "score": "api",
+    "LayerCollapse": "core.method",
+    "Masks": "core.masks",
+    "Method": "core.method",
+    "PathError": "graph",
+    "method": "methods",
+    "methods": "methods",
+    "fit": "training.fit",
+    "Recipe": "training.recipes",
+    "Experiment": "experiments.spec",
+    "Record": "experiments.spec",
+    "load_records": "experiments.store",
+}
+_RENAMED = {"load_records": "load_frame"}
+
+__all__ = [
+    "Experiment",
+    "LayerCollapse",
+    "Masks",
+    "Method",
+    "PathError",
+    "Recipe",
+    "Record",
+    "fit",
+    "load_records",
+    "method",
+    "methods",
+    "prune",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'foreprune' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"foreprune.{_PUBLIC[name]}"), _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,178 @@
+"""`Net`: a read-only functional view of any `nn.Module`.
+
+Scores call the *real* forward with other tensors in the places of the parameters. The user's module is left as it was
+found: parameters are read through detached aliases, buffers are replaced by clones for the length of a call, and the
+training flags are put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from foreprune.core.prunable import Prunable, select_prunable
+
+BatchNormMode = Literal["train", "eval"]
+Params = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A module, the tensors it runs on and the names of those that may be pruned. Build it with `Net.of`.
+
+    Attributes:
+        module: the user's module, never changed for longer than a call.
+        params: detached aliases of its parameters, one entry for each distinct tensor, under its first name.
+        prunable: names of the weights to prune, in the order of the module.
+    """
+
+    module: nn.Module
+    params: dict[str, Tensor]
+    prunable: tuple[str, ...]
+    _slots: dict[str, str]  # every (module, attribute) slot once -> the key of its tensor in `params`
+
+    @classmethod
+    def of(cls, module: nn.Module, *, prunable: Prunable = None) -> Net:
+        """View `module`; `prunable` as in `foreprune.prune`.
+
+        Raises:
+            TypeError: not a module.
+            ValueError: parameters not materialised yet, or nothing to prune.
+        """
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
+        params: dict[str, Tensor] = {}
+        first_name: dict[int, str] = {}
+        slots: dict[str, str] = {}
+        # named_modules() visits a module that is reachable by two paths once, so each slot is listed exactly once:
+        # swapping a slot twice would leave the second tensor behind in the user's module.
+        for prefix, owner in module.named_modules():
+            for attribute, parameter in owner._parameters.items():
+                if parameter is None:
+                    continue
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                if isinstance(parameter, nn.parameter.UninitializedParameter):
+                    raise ValueError(f"parameter {name!r} is not initialised yet: run the model once, then prune it")
+                key = first_name.setdefault(id(parameter), name)
+                slots[name] = key
+                if key == name:
+                    value = parameter.detach()
+                    params[name] = value.clone() if value.is_inference() else value
+        names = select_prunable(module, slots, prunable)
+        return cls(module=module, params=params, prunable=names, _slots=slots)
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """The prunable tensors."""
+        return {name: self.params[name] for name in self.prunable}
+
+    @cached_property
+    def magnitudes(self) -> dict[str, Tensor]:
+        """|w| of every parameter, prunable or not."""
+        return {name: value.abs() for name, value in self.params.items()}
+
+    @cached_property
+    def total(self) -> int:
+        """Number of prunable weights."""
+        return sum(weight.numel() for weight in self.weights.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prunable weights are; data is moved there."""
+        return self.params[self.prunable[0]].device
+
+    def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+        """The module's own forward with `params` in place of its parameters (missing ones are its own)."""
+        tensors = {slot: params.get(key, self.params[key]) for slot, key in self._slots.items()}
+        for prefix, owner in self.module.named_modules():
+            for attribute, buffer in owner._buffers.items():
+                if buffer is not None:
+                    tensors[f"{prefix}.{attribute}" if prefix else attribute] = buffer.clone()
+        return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
+
+
+@contextlib.contextmanager
+def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
+    """Modes for a scoring pass, put back afterwards whatever happens.
+
+    Everything is in evaluation mode (no dropout), except batch normalisation with `batchnorm="train"`, which then uses
+    the statistics of the scoring batch. Gradients are enabled, autocast and inference mode are off.
+    """
+    if batchnorm not in ("train", "eval"):
+        raise ValueError(f'batchnorm must be "train" (statistics of the scoring batch) or "eval", not {batchnorm!r}')
+    modes = [(module, module.training) for module in net.module.modules()]
+    try:
+        for module, _ in modes:
+            module.training = batchnorm == "train" and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(net.device.type, enabled=False),
+        ):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def isolated_randomness(seed: int) -> Iterator[None]:
+    """Seed torch, NumPy and `random` inside, and put every global state back afterwards."""
+    # users' data sets draw from these
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()):
+            # torch.manual_seed would leave a seed waiting for a CUDA that is not up yet
+            torch.manual_seed(seed) if cuda else torch.default_generator.manual_seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+def primary_output(output: Any) -> Tensor:
+    """The tensor a default loss or a path sum looks at: the output itself, its `logits`, or its first tensor.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    values: Iterable[Any] = ()
+    if isinstance(output, Mapping):
+        values = output.values()
+    elif isinstance(output, Sequence):
+        values = output
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+    raise TypeError(
+        f"the model returned {type(output).__name__} with no tensor in it; return a tensor, a tuple that begins with "
+        "one, or a mapping with 'logits'"
+    )
+
+
+def gradients(total: Tensor, params: Params, names: Iterable[str], *, create_graph: bool = False) -> dict[str, Tensor]:
+    """d total / d params[name] for each name; zeros where `total` does not depend on it."""
+    names = list(names)
+    if not total.requires_grad:
+        return {name: torch.zeros_like(params[name]) for name in names}
+    grads = torch.autograd.grad(
+        total, [params[name] for name in names], create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(names, grads, strict=True))

@@ -1,0 +1,127 @@
+"""Which weights may be pruned: the default rule and the ways a user can change it."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import nn
+
+Predicate = Callable[[str, nn.Parameter], bool]
+Prunable = str | Iterable[str] | Predicate | None
+
+_WEIGHTED = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def _weight_attributes(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        return _ATTENTION
+    # transformers' Conv1D (GPT-2) is recognised by name: importing transformers to ask would cost seconds
+    if isinstance(module, _WEIGHTED) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf")):
+        return ("weight",)
+    return ()
+
+
+def default_prunable(module: nn.Module, slots: Mapping[str, str]) -> tuple[str, ...]:
+    """Weights of Linear, Conv1d/2d/3d and their transposed forms, MultiheadAttention's projections and GPT-2's Conv1D.
+
+    Never biases, embeddings or normalisation. `slots` maps each parameter slot to the first name of its tensor; a tied
+    weight counts once, under that name.
+    """
+    chosen: dict[str, None] = {}
+    for prefix, owner in module.named_modules():
+        for attribute in _weight_attributes(owner):
+            slot = f"{prefix}.{attribute}" if prefix else attribute
+            if slot in slots:
+                chosen[slots[slot]] = None
+    return tuple(key for key in dict.fromkeys(slots.values()) if key in chosen)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if pattern.startswith("re:"):
+        return re.fullmatch(pattern[3:], name) is not None
+    if any(sign in pattern for sign in "*?["):
+        return fnmatch.fnmatchcase(name, pattern)
+    return name == pattern or name.startswith(pattern + ".")
+
+
+def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Prunable) -> tuple[str, ...]:
+    """Names of the prunable tensors, in the order of the module.
+
+    `prunable` is one of:
+        None: the default rule (`default_prunable`);
+        a predicate `(name, parameter) -> bool` over all parameters;
+        names of parameters (exactly those are prunable);
+        patterns of parts to *exclude* from the default: a module's name ("fc"), a glob ("layer1.*") or "re:" with a
+        regular expression that must match the whole parameter name ("re:.*head.*").
+
+    Raises:
+        TypeError: none of the above.
+        ValueError: a name or pattern that fits nothing, an invalid expression, names mixed with patterns, or nothing
+            left.
+    """
+    default = default_prunable(module, slots)
+    by_name = dict(module.named_parameters())
+    if prunable is None:
+        chosen = default
+    elif callable(prunable):
+        chosen = tuple(name for name, parameter in by_name.items() if prunable(name, parameter))
+    elif isinstance(prunable, (str, Iterable)):
+        entries = [prunable] if isinstance(prunable, str) else list(prunable)
+        chosen = _by_entries(entries, default, slots)
+    else:
+        raise TypeError(
+            "prunable must be a predicate, a list of parameter names, or patterns to exclude, not "
+            f"{type(prunable).__name__}"
+        )
+    not_float = [name for name in chosen if not by_name[name].is_floating_point()]
+    if not_float:
+        raise ValueError(
+            f"parameter {not_float[0]!r} is {by_name[not_float[0]].dtype}: only real floating weights can be pruned"
+        )
+    if not any(by_name[name].numel() for name in chosen):
+        kinds = sorted({type(m).__name__ for m in module.modules() if m._parameters})
+        raise ValueError(
+            "nothing to prune: "
+            + ("prunable leaves no weight" if prunable is not None else "the model has no Linear or convolution weight")
+            + f" (modules with parameters: {', '.join(kinds) or 'none'}); name weights with prunable=[...]"
+        )
+    return chosen
+
+
+def _by_entries(entries: list[str], default: tuple[str, ...], slots: Mapping[str, str]) -> tuple[str, ...]:
+    bad = [entry for entry in entries if not isinstance(entry, str)]
+    if bad:
+        raise TypeError(f"prunable holds {bad[0]!r}; entries must be names or patterns (strings)")
+    named = [entry for entry in entries if entry in slots]
+    if named and len(named) == len(entries):
+        keys = {slots[entry] for entry in entries}
+        return tuple(key for key in dict.fromkeys(slots.values()) if key in keys)
+    if named:
+        other = next(entry for entry in entries if entry not in slots)
+        raise ValueError(
+            f"prunable mixes parameter names to prune ({named[0]!r}) with patterns to exclude "
+            f"({other!r}); give one kind"
+        )
+    for entry in entries:
+        try:
+            fits = any(_matches(slot, entry) for slot in slots)
+        except re.error as error:
+            raise ValueError(f"prunable pattern {entry!r} is not a regular expression: {error}") from None
+        if not fits:
+            near = difflib.get_close_matches(entry, [*slots, *{slot.rpartition(".")[0] for slot in slots}], n=3)
+            hint = f"; near: {', '.join(near)}" if near else f"; parameters: {', '.join(list(slots)[:6])}, ..."
+            raise ValueError(f"prunable pattern {entry!r} fits no parameter{hint}")
+    excluded = {slots[slot] for slot in slots if any(_matches(slot, entry) for entry in entries)}
+    return tuple(name for name in default if name not in excluded)

@@ -1,0 +1,201 @@
+"""`Task`: what a score may look at. Data are materialised once, so that every pass sees the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foreprune.core.net import Net, Params, gradients, primary_output
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Arguments of one forward call."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] | None = None
+
+    def call(self, function: Callable[..., Any]) -> Any:
+        """`function(*args, **kwargs)`."""
+        return function(*self.args, **(self.kwargs or {}))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same arguments with `function` applied to every tensor in them, also inside lists and mappings."""
+        mapped = _map_tensors(self.args, function)
+        return Inputs(mapped, _map_tensors(self.kwargs, function))
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor in the arguments."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(note)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs, their targets and how many samples they are."""
+
+    inputs: Inputs
+    target: Any
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Data, loss and random generator of one pruning call.
+
+    Attributes:
+        batches: the scoring batches, on the device of the network; empty for data-free methods.
+        example: inputs of which only the shape and type count; None if neither inputs nor data were given.
+        loss: callable (output, target) -> scalar, the mean over the batch; None means cross-entropy.
+        generator: CPU generator seeded from the call.
+    """
+
+    batches: tuple[Batch, ...]
+    example: Inputs | None
+    loss: Loss | None
+    generator: torch.Generator
+
+    @property
+    def samples(self) -> int:
+        """Number of scoring samples."""
+        return sum(batch.size for batch in self.batches)
+
+    def loss_of(self, net: Net, params: Params, batch: Batch, *, temperature: float = 1.0) -> Tensor:
+        """Loss of one batch, weighted by its share of the samples: summed over batches it is the mean over samples."""
+        output = batch.inputs.call(lambda *args, **kwargs: net(params, *args, **kwargs))
+        if self.loss is None:
+            value = F.cross_entropy(primary_output(output) / temperature, batch.target)
+        else:
+            if temperature != 1.0:
+                if not isinstance(output, Tensor):
+                    raise ValueError(
+                        f"a temperature of {temperature:g} needs a model that returns one tensor, and this one returns "
+                        f"{type(output).__name__}; pass temperature=1"
+                    )
+                output = output / temperature
+            value = self.loss(output, batch.target)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"loss must return one number (the mean over the batch), got {found}; use reduction='mean'"
+            )
+        return value.reshape(()) * (batch.size / self.samples)
+
+    def weight_grads(self, net: Net, params: Params) -> dict[str, Tensor]:
+        """Gradient of the mean loss over all samples with respect to the prunable tensors of `params`."""
+        leaves = require_grad(params, net.prunable)
+        total: dict[str, Tensor] = {}
+        for batch in self.batches:
+            grads = gradients(self.loss_of(net, leaves, batch), leaves, net.prunable)
+            total = grads if not total else {name: total[name].add_(grad) for name, grad in grads.items()}
+        return total
+
+
+def require_grad(params: Params, names: Iterable[str]) -> dict[str, Tensor]:
+    """`params` with those of `names` as leaves that record gradients (aliases: no data is copied)."""
+    leaves = dict(params)
+    for name in names:
+        leaves[name] = params[name].detach().requires_grad_()
+    return leaves
+
+
+def materialise(data: Any, device: torch.device) -> tuple[Batch, ...]:
+    """Batches from one batch `(input, target)` or an iterable of them, moved to `device`.
+
+    `input` is a tensor, a tuple of tensors (positional arguments) or a mapping (keyword arguments). A mapping with
+    "labels" is a batch by itself.
+
+    Raises:
+        TypeError: something that is neither.
+        ValueError: no batch at all.
+    """
+    if isinstance(data, Mapping) or _is_batch(data):
+        batches: Iterable[Any] = [data]
+    elif isinstance(data, Tensor) or not isinstance(data, Iterable):
+        raise TypeError(
+            f"data must be a batch (input, target) or an iterable of batches, not {type(data).__name__}; "
+            "for a method without labels pass inputs= instead"
+        )
+    else:
+        batches = data
+    found = tuple(_to_batch(batch, device) for batch in batches)
+    if not found or not sum(batch.size for batch in found):
+        raise ValueError("data holds no batch: an empty iterable, or an iterator that was already used up")
+    return found
+
+
+def as_inputs(inputs: Any) -> Inputs:
+    """One forward call's arguments from a tensor, a tuple of them or a mapping.
+
+    Raises:
+        TypeError: none of these.
+    """
+    if isinstance(inputs, Inputs):
+        return inputs
+    if isinstance(inputs, Mapping):
+        return Inputs((), dict(inputs))
+    if isinstance(inputs, Tensor):
+        return Inputs((inputs,))
+    if (
+        isinstance(inputs, (tuple, list))
+        and inputs
+        and all(isinstance(item, (Tensor, Mapping, list, tuple)) for item in inputs)
+    ):
+        return Inputs(tuple(inputs))
+    raise TypeError(
+        f"inputs must be a tensor, a tuple of tensors (positional arguments) or a mapping (keyword arguments), "
+        f"not {type(inputs).__name__}; e.g. inputs=torch.zeros(1, 3, 32, 32)"
+    )
+
+
+def _is_batch(data: Any) -> bool:
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], Tensor):
+        return False
+    first = data[0]
+    return isinstance(first, (Tensor, Mapping)) or (
+        isinstance(first, (tuple, list)) and all(isinstance(item, Tensor) for item in first)
+    )
+
+
+def _to_batch(batch: Any, device: torch.device) -> Batch:
+    if isinstance(batch, Mapping):
+        if "labels" not in batch:
+            raise TypeError(
+                f"a batch that is a mapping needs 'labels'; it has {', '.join(map(str, batch)) or 'nothing'}"
+            )
+        inputs, target = {key: value for key, value in batch.items() if key != "labels"}, batch["labels"]
+    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+        inputs, target = batch
+    else:
+        raise TypeError(
+            f"each batch must be a pair (input, target) or a mapping with 'labels', not {type(batch).__name__}"
+            + (f" of {len(batch)}" if isinstance(batch, (tuple, list)) else "")
+        )
+    moved = as_inputs(inputs).map(lambda tensor: tensor.detach().to(device))
+    tensors = moved.tensors()
+    if not tensors:
+        raise TypeError("a batch holds no input tensor")
+    return Batch(moved, _map_tensors(target, lambda tensor: tensor.to(device)), size=tensors[0].shape[0])
+
+
+def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map_tensors(item, function) for item in value) if not hasattr(value, "_fields") else value
+    return value

@@ -1,0 +1,116 @@
+"""What one run is (`Experiment`), what it measured (`Record`), and the stable id that names it.
+
+Nothing here imports torch: the command line and the report read and write these values in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from foreprune.training.recipes import Recipe
+
+FORMAT = "foreprune-record/1"
+Scalar = bool | int | float | str | None
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Experiment(_Value):
+    """One run: which network, on which data, pruned how, trained how. Its `id` depends on nothing else.
+
+    `density` is the fraction of prunable weights kept; the method `"dense"` is the unpruned reference (density 1).
+    `train_size` limits the training images to the first so many of a seeded permutation (0: all).
+    """
+
+    data: str
+    model: str
+    method: str
+    density: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    hyper: dict[str, Scalar] = {}
+    scope: Literal["global", "local"] = "global"
+    init: str = "kaiming-normal-fan-in"
+    samples_per_class: Annotated[int, Field(ge=1)] = 10
+    train_size: Annotated[int, Field(ge=0)] = 0
+    recipe: Recipe = Recipe()
+
+    @model_validator(mode="after")
+    def _dense_is_whole(self) -> Experiment:
+        if self.method == "dense" and self.density != 1.0:
+            raise ValueError(f"the dense reference keeps every weight: density must be 1, not {self.density:g}")
+        return self
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of prunable weights removed, `1 - density`."""
+        return round(1.0 - self.density, 12)
+
+    @property
+    def id(self) -> str:
+        """A readable name with a hash of the settings that differ from their defaults.
+
+        Because defaults are left out, adding a setting with a default never changes the id of an earlier run.
+        """
+        settings = self.model_dump(mode="json", exclude_defaults=True)
+        canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        words = [self.data, self.model, self.method, f"d{self.density:g}", f"s{self.seed}", digest]
+        return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", word) for word in words)
+
+
+class Layer(_Value):
+    """One prunable weight tensor: how many entries were kept, and how many of its output units are still fed."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    total: int
+    units: int
+    units_alive: int
+
+
+class Epoch(_Value):
+    """One point of the training curve. Accuracies are fractions in [0, 1]; losses are means over samples."""
+
+    epoch: int
+    lr: float
+    train_loss: float | None
+    train_top1: float | None
+    test_loss: float | None = None
+    test_top1: float | None = None
+    test_top5: float | None = None
+    seconds: float
+
+
+class Record(_Value):
+    """What one run measured. `status` is "finished" or "failed"; a failed run carries `error` and no result.
+
+    `top1` and `top5` are test accuracies of the *last* epoch, fractions in [0, 1].
+    """
+
+    format: Literal["foreprune-record/1"] = "foreprune-record/1"
+    id: str
+    experiment: Experiment
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    top1: float | None = None
+    top5: float | None = None
+    kept: int | None = None
+    total: int | None = None
+    layers: tuple[Layer, ...] = ()
+    curve: tuple[Epoch, ...] = ()
+    seconds_prune: float | None = None
+    seconds_train: float | None = None
+    environment: dict[str, Any] = {}
+
+    @property
+    def density(self) -> float | None:
+        """Fraction of prunable weights really kept, from the counts."""
+        return None if not self.total or self.kept is None else self.kept / self.total

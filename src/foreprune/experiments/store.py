@@ -1,0 +1,258 @@
+"""Records on disk: one folder per run, named by its id, each holding one `record.json` written whole or not at all.
+
+Layout under an output folder: `runs/<experiment id>/record.json`. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from foreprune.experiments.spec import FORMAT, Experiment, Record
+
+if TYPE_CHECKING:
+    import pandas
+
+RUNS = "runs"
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a folder holds: the records that could be read, and `(path, reason)` for every file left aside."""
+
+    records: tuple[Record, ...]
+    problems: tuple[tuple[Path, str], ...]
+
+
+def run_folder(out: str | Path, experiment: Experiment) -> Path:
+    """The folder of one run, `out/runs/<experiment id>`. Nothing is created."""
+    return Path(out) / RUNS / experiment.id
+
+
+def atomic_write(path: str | Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part of either.
+
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step; on any
+    failure the temporary file is removed and an existing file stays as it was. The folder must exist.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        PermissionError: the folder may not be written to.
+        OSError: anything else the disk answers, such as a full disk, unchanged.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, PermissionError):
+            raise PermissionError(
+                f"no permission to write {path}; choose an output folder you may write to, or change its permissions"
+            ) from error
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(
+                f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+            ) from error
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system lets folders be opened (POSIX)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create `folder` and its parents if needed, and return it.
+
+    Raises:
+        PermissionError: a parent may not be written to.
+        NotADirectoryError: a file stands where a folder is needed.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise PermissionError(f"no permission to create {folder}; choose an output folder you may write to") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"cannot create the folder {folder}: a file stands in its way") from error
+    return folder
+
+
+def write_record(out: str | Path, record: Record) -> Path:
+    """Write `record` to its run's folder under `out`, replacing an earlier one whole, and return the file's path.
+
+    Raises:
+        ValueError: `record.id` is not the id of `record.experiment`.
+        OSError: the file cannot be written; an earlier record stays as it was (see `atomic_write`).
+    """
+    if record.id != record.experiment.id:
+        raise ValueError(f"a record's id must be its experiment's id, {record.experiment.id!r}, not {record.id!r}")
+    content = record.model_dump_json(indent=2).encode() + b"\n"
+    path = make_folder(run_folder(out, record.experiment)) / RECORD
+    atomic_write(path, content)
+    return path
+
+
+def read_record(path: str | Path) -> Record:
+    """Read one `record.json`.
+
+    Raises:
+        ValueError: it is damaged, of another format, or its id is not that of its experiment or of its folder. The
+            message is one line.
+        OSError: it cannot be opened.
+    """
+    path = Path(path)
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(_reason(error)) from None
+    if record.id != record.experiment.id:
+        raise ValueError(
+            f"its id is {record.id!r}, but its settings make {record.experiment.id!r}: one of them was changed"
+        )
+    if record.id != path.parent.name:
+        raise ValueError(f"it is the record of {record.id!r}, but lies in the folder {path.parent.name!r}")
+    return record
+
+
+def _reason(error: ValidationError) -> str:
+    """The first thing wrong, in one line, without echoing what may be a large or hostile input."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return f"not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+    if where == "format":
+        return f"not a record of the format {FORMAT!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where or 'record'}: {first['msg']}{more}"
+
+
+def read_records(folder: str | Path) -> Records:
+    """Read every record under `folder`, which is an output folder or its `runs` folder, ordered by id.
+
+    A file that cannot be used (damaged, another format, another run's, unreadable) is reported and left aside. Folders
+    without a `record.json`, such as those of runs under way, are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        NotADirectoryError: `folder` is a file.
+        PermissionError: it may not be read.
+    """
+    folder = Path(folder)
+    root = folder / RUNS
+    try:
+        if not root.is_dir():
+            root = folder
+        paths = sorted(run / RECORD for run in root.iterdir())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no folder {folder}; give the output folder of a comparison") from error
+    except NotADirectoryError as error:
+        raise NotADirectoryError(f"{folder} is a file; give the output folder that holds `{RUNS}/`") from error
+    except PermissionError as error:
+        raise PermissionError(f"no permission to read {error.filename or folder}") from error
+    records: list[Record] = []
+    problems: list[tuple[Path, str]] = []
+    for path in paths:
+        try:
+            records.append(read_record(path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except ValueError as error:
+            problems.append((path, str(error)))
+        except OSError as error:
+            problems.append((path, f"cannot be read: {error.strerror or error}"))
+    return Records(records=tuple(sorted(records, key=lambda record: record.id)), problems=tuple(problems))
+
+
+def finished(out: str | Path, experiment: Experiment) -> Record | None:
+    """The finished record of `experiment` under `out`, or `None` if it has yet to be run (again).
+
+    A failed run, a damaged record and the record of other settings all count as not finished.
+    """
+    try:
+        record = read_record(run_folder(out, experiment) / RECORD)
+    except (ValueError, FileNotFoundError, NotADirectoryError):
+        return None
+    return record if record.status == "finished" and record.experiment == experiment else None
+
+
+_SETTINGS = (
+    *("data", "model", "method", "density", "sparsity", "seed"),
+    *("scope", "init", "samples_per_class", "train_size"),
+)
+_RESULTS = ("status", "error", "kept", "total", "top1", "top5", "seconds_prune", "seconds_train")
+_COLUMNS = ("id", *_SETTINGS, *_RESULTS)
+_COUNTS = ("seed", "samples_per_class", "train_size", "kept", "total")
+_NUMBERS = ("density", "sparsity", "top1", "top5", "seconds_prune", "seconds_train")
+
+
+def frame(records: Sequence[Record]) -> pandas.DataFrame:
+    """One row per record: settings, results, and `hyper.*` and `recipe.*` columns for the nested settings.
+
+    Columns: id, data, model, method, density, sparsity, seed, scope, init, samples_per_class, train_size, status,
+    error, kept, total, top1, top5 (fractions), seconds_prune, seconds_train, then `hyper.*` and `recipe.*`. `density`
+    and `sparsity` are those asked for; `kept / total` is what was kept. Missing counts are `<NA>`, missing numbers NaN.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("records as a table need pandas: pip install 'foreprune[report]'") from error
+    rows = [_row(record) for record in records]
+    nested = sorted({key for row in rows for key in row if "." in key})
+    table = pandas.DataFrame(rows, columns=[*_COLUMNS, *nested])
+    counts = dict.fromkeys(_COUNTS, "Int64")
+    numbers = dict.fromkeys(_NUMBERS, "float64")
+    return table.astype(counts | numbers)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    experiment = record.experiment
+    row: dict[str, Any] = {"id": record.id}
+    row |= {key: getattr(experiment, key) for key in _SETTINGS}
+    row |= {key: getattr(record, key) for key in _RESULTS}
+    row |= {f"hyper.{key}": value for key, value in experiment.hyper.items()}
+    row |= {f"recipe.{key}": value for key, value in experiment.recipe.model_dump(mode="json").items()}
+    return row
+
+
+def load_frame(folder: str | Path) -> pandas.DataFrame:
+    """Read every record under `folder` into a pandas frame, one row per run; see `frame` for the columns.
+
+    Warns:
+        UserWarning: some files could not be read; `read_records(folder).problems` lists them all.
+
+    Raises:
+        ImportError: pandas is not installed.
+        OSError: the folder is missing or may not be read.
+    """
+    found = read_records(folder)
+    if found.problems:
+        path, reason = found.problems[0]
+        message = f"{len(found.problems)} record(s) left aside, the first {path}: {reason}"
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return frame(found.records)

@@ -1,0 +1,37 @@
+"""One file per paper. A new method is one new file here: whatever it registers is found by itself."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import pkgutil
+from functools import cache
+
+from foreprune.core.method import Method, registry
+
+
+@cache
+def _discover() -> None:
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+def methods(pattern: str = "*") -> tuple[Method, ...]:
+    """All pruning methods whose name fits `pattern` (as in file names: "syn*"), sorted by name. Records; print them."""
+    _discover()
+    return tuple(found for name, found in sorted(registry().items()) if fnmatch.fnmatchcase(name, pattern))
+
+
+def method(name: str) -> Method:
+    """The record of one method.
+
+    Raises:
+        ValueError: no such method; the message suggests near names.
+    """
+    _discover()
+    if name not in registry():
+        near = difflib.get_close_matches(str(name), registry(), n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(sorted(registry()))}"
+        raise ValueError(f"unknown method {name!r}; {hint}")
+    return registry()[name]

@@ -1,0 +1,31 @@
+"""SynFlow: keep the weights that carry most of the sum over all paths, without any data."""
+
+from __future__ import annotations
+
+from foreprune.core.masks import Masks
+from foreprune.core.method import Scores, scorer
+from foreprune.core.net import Net
+from foreprune.core.task import Task
+from foreprune.graph import PathGraph
+
+
+@scorer(
+    "synflow",
+    paper="Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, arXiv:2006.05467, eq. 3 and algorithm 1",
+    needs={"inputs"},
+    rounds=100,
+)
+def synflow(net: Net, task: Task, masks: Masks) -> Scores:
+    """Keep the weights with the largest |w| dR/d|w|, where R = 1^T (prod_l |W_l m_l|) 1 is the sum over all paths.
+
+    100 rounds, exponential schedule. Scores are defined up to one common factor, the same for all layers.
+
+    The authors' code makes every entry of the state dict positive and runs the network in inference mode; with
+    non-zero biases or running means that is no longer a sum over paths. Here gates are open: biases drop out and
+    normalisations are identities (with their initial statistics they are, up to a factor near 1). It overflows float32
+    on deep networks (and then keeps no weight); here every activation carries its own power of two.
+    """
+    assert task.example is not None
+    weights = masks(net.magnitudes)
+    grads = PathGraph(net, task.example).gradients(weights, net.prunable)
+    return {name: grads[name].mul_(weights[name]) for name in net.prunable}

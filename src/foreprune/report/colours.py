@@ -1,0 +1,71 @@
+"""One colour and one marker per method, the same in every panel, table and file.
+
+The eight colours reach a contrast of 3:1 on white and stay apart for readers with protanopia, deuteranopia or
+tritanopia (tested); markers tell methods apart where a colour has to serve twice or the page is printed in grey.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+COLOURS = ("#173F81", "#BA0D01", "#1F7265", "#D066B1", "#773AC1", "#55243E", "#979836", "#3480FC")
+MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "pentagon", "star")
+DASHES = ("solid", "dot", "dashdot", "longdash")
+DENSE = "dense"
+DENSE_COLOUR = "#111111"
+
+# (colour, marker) of the methods people compare most; the order is the order of legends and rows.
+_KNOWN = {
+    "random": (6, 0),
+    "magnitude": (5, 1),
+    "snip": (1, 2),
+    "grasp": (7, 3),
+    "synflow": (2, 4),
+    "phew": (3, 5),
+    "ntk-sap": (4, 6),
+    "iterative-snip": (0, 7),
+    "force": (0, 2),
+    "synflow-l2": (2, 0),
+    "synflow-dist": (6, 4),
+    "synflow-l2-dist": (2, 6),
+    "prospr": (5, 3),
+    "px": (3, 0),
+    "erk": (1, 1),
+    "uniform": (6, 5),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn: `colour` is `#RRGGBB`, `marker` one of `MARKERS` (none for the dense reference)."""
+
+    colour: str
+    marker: str | None
+    dash: str = "solid"
+
+
+def style_of(method: str, *, variant: int = 0) -> Style:
+    """The style of `method`; its variants (other settings, counted from 0) share colour and marker and differ in dash.
+
+    A method without an entry of its own gets a style from a hash of its name: the same one in every report.
+    """
+    if method == DENSE:
+        return Style(colour=DENSE_COLOUR, marker=None, dash="dash")
+    digest = hashlib.sha256(method.encode()).digest()
+    colour, marker = _KNOWN.get(method, (digest[0] % len(COLOURS), digest[1] % len(MARKERS)))
+    return Style(colour=COLOURS[colour], marker=MARKERS[marker], dash=DASHES[variant % len(DASHES)])
+
+
+def method_order(method: str) -> tuple[int, str]:
+    """Sort key of methods: dense, then the known ones with baselines first, then the others by name."""
+    if method == DENSE:
+        return (-1, method)
+    known = list(_KNOWN)
+    return (known.index(method) if method in _KNOWN else len(known), method)
+
+
+def translucent(colour: str, alpha: float) -> str:
+    """`#RRGGBB` as a CSS `rgba(...)` with the given opacity in [0, 1]."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha:g})"

@@ -1,0 +1,238 @@
+"""The report as one self-contained HTML file: plotly.js inside, no network, text from records escaped."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foreprune.experiments.spec import Record
+from foreprune.report.charts import build_panels
+from foreprune.report.colours import DENSE, Style
+from foreprune.report.interactive import panel_figures, plotly_source
+from foreprune.report.panels import styles
+from foreprune.report.tables import Row, Section, density_texts, percent, printable, section_rows, sections
+
+_LONGEST_ERROR = 4000
+_MOST_VALUES = 5
+
+# Outlines of the legend's markers, centred on (0, 0) and about 9 units wide.
+_SHAPES = {
+    "circle": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
+    "square": "M-4 -4h8v8h-8z",
+    "triangle-up": "M0 -5L5 4H-5z",
+    "diamond": "M0 -5.5L5.5 0L0 5.5L-5.5 0z",
+    "triangle-down": "M0 5L5 -4H-5z",
+    "cross": "M-1.7 -5h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3z",
+    "pentagon": "M0 -5L4.8 -1.5L2.9 4.1H-2.9L-4.8 -1.5z",
+    "star": "M0 -6L1.6 -1.9L5.7 -1.9L2.4 0.7L3.5 4.9L0 2.4L-3.5 4.9L-2.4 0.7L-5.7 -1.9L-1.6 -1.9z",
+}
+_DASH_ARRAYS = {"solid": "none", "dash": "5 3", "dot": "1.5 2.5", "dashdot": "6 2.5 1.5 2.5", "longdash": "9 3"}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: a label with its swatch."""
+
+    label: str
+    colour: str
+    dashes: str
+    shape: str
+
+
+def require_page() -> None:
+    """Raise an `ImportError` that names the extra if jinja2 or plotly is not installed."""
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the report page needs jinja2: pip install 'foreprune[report]'") from error
+    plotly_source()
+
+
+def page(records: Sequence[Record], *, problems: Sequence[tuple[str, str]] = ()) -> str:
+    """The whole page as HTML.
+
+    `problems` are `(file, reason)` of records that could not be read; they are listed under Provenance.
+
+    Raises:
+        ImportError: jinja2 or plotly is not installed.
+    """
+    require_page()
+    import jinja2
+    from markupsafe import Markup
+
+    folder = Path(__file__).parent / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts = [_section(section) for section in sections(records)]
+    return environment.get_template("report.html.j2").render(
+        lead=lead(records),
+        sections=parts,
+        charts=[[panel.pop("figures") for panel in part["panels"]] for part in parts],
+        failed=[_failure(record) for record in records if record.status == "failed"],
+        problems=[(printable(file), printable(reason)) for file, reason in problems],
+        facts=provenance(records),
+        css=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "report.js").read_text(encoding="utf-8")),
+        plotly=Markup(plotly_source()),
+    )
+
+
+def lead(records: Sequence[Record]) -> str:
+    """What was run, in a sentence: `72 runs of 6 methods at 4 densities with 3 seeds on digits with resnet20.`"""
+    experiments = [record.experiment for record in records]
+    pruned = [experiment for experiment in experiments if experiment.method != DENSE]
+    words = [_count(len(records), "run")]
+    if pruned:
+        words.append(f"of {_count(len({experiment.method for experiment in pruned}), 'pruning method')}")
+        words.append(f"at {_count(len({experiment.density for experiment in pruned}), 'density', 'densities')}")
+    words.append(f"with {_count(len({experiment.seed for experiment in experiments}), 'seed')}")
+    pairs = sorted({f"{printable(experiment.data)} with {printable(experiment.model)}" for experiment in experiments})
+    words.append(f"on {', '.join(pairs[:4])}" + (f" and {len(pairs) - 4} more" if len(pairs) > 4 else ""))
+    dense = "" if len(pruned) < len(experiments) else " No dense reference was run."
+    return f"{' '.join(words)}.{dense}"
+
+
+def _count(number: int, word: str, plural: str | None = None) -> str:
+    return f"{number} {word if number == 1 else plural or f'{word}s'}"
+
+
+def _key(label: str, style: Style) -> Key:
+    shape = _SHAPES[style.marker] if style.marker else ""
+    return Key(label=label, colour=style.colour, dashes=_DASH_ARRAYS[style.dash], shape=shape)
+
+
+def _section(section: Section) -> dict[str, Any]:
+    """Everything the template shows of one section."""
+    style = styles(section)
+    rows = section_rows(section)
+    hyper = {
+        section.labels[record.id]: ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+        for record in section.records
+        if (values := record.experiment.hyper)
+    }
+    panels = [
+        {
+            "name": panel.name,
+            "title": panel.title,
+            "description": panel.description,
+            "views": [view.label for view in panel.views],
+            "across": max(len(view.charts) for view in panel.views),
+            "keys": [_key(label, look) for label, look in panel.labels()],
+            "figures": panel_figures(panel),
+        }
+        for panel in build_panels(section)
+    ]
+    return {
+        "title": section.title,
+        "slug": section.slug,
+        "training": training(section),
+        "settings": section.settings,
+        "hyper": [(label, printable(text)) for label, text in sorted(hyper.items())],
+        "panels": panels,
+        "rows": [_table_row(row, style[row.label]) for row in rows],
+        "has_top5": any(row.top5 for row in rows),
+        "has_failed": any(row.failed for row in rows),
+    }
+
+
+def training(section: Section) -> str:
+    """How the networks of a section were trained, in a sentence."""
+    experiment = section.records[0].experiment
+    recipe = experiment.recipe
+    momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
+    images = f" on {experiment.train_size:,} training images" if experiment.train_size else ""
+    return (
+        f"Trained for {_count(recipe.epochs, 'epoch')}{images} with {recipe.optimizer}: learning rate {recipe.lr:g} "
+        f"({recipe.schedule}){momentum}, weight decay {recipe.weight_decay:g}, batch size {recipe.batch_size}."
+    )
+
+
+def _table_row(row: Row, style: Style) -> dict[str, Any]:
+    kept, removed = density_texts(row.density)
+    astray = row.kept is not None and abs(row.kept - row.density) > 0.005 * row.density
+    return {
+        "key": _key(row.label, style),
+        "density": kept,
+        "density_value": row.density,
+        "kept": f"{row.kept:.4g}" if astray else "",
+        "sparsity": removed,
+        "top1": percent(row.top1),
+        "top1_value": row.top1.mean if row.top1 else -1.0,
+        "top5": percent(row.top5),
+        "top5_value": row.top5.mean if row.top5 else -1.0,
+        "n": row.top1.n if row.top1 else 0,
+        "seeds": ", ".join(str(seed) for seed in row.seeds) or "–",
+        "failed": row.failed,
+    }
+
+
+def _failure(record: Record) -> dict[str, str]:
+    error = record.error or "no error was recorded"
+    lines = [printable(line) for line in error[-_LONGEST_ERROR:].splitlines()] or [""]
+    if len(error) > _LONGEST_ERROR:
+        lines.insert(0, "…")
+    return {"id": record.id, "last": lines[-1], "error": "\n".join(lines)}
+
+
+def provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """Facts about the runs as `(name, values)`: counts, seeds, times, and every entry of the records' environments.
+
+    Environment entries that differ between runs are listed with the number of runs for each value, most frequent first.
+    """
+    status = Counter(record.status for record in records)
+    seeds = sorted({record.experiment.seed for record in records})
+    facts = [
+        ("runs", [f"{len(records)}: {status['finished']} finished, {status['failed']} failed"]),
+        ("seeds", [", ".join(str(seed) for seed in seeds)]),
+    ]
+    for name, seconds in (
+        ("time spent pruning", [record.seconds_prune for record in records]),
+        ("time spent training", [record.seconds_train for record in records]),
+    ):
+        known = [value for value in seconds if value is not None]
+        if known:
+            facts.append((name, [f"{duration(sum(known))} over {_count(len(known), 'run')}"]))
+    values: dict[str, Counter[str]] = {}
+    for record in records:
+        for name, value in _flat(record.environment).items():
+            values.setdefault(name, Counter())[value] += 1
+    for name, counts in sorted(values.items()):
+        shown = [
+            value if count == len(records) else f"{value} ({_count(count, 'run')})"
+            for value, count in counts.most_common(_MOST_VALUES)
+        ]
+        more = len(counts) - len(shown)
+        facts.append((name, shown + ([f"and {_count(more, 'other value')}"] if more else [])))
+    return [*facts, ("report written by", [f"foreprune {importlib.metadata.version('foreprune')}"])]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested dictionaries as one, with dotted names and values as one-line text."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            found[printable(f"{prefix}{name}")] = printable(text)
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `4.2 s`, `3 min 5 s` or `2 h 7 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"

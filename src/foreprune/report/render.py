@@ -1,0 +1,53 @@
+"""A folder of records turned into files: the page, the figures as images, the tables as Markdown and CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foreprune.experiments.store import Records, atomic_write, frame, make_folder, read_records
+from foreprune.report.charts import build_panels
+from foreprune.report.figures import image_files, require_matplotlib
+from foreprune.report.page import page, require_page
+from foreprune.report.tables import markdown_table, sections
+
+
+def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
+    """Write the report of every record under `folder` and return the path of its page.
+
+    Written under `out` (the same folder if not given): `report.html`, self-contained; `figures/<section>-<panel>.png`
+    and `.svg`; `table.md`; `records.csv`, one row per run. Everything is drawn before the first file is written, and
+    each file is replaced whole, the page last.
+
+    Raises:
+        ValueError: `folder` holds no record that can be read.
+        ImportError: matplotlib, pandas, jinja2 or plotly is not installed.
+        OSError: a folder is missing, or may not be read or written.
+    """
+    require_matplotlib()
+    require_page()
+    folder = Path(folder)
+    out = folder if out is None else Path(out)
+    found = read_records(folder)
+    if not found.records:
+        raise ValueError(_nothing_found(folder, found))
+    files: dict[str, bytes] = {}
+    for section in sections(found.records):
+        for panel in build_panels(section):
+            for kind, content in image_files(panel, heading=section.title).items():
+                files[f"figures/{section.slug}-{panel.name}.{kind}"] = content
+    files["table.md"] = markdown_table(found.records).encode()
+    files["records.csv"] = frame(found.records).to_csv(index=False, lineterminator="\n").encode()
+    problems = [(path.relative_to(folder).as_posix(), reason) for path, reason in found.problems]
+    files["report.html"] = page(found.records, problems=problems).encode()
+    make_folder(out / "figures")
+    for name, content in files.items():
+        atomic_write(out / name, content)
+    return out / "report.html"
+
+
+def _nothing_found(folder: Path, found: Records) -> str:
+    how = "make some with `foreprune compare` or `foreprune sweep`, and give their output folder"
+    if not found.problems:
+        return f"{folder} holds no records; {how}"
+    path, reason = found.problems[0]
+    return f"none of the {len(found.problems)} record(s) in {folder} can be read (the first, {path}: {reason}); {how}"

@@ -1,0 +1,136 @@
+"""Training recipes: plain values, with those of the papers under their names. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Recipe(BaseModel):
+    """How a network is trained. Rates and decays are the optimizer's own; `milestones` are epochs, counted from 0.
+
+    `schedule="milestones"` multiplies the rate by `gamma` at the start of each milestone epoch; `"cosine"` lets it fall
+    to zero over all steps; `warmup_epochs` raises it linearly from zero first (both).
+
+    Raises:
+        ValueError: a setting that would silently do nothing (momentum for Adam, milestones for a cosine, ...).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: Annotated[int, Field(ge=0)] = 20
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    optimizer: Literal["sgd", "adam", "adamw", "nadam", "rmsprop"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "milestones", "cosine"] = "constant"
+    milestones: tuple[int, ...] = ()
+    gamma: Annotated[float, Field(gt=0)] = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    augment: bool = True
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Recipe:
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+            raise ValueError(f"momentum={self.momentum:g} has no meaning for {self.optimizer}; use sgd or rmsprop")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise ValueError("nesterov=True needs optimizer='sgd' and a momentum above 0")
+        if bool(self.milestones) != (self.schedule == "milestones"):
+            raise ValueError(
+                f"schedule={self.schedule!r} with milestones={self.milestones}: "
+                "give both schedule='milestones' and milestones, or neither"
+            )
+        if any(mark < 1 for mark in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise and begin at epoch 1 or later, not {self.milestones}")
+        return self
+
+
+def _milestones(*epochs: int, **settings: object) -> Recipe:
+    return Recipe.model_validate({"schedule": "milestones", "milestones": epochs, **settings})
+
+
+_FRANKLE = "Frankle, Dziugaite, Roy & Carbin, ICLR 2021, arXiv:2009.08576, appendix A.3"
+_GEBHART = "Gebhart, Saxena & Schrater 2021, arXiv:2101.10552, appendix A.4.3"
+_PATIL = "Patil & Dovrolis, ICML 2021, arXiv:2010.11354, appendix"
+_NTK_SAP = "Wang, Li & Sun, ICLR 2023, arXiv:2304.02840, official code"
+
+# name -> (recipe, where it comes from)
+_TABLE: dict[str, tuple[Recipe, str]] = {
+    "frankle-lenet-mnist": (Recipe(epochs=40, lr=0.1, augment=False), f"{_FRANKLE}, LeNet-300-100"),
+    "frankle-resnet20-cifar10": (
+        _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
+        f"{_FRANKLE}, ResNet-20",
+    ),
+    "frankle-vgg16-cifar10": (
+        _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
+        f"{_FRANKLE}, VGG-16",
+    ),
+    "frankle-resnet18-tinyimagenet": (
+        _milestones(100, 150, epochs=200, batch_size=256, momentum=0.9, lr=0.2, weight_decay=1e-4),
+        f"{_FRANKLE}, ResNet-18 and modified ResNet-18",
+    ),
+    "frankle-resnet50-imagenet": (
+        _milestones(30, 60, 80, epochs=90, batch_size=1024, momentum=0.9, lr=0.4, weight_decay=1e-4),
+        f"{_FRANKLE}, ResNet-50",
+    ),
+    "gebhart-resnet20-cifar": (
+        _milestones(60, epochs=100, batch_size=64, optimizer="adam", lr=1e-3, weight_decay=1e-4),
+        f"{_GEBHART}, table 1, ResNet-20 and Wide-ResNet-20 on CIFAR-10/100",
+    ),
+    "gebhart-vgg-cifar10": (
+        _milestones(60, 120, epochs=160, batch_size=64, optimizer="adam", lr=1e-3, weight_decay=1e-4),
+        f"{_GEBHART}, table 1, VGG-11/16 on CIFAR-10",
+    ),
+    "gebhart-vgg-cifar100": (
+        _milestones(60, 120, epochs=160, batch_size=64, optimizer="adam", lr=5e-4, weight_decay=1e-4),
+        f"{_GEBHART}, table 1, VGG-11/16 on CIFAR-100",
+    ),
+    "gebhart-fc-mnist": (
+        Recipe(epochs=50, batch_size=64, optimizer="adam", lr=0.01, weight_decay=1e-4, augment=False),
+        f"{_GEBHART}, table 2, FC on MNIST",
+    ),
+    "gebhart-fc-cifar": (
+        _milestones(60, epochs=100, batch_size=64, optimizer="adam", lr=1e-3, weight_decay=1e-4),
+        f"{_GEBHART}, table 2, FC on CIFAR-10/100",
+    ),
+    "patil-resnet20-cifar": (
+        _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
+        f"{_PATIL} D.1, table 1, ResNet-20 on CIFAR-10/100",
+    ),
+    "patil-vgg19-cifar": (
+        # The table gives no momentum and a decay of 5e-3; both are kept as printed.
+        _milestones(80, 120, epochs=160, lr=0.1, weight_decay=5e-3),
+        f"{_PATIL} D.1, table 1, VGG-19 on CIFAR-10/100",
+    ),
+    "patil-tinyimagenet": (
+        _milestones(100, 150, epochs=200, batch_size=256, momentum=0.9, lr=0.2, weight_decay=1e-4),
+        f"{_PATIL} D.1, table 1, ResNet-18 and VGG-19 on Tiny-ImageNet",
+    ),
+    "patil-transformation": (
+        # A decay of 0.95 after every epoch is a milestone at every epoch. The loss there is the squared error.
+        _milestones(*range(1, 20), epochs=20, batch_size=32, optimizer="adam", lr=1e-3, gamma=0.95, augment=False),
+        f"{_PATIL} B, MLPs that rotate and shear MNIST",
+    ),
+    "ntksap-resnet20-cifar10": (
+        _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
+        f"{_NTK_SAP}, ResNet-20 on CIFAR-10",
+    ),
+    "ntksap-vgg16-cifar100": (
+        _milestones(60, 120, epochs=160, momentum=0.9, nesterov=True, lr=0.1, weight_decay=5e-4),
+        f"{_NTK_SAP}, VGG-16 on CIFAR-100",
+    ),
+    "ntksap-resnet18-tinyimagenet": (
+        _milestones(100, 150, epochs=200, batch_size=256, momentum=0.9, lr=0.2, weight_decay=5e-4),
+        f"{_NTK_SAP}, ResNet-18 on Tiny-ImageNet; the decay is that of a third-party reproduction",
+    ),
+}
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType({name: value for name, (value, _) in _TABLE.items()})
+SOURCES: Mapping[str, str] = MappingProxyType({name: source for name, (_, source) in _TABLE.items()})

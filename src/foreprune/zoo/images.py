@@ -1,0 +1,349 @@
+"""Splits of image data sets: `ImageSet`, whole in memory, and `ImageFolder`, decoded as it is read.
+
+Both give the same things: batches that depend on nothing but (seed, epoch), class-balanced scoring batches, subsets.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreprune.zoo.augment import Augmentation, RandomResizedCrop
+from foreprune.zoo.readers import open_image, pillow, threads, to_pixels
+
+Device = torch.device | str | None
+Batch = tuple[Tensor, Tensor]
+
+# what a random stream is for: one seed gives unrelated numbers to each
+_ORDER, _AUGMENTATION, _CROP, _SUBSET, _BALANCED = range(5)
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split of a data set, in memory.
+
+    Attributes:
+        images: (N, C, H, W) uint8, on any device.
+        labels: (N,) int64, from 0 to `classes` - 1.
+        mean, std: per channel, of pixels scaled to [0, 1]; what `normalised` subtracts and divides by.
+        augmentation: applied in turn to raw pixels where `batches(augment=True)` is asked for.
+        classes: how many there are; None takes the largest label plus one.
+
+    Raises:
+        TypeError: images that are not uint8, or labels that are not int64.
+        ValueError: shapes that do not belong together, a standard deviation of zero, labels out of range.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: tuple[Augmentation, ...] = ()
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8:
+            raise TypeError(f"images must be uint8 pixels from 0 to 255, not {self.images.dtype}")
+        if self.images.ndim != 4:
+            raise ValueError(f"images must be (N, C, H, W), not {tuple(self.images.shape)}")
+        _check_statistics(self.mean, self.std, self.images.shape[1])
+        object.__setattr__(self, "classes", _checked_classes(self.labels, len(self.images), self.classes))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor | Sequence[int]) -> ImageSet:
+        """The images at `indices`, in that order; a copy.
+
+        Raises:
+            TypeError: indices that are not whole numbers (for a boolean mask write `mask.nonzero()[:, 0]`).
+            IndexError: an index that is negative or too large.
+        """
+        index = _checked_indices(indices, len(self)).to(self.images.device)
+        return replace(self, images=self.images.index_select(0, index), labels=self.labels.index_select(0, index))
+
+    def subset(self, n: int, *, seed: int) -> ImageSet:
+        """The first `n` images of a permutation that depends on `seed` alone.
+
+        Raises:
+            ValueError: `n` is not between 1 and the number of images.
+        """
+        return self.take(_first_of_permutation(n, len(self), seed))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """(..., C, H, W) uint8 -> float32, `(pixels / 255 - mean) / std`, on the device of `pixels`."""
+        return _normalised(pixels, self.mean, self.std)
+
+    def batches(
+        self, batch_size: int, *, seed: int | None = None, epoch: int = 0, augment: bool = False, device: Device = None
+    ) -> Iterator[Batch]:
+        """Every image once, normalised: (B, C, H, W) float32 and (B,) int64; the last batch may be smaller.
+
+        The order and the augmentation depend on (seed, epoch) alone, and the order not on `augment`.
+
+        Args:
+            batch_size: images in a batch.
+            seed: None leaves the images in order.
+            epoch: which pass over the data.
+            augment: apply `augmentation`; needs a seed.
+            device: where the batches go; None leaves them with the images.
+
+        Raises:
+            ValueError: a batch size below 1, a negative seed or epoch, or augmentation without a seed.
+        """
+        chunks = _plan(len(self), batch_size, seed, epoch, augment)
+        generator = _stream(seed, epoch, _AUGMENTATION) if augment and seed is not None else None
+        return self._load(chunks, generator, device)
+
+    def _load(self, chunks: tuple[Tensor, ...], generator: torch.Generator | None, device: Device) -> Iterator[Batch]:
+        for chunk in chunks:
+            index = chunk.to(self.images.device)
+            pixels = self.images.index_select(0, index).to(device)
+            if generator is not None:
+                for augmentation in self.augmentation:
+                    pixels = augmentation(pixels, generator)
+            yield self.normalised(pixels), self.labels.index_select(0, index).to(device)
+
+    def per_class(self, n: int, *, seed: int) -> Batch:
+        """One batch of exactly `n` images of each class, normalised, not augmented, in a random order.
+
+        GraSP and Frankle et al. 2021 score on such batches, with n = 10. The order is shuffled because halves of a batch
+        sorted by class would see different classes, and with them other batch statistics.
+
+        Returns:
+            (n * classes, C, H, W) float32 and (n * classes,) int64.
+
+        Raises:
+            ValueError: a class has fewer than `n` images.
+        """
+        chosen = self.take(_balanced(self.labels, n, self.classes or 0, seed))
+        return chosen.normalised(chosen.images), chosen.labels
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """One split too large for memory: image files of any size, decoded by a pool of threads as batches are read.
+
+    At most three batches are in memory. Without augmentation the shorter side is resized to `resize` pixels and the centre
+    cut out; with it, a leading `RandomResizedCrop` is cut from the full image while decoding, and the other augmentations
+    follow on the pixels. Resizing is bilinear, by Pillow.
+
+    Attributes:
+        root: folder that `files` are relative to.
+        files: one for each image.
+        labels: (N,) int64, from 0 to `classes` - 1.
+        mean, std, augmentation, classes: as in `ImageSet`.
+        size: height and width of what comes out, in pixels.
+        resize: shorter side before the centre is cut out, in pixels, at least `size`.
+
+    Raises:
+        TypeError: labels that are not int64.
+        ValueError: as many labels as files there are not, labels out of range, `resize` below `size`.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: tuple[Augmentation, ...] = ()
+    classes: int | None = None
+    size: int = 224
+    resize: int = 256
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.resize:
+            raise ValueError(f"resize ({self.resize}) must be at least size ({self.size}), and size at least 1")
+        _check_statistics(self.mean, self.std, 3)
+        object.__setattr__(self, "classes", _checked_classes(self.labels, len(self.files), self.classes))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor | Sequence[int]) -> ImageFolder:
+        """The images at `indices`, in that order. Raises as `ImageSet.take`."""
+        index = _checked_indices(indices, len(self))
+        return replace(self, files=tuple(self.files[i] for i in index.tolist()), labels=self.labels[index])
+
+    def subset(self, n: int, *, seed: int) -> ImageFolder:
+        """The first `n` images of a permutation that depends on `seed` alone. Raises as `ImageSet.subset`."""
+        return self.take(_first_of_permutation(n, len(self), seed))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """(..., 3, H, W) uint8 -> float32, `(pixels / 255 - mean) / std`, on the device of `pixels`."""
+        return _normalised(pixels, self.mean, self.std)
+
+    def batches(
+        self, batch_size: int, *, seed: int | None = None, epoch: int = 0, augment: bool = False, device: Device = None
+    ) -> Iterator[Batch]:
+        """As `ImageSet.batches`: (B, 3, size, size) float32 and (B,) int64.
+
+        Raises:
+            ImportError: Pillow is not installed.
+            ValueError: as there, and while iterating a file that is not a readable image.
+        """
+        pillow()
+        chunks = _plan(len(self), batch_size, seed, epoch, augment)
+        return self._load(chunks, self.augmentation if augment else (), seed or 0, epoch, device)
+
+    def _load(
+        self,
+        chunks: tuple[Tensor, ...],
+        augmentations: tuple[Augmentation, ...],
+        seed: int,
+        epoch: int,
+        device: Device,
+    ) -> Iterator[Batch]:
+        crop: RandomResizedCrop | None = None
+        if augmentations and isinstance(augmentations[0], RandomResizedCrop):
+            crop, augmentations = augmentations[0], augmentations[1:]
+        # two streams, because crops are drawn some batches ahead of the other augmentations
+        crops, generator = _stream(seed, epoch, _CROP), _stream(seed, epoch, _AUGMENTATION)
+        pool = ThreadPoolExecutor(threads())
+        waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
+
+        def start(chunk: Tensor) -> None:
+            draws = torch.rand(len(chunk), RandomResizedCrop.draws, generator=crops, dtype=torch.float64)
+            pairs = zip(chunk.tolist(), draws, strict=True)
+            waiting.append((chunk, [pool.submit(self._decode, index, crop, row) for index, row in pairs]))
+
+        def finish() -> Batch:
+            chunk, decoded = waiting.popleft()
+            pixels = torch.stack([image.result() for image in decoded]).to(device)
+            for augmentation in augmentations:
+                pixels = augmentation(pixels, generator)
+            return self.normalised(pixels), self.labels[chunk].to(device)
+
+        try:
+            for chunk in chunks:
+                start(chunk)
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield finish()
+            while waiting:
+                yield finish()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decode(self, index: int, crop: RandomResizedCrop | None, draws: Tensor) -> Tensor:
+        path = self.root / self.files[index]
+        image = open_image(path, name=str(path))
+        bilinear = pillow().Resampling.BILINEAR
+        if crop is not None:
+            sizes = torch.tensor([image.height]), torch.tensor([image.width])
+            top, left, height, width = crop.boxes(draws[None], *sizes)[0].tolist()
+            box = (left, top, left + width, top + height)
+            return to_pixels(image.resize((self.size, self.size), bilinear, box=box))
+        scale = self.resize / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), bilinear)
+        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+        return to_pixels(image.crop((left, top, left + self.size, top + self.size)))
+
+    def per_class(self, n: int, *, seed: int) -> Batch:
+        """As `ImageSet.per_class`, decoded at once: n * classes images of 12 * size^2 bytes."""
+        chosen = self.take(_balanced(self.labels, n, self.classes or 0, seed))
+        return next(chosen.batches(len(chosen)))
+
+
+def _stream(seed: int, epoch: int, purpose: int) -> torch.Generator:
+    state = np.random.SeedSequence((seed, epoch, purpose)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+def _plan(count: int, batch_size: int, seed: int | None, epoch: int, augment: bool) -> tuple[Tensor, ...]:
+    """Indices of each batch of one epoch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if epoch < 0:
+        raise ValueError(f"epoch must be 0 or more, not {epoch}")
+    if seed is None:
+        if augment:
+            raise ValueError("augment=True draws random numbers and needs a seed: write batches(..., seed=0, augment=True)")
+        order = torch.arange(count)
+    else:
+        _check_seed(seed)
+        order = torch.randperm(count, generator=_stream(seed, epoch, _ORDER))
+    return order.split(batch_size) if count else ()
+
+
+def _first_of_permutation(n: int, count: int, seed: int) -> Tensor:
+    _check_seed(seed)
+    if not 1 <= n <= count:
+        raise ValueError(f"a subset must have between 1 and {count} images (all of them), not {n}")
+    return torch.randperm(count, generator=_stream(seed, 0, _SUBSET))[:n]
+
+
+def _balanced(labels: Tensor, n: int, classes: int, seed: int) -> Tensor:
+    """Indices of `n` images of each class, shuffled."""
+    _check_seed(seed)
+    if n < 1:
+        raise ValueError(f"n must be at least 1 image of each class, not {n}")
+    labels = labels.cpu()
+    counts = torch.bincount(labels, minlength=classes)
+    if classes < 1 or counts.min() < n:
+        poorest = int(counts.argmin()) if classes else 0
+        raise ValueError(
+            f"{n} images of each class were asked for, and class {poorest} has {int(counts[poorest]) if classes else 0}; "
+            "ask for fewer or take a larger subset"
+        )
+    generator = _stream(seed, 0, _BALANCED)
+    order = torch.randperm(len(labels), generator=generator)
+    # a stable sort by class keeps the random order within each class
+    by_class = order[labels[order].argsort(stable=True)]
+    starts = counts.cumsum(0) - counts
+    chosen = by_class[(starts[:, None] + torch.arange(n)).flatten()]
+    return chosen[torch.randperm(len(chosen), generator=generator)]
+
+
+def _normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    if pixels.dtype != torch.uint8:
+        raise TypeError(f"normalised() takes raw uint8 pixels from 0 to 255, not {pixels.dtype}")
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=pixels.device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=pixels.device)
+    return pixels.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None])
+
+
+def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> None:
+    if not len(mean) == len(std) == channels:
+        raise ValueError(f"mean and std need one number for each of {channels} channels, not {len(mean)} and {len(std)}")
+    if not all(value > 0 for value in std):
+        raise ValueError(f"std must be positive in every channel, not {std}")
+
+
+def _checked_classes(labels: Tensor, count: int, classes: int | None) -> int:
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, not {labels.dtype}; write labels.long()")
+    if labels.shape != (count,):
+        raise ValueError(f"{count} images need labels of shape ({count},), not {tuple(labels.shape)}")
+    low, high = (int(labels.min()), int(labels.max())) if count else (0, -1)
+    number = high + 1 if classes is None else classes
+    if low < 0 or high >= number:
+        raise ValueError(f"labels must be from 0 to {number - 1}, and these are from {low} to {high}")
+    return number
+
+
+def _checked_indices(indices: Tensor | Sequence[int], count: int) -> Tensor:
+    index = torch.as_tensor(indices)
+    if index.numel() == 0:
+        index = index.long()
+    if index.ndim != 1 or index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
+        raise TypeError(
+            f"indices must be a list of whole numbers, not {index.dtype} of shape {tuple(index.shape)}; "
+            "for a boolean mask write mask.nonzero()[:, 0]"
+        )
+    index = index.long().cpu()
+    if len(index) and not -1 < int(index.min()) <= int(index.max()) < count:
+        raise IndexError(f"indices must be from 0 to {count - 1}, not {int(index.min())} to {int(index.max())}")
+    return index
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, not {seed}")

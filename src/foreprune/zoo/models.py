@@ -1,0 +1,174 @@
+"""The networks of the pruning-before-training papers, by name: plain modules, no masks inside.
+
+| name | from |
+| --- | --- |
+| lenet-300-100, lenet-5 | SNIP; Frankle et al. 2021, appendix K |
+| fc-100, fc-500, fc-1000, fc-2000 | Gebhart et al. 2021, section 5.2 |
+| resnet-20, ... and wide-resnet-20 | Frankle et al. 2021; Gebhart et al. 2021; PHEW; NTK-SAP |
+| wrn-14-8, wrn-14-10, wrn-20-8, wrn-32-2 | SNIP and GraSP, as replicated by Frankle et al. 2021, tables 1 and 4 |
+| vgg-11, vgg-13, vgg-16, vgg-19, vgg-16-2fc | Frankle et al. 2021; SynFlow; PHEW; NTK-SAP |
+| resnet-18, resnet-18-imagenet, resnet-50 | SynFlow; Frankle et al. 2021; NTK-SAP |
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from foreprune.zoo.feedforward import Shape, lenet5, mlp, vgg
+from foreprune.zoo.initialisers import check_initialiser, initialise_
+from foreprune.zoo.resnets import cifar_resnet, resnet18, resnet50
+
+Builder = Callable[[Shape, int], nn.Module]
+
+_DESCRIPTIONS: dict[str, str] = {
+    "lenet-300-100": "fully connected, hidden layers of 300 and 100 units",
+    "lenet-5": "two 5x5 convolutions (20, 50 channels), 500 hidden units; images from 16x16",
+    "fc-100": "fully connected, six hidden layers of 100 units",
+    "fc-500": "fully connected, six hidden layers of 500 units",
+    "fc-1000": "fully connected, six hidden layers of 1000 units",
+    "fc-2000": "fully connected, six hidden layers of 2000 units",
+    "resnet-8": "CIFAR ResNet, 8 layers, widths 16, 32, 64",
+    "resnet-20": "CIFAR ResNet, 20 layers, widths 16, 32, 64",
+    "resnet-32": "CIFAR ResNet, 32 layers, widths 16, 32, 64",
+    "resnet-44": "CIFAR ResNet, 44 layers, widths 16, 32, 64",
+    "resnet-56": "CIFAR ResNet, 56 layers, widths 16, 32, 64",
+    "resnet-110": "CIFAR ResNet, 110 layers, widths 16, 32, 64",
+    "wide-resnet-20": "CIFAR ResNet, 20 layers, twice as wide (the same as resnet-20x2)",
+    "wrn-14-8": "CIFAR ResNet, 14 layers, eight times as wide (WRN-16-8 of SNIP)",
+    "wrn-14-10": "CIFAR ResNet, 14 layers, ten times as wide (WRN-16-10 of SNIP)",
+    "wrn-20-8": "CIFAR ResNet, 20 layers, eight times as wide (WRN-22-8 of SNIP)",
+    "wrn-32-2": "CIFAR ResNet, 32 layers, twice as wide (ResNet-32 of GraSP)",
+    "vgg-11": "VGG, 8 convolutions with batch normalisation and one linear layer; images from 16x16",
+    "vgg-13": "VGG, 10 convolutions with batch normalisation and one linear layer; images from 16x16",
+    "vgg-16": "VGG, 13 convolutions with batch normalisation and one linear layer; images from 16x16",
+    "vgg-19": "VGG, 16 convolutions with batch normalisation and one linear layer; images from 16x16",
+    "vgg-16-2fc": "VGG-16 with a second, 512-unit linear layer (VGG2-16); images from 16x16",
+    "resnet-18": "ResNet-18 with a 3x3 stem and no max pooling (SynFlow's form for small images)",
+    "resnet-18-imagenet": "ResNet-18 with the 7x7 stem and max pooling",
+    "resnet-50": "ResNet-50 (bottlenecks) with the 7x7 stem and max pooling",
+}
+
+
+def names() -> tuple[str, ...]:
+    """The networks of the papers. `create` also takes their relatives, see there."""
+    return tuple(_DESCRIPTIONS)
+
+
+def describe(name: str) -> str:
+    """One line on a network of `names()`.
+
+    Raises:
+        ValueError: not in `names()`.
+    """
+    if name not in _DESCRIPTIONS:
+        raise ValueError(_unknown(name))
+    return _DESCRIPTIONS[name]
+
+
+def create(
+    name: str,
+    *,
+    input_shape: tuple[int, int, int],
+    classes: int = 10,
+    init: str = "kaiming-normal-fan-in",
+    seed: int = 0,
+) -> nn.Module:
+    """Build a network and draw its weights; the global random state is neither read nor changed.
+
+    Besides `names()` these forms are taken: `fc-<width>` (six hidden layers of any width), `resnet-<depth>` and
+    `resnet-<depth>x<factor>` (CIFAR, depth 6n + 2, every width times the factor), `wrn-<depth>-<factor>` (another
+    spelling of the same), `vgg-<depth>x<factor>`, and `-2fc` after any VGG.
+
+    **Depths of wide ResNets** are counted as for every CIFAR ResNet, 6n + 2: n blocks of two convolutions in each of three
+    stages, the stem and the classifier. `wrn-14-8` has n = 2 and stages of 128, 256 and 512 channels. Zagoruyko and
+    Komodakis 2016, and after them SNIP, count 6n + 4 and call it WRN-16-8; Frankle et al. 2021 (table 1) use the names
+    here. Batch normalisation precedes the activation, after the convolution.
+
+    **Gebhart et al. 2021** describe `fc-*` as six hidden layers (section 5.2); the SynFlow code that they built on counts
+    the classifier among its six layers. Here there are six hidden layers and a classifier.
+
+    Args:
+        name: which network.
+        input_shape: (channels, height, width) of one image.
+        classes: number of outputs.
+        init: distribution of the weights, one of `foreprune.zoo.initialisers.initialisers()`.
+        seed: of the generator that draws them; equal seeds give bit-identical weights.
+
+    Returns:
+        The module, in training mode, on the default device and in the default dtype; (B, C, H, W) -> logits (B, classes).
+
+    Raises:
+        ValueError: unknown name (with near ones) or init, an impossible depth, a size that is not positive, or images
+            smaller than the network can take (with the smallest size).
+        TypeError: `input_shape` is not three whole numbers, or `classes` or `seed` none.
+    """
+    build = _builder(name)
+    shape = _checked_shape(input_shape)
+    for what, value, least in (("classes", classes, 1), ("seed", seed, 0)):
+        _require_int(what, value)
+        if value < least:
+            raise ValueError(f"{what} must be at least {least}, not {value}")
+    check_initialiser(init)
+    # built without storage, so that PyTorch's own initialisation costs nothing and draws nothing
+    with torch.device("meta"):
+        model = build(shape, classes)
+    model.to_empty(device=torch.get_default_device())
+    return initialise_(model, init=init, generator=torch.Generator().manual_seed(seed))
+
+
+def _builder(name: str) -> Builder:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a network must be a string such as 'resnet-20', not {type(name).__name__}")
+    match name:
+        case "lenet-300-100":
+            return lambda shape, classes: mlp(shape, classes, widths=(300, 100))
+        case "lenet-5":
+            return lenet5
+        case "resnet-18" | "resnet-18-imagenet":
+            return lambda shape, classes: resnet18(shape, classes, imagenet_stem=name.endswith("-imagenet"))
+        case "resnet-50":
+            return resnet50
+    if found := re.fullmatch(r"fc-([1-9]\d*)", name):
+        width = int(found[1])
+        return lambda shape, classes: mlp(shape, classes, widths=(width,) * 6)
+    if found := re.fullmatch(r"vgg-(11|13|16|19)(?:x([1-9]\d*))?(-2fc)?", name):
+        depth, factor, linear = int(found[1]), int(found[2] or 1), 2 if found[3] else 1
+        return lambda shape, classes: vgg(shape, classes, depth=depth, factor=factor, linear_layers=linear)
+    residual = "resnet-20x2" if name == "wide-resnet-20" else re.sub(r"^wrn-(\d+)-(\d+)$", r"resnet-\1x\2", name)
+    if found := re.fullmatch(r"resnet-([1-9]\d*)(?:x([1-9]\d*))?", residual):
+        depth, factor = int(found[1]), int(found[2] or 1)
+        if depth == 50:
+            raise ValueError(f"{name!r}: 50 layers are taken by the ImageNet 'resnet-50'; write 'resnet-44x{factor}'")
+        return lambda shape, classes: cifar_resnet(shape, classes, depth=depth, factor=factor)
+    raise ValueError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(str(name), _DESCRIPTIONS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"unknown network {name!r}: {hint}Known: {', '.join(_DESCRIPTIONS)}"
+
+
+def _checked_shape(input_shape: tuple[int, int, int]) -> Shape:
+    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
+        raise TypeError(
+            f"input_shape must be (channels, height, width) of one image, such as (3, 32, 32), not {input_shape!r}"
+        )
+    for value in input_shape:
+        _require_int("each entry of input_shape", value)
+        if value < 1:
+            raise ValueError(
+                f"input_shape must be three positive numbers, such as (3, 32, 32), not {tuple(input_shape)}"
+            )
+    channels, height, width = input_shape
+    return channels, height, width
+
+
+def _require_int(what: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be a whole number, not {value!r}")

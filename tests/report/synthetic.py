@@ -1,0 +1,103 @@
+"""Records as a comparison would leave them, made up but plausible: accuracies fall with density, layers differ."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable
+from typing import Any
+
+from foreprune.experiments.spec import Epoch, Experiment, Layer, Record
+from foreprune.training.recipes import Recipe
+
+METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "ntk-sap")
+DENSITIES = (0.2, 0.1, 0.05, 0.01)
+SHAPES = (
+    ("stem.conv.weight", (16, 3, 3, 3)),
+    ("blocks.0.conv1.weight", (16, 16, 3, 3)),
+    ("blocks.0.conv2.weight", (16, 16, 3, 3)),
+    ("blocks.1.conv1.weight", (32, 16, 3, 3)),
+    ("blocks.1.conv2.weight", (32, 32, 3, 3)),
+    ("blocks.1.shortcut.weight", (32, 16, 1, 1)),
+    ("blocks.2.conv1.weight", (64, 32, 3, 3)),
+    ("blocks.2.conv2.weight", (64, 64, 3, 3)),
+    ("classifier.weight", (10, 64)),
+)
+
+
+def record(method: str = "snip", *, top1: float | None = 0.9, **settings: Any) -> Record:
+    """A finished record without layers or curve; `settings` are those of the experiment."""
+    experiment = Experiment(**({"data": "digits", "model": "mlp", "method": method} | settings))
+    return Record(id=experiment.id, experiment=experiment, status="finished", top1=top1)
+
+
+def failed(method: str = "snip", *, error: str = "ValueError: no luck", **settings: Any) -> Record:
+    """A failed record."""
+    return record(method, top1=None, **settings).model_copy(update={"status": "failed", "error": error})
+
+
+def full(
+    method: str, density: float, seed: int, *, data: str = "digits", model: str = "resnet20", epochs: int = 20, **more: Any
+) -> Record:
+    """A finished record with layers, curve, times and environment."""
+    draw = random.Random(f"{method} {density} {seed} {data}")
+    strength = {"random": 0.5, "magnitude": 0.6, "snip": 0.85, "grasp": 0.8, "synflow": 1.0, "ntk-sap": 1.05}.get(method, 0.7)
+    best = 0.965 - 0.05 * (-math.log10(density)) ** 1.7 / strength + draw.gauss(0, 0.004)
+    collapsed = method == "snip" and density <= 0.01
+    layers = []
+    for at, (name, shape) in enumerate(SHAPES):
+        total = math.prod(shape)
+        tilt = {"random": 0.0, "snip": -0.2, "grasp": 0.1, "synflow": -0.35, "ntk-sap": -0.1}.get(method, -0.28) * (at - 4) / 2
+        share = min(1.0, density * math.exp(tilt + draw.gauss(0, 0.06)) * (3.0 if total < 1000 else 1.0))
+        kept = 0 if collapsed and at == 7 else min(total, max(1, round(total * share)))
+        units = shape[0]
+        alive = min(units, kept, round(units * (1 - math.exp(-4 * kept / units / 3))) or 1) if kept else 0
+        layers.append(Layer(name=name, shape=shape, kept=kept, total=total, units=units, units_alive=alive))
+    if collapsed:
+        best = 0.1
+    curve = []
+    for epoch in range(epochs):
+        rise = 1 - math.exp(-(epoch + 1) / 4)
+        top1 = min(1.0, max(0.05, 0.1 + (best - 0.1) * rise + draw.gauss(0, 0.006) * (epoch < epochs - 1)))
+        loss = 2.3 * math.exp(-3.2 * rise * max(best - 0.1, 0)) + abs(draw.gauss(0, 0.02))
+        curve.append(
+            Epoch(
+                epoch=epoch, lr=0.1, train_loss=loss, train_top1=top1, test_loss=loss + 0.1, test_top1=top1,
+                test_top5=min(1.0, top1 + 0.08), seconds=1.5,
+            )
+        )  # fmt: skip
+    settings: dict[str, Any] = {"data": data, "model": model, "method": method, "density": density, "seed": seed}
+    experiment = Experiment(**(settings | {"recipe": Recipe(epochs=epochs, momentum=0.9)} | more))
+    return Record(
+        id=experiment.id,
+        experiment=experiment,
+        status="finished",
+        top1=curve[-1].test_top1,
+        top5=curve[-1].test_top5,
+        kept=sum(layer.kept for layer in layers),
+        total=sum(layer.total for layer in layers),
+        layers=tuple(layers),
+        curve=tuple(curve),
+        seconds_prune=draw.uniform(0.5, 4),
+        seconds_train=draw.uniform(20, 40),
+        environment={
+            "command": "foreprune compare --data digits --model resnet20",
+            "commit": "0123456789abcdef",
+            "versions": {"python": "3.11.2", "torch": "2.13.0"},
+            "device": "cpu",
+        },
+    )
+
+
+def comparison(
+    *,
+    methods: Iterable[str] = METHODS,
+    densities: Iterable[float] = DENSITIES,
+    seeds: Iterable[int] = (0, 1, 2),
+    dense: bool = True,
+    **more: Any,
+) -> list[Record]:
+    """A whole comparison: every method at every density with every seed, and the dense reference."""
+    seeds, densities = tuple(seeds), tuple(densities)
+    found = [full("dense", 1.0, seed, **more) for seed in seeds] if dense else []
+    return found + [full(m, density, seed, **more) for m in methods for density in densities for seed in seeds]
