@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from foreprune.core.masks import Masks
 
-_DIGIT = 16  # bits settled per pass of the radix selection
+
+class NoSignal(ValueError):
+    """Every score is zero."""
 
 
 def keep_top(
@@ -29,12 +33,12 @@ def keep_top(
         NoSignal: every score among the living weights is zero (a ValueError).
         ValueError: a score is NaN or infinite, or `keep` is more than there are.
     """
-    key = _keys(scores, among)
     living = sum(score.numel() for score in scores.values()) if among is None else among.kept
     _check_count(keep, living)
-    if not torch.any((key != 0) & (key != torch.iinfo(key.dtype).min)):
+    flat = _flat(scores, among)
+    if not _has_signal(flat):
         raise _no_signal()
-    pieces = torch.split(_largest(key, keep, generator), [score.numel() for score in scores.values()])
+    pieces = torch.split(_largest(flat, keep, generator), [score.numel() for score in scores.values()])
     return Masks({name: piece.view(score.shape) for (name, score), piece in zip(scores.items(), pieces, strict=True)})
 
 
@@ -54,13 +58,59 @@ def keep_top_per_layer(
     for name, score in scores.items():
         only = None if among is None else Masks({name: among._tensors[name]})
         _check_count(counts[name], score.numel() if only is None else only.kept, least=0, of=f" of {name!r}")
-        key = _keys({name: score}, only)
-        signal = signal or bool(torch.any((key != 0) & (key != torch.iinfo(key.dtype).min)))
-        flat = _largest(key, counts[name], generator) if counts[name] else torch.zeros_like(key, dtype=torch.bool)
-        kept[name] = flat.view(score.shape)
+        flat = _flat({name: score}, only)
+        signal = signal or _has_signal(flat)
+        kept[name] = _largest(flat, counts[name], generator).view(score.shape)
     if not signal:
         raise _no_signal()
     return Masks(kept)
+
+
+def _flat(scores: Mapping[str, Tensor], among: Masks | None) -> Tensor:
+    """All scores one after the other, in a copy; those of dead weights are -inf."""
+    for name, score in scores.items():
+        if not score.is_floating_point():
+            raise TypeError(f"scores of {name!r} are {score.dtype}; scores must be floating point")
+        # the sum of finite numbers can overflow, so only a sum that is not finite is worth the closer look
+        if not math.isfinite(score.sum()) and not torch.isfinite(score).all():
+            kind = "NaN" if torch.isnan(score).any() else "infinite"
+            raise ValueError(
+                f"the scores of {name!r} are {kind}: look for NaN or infinite weights or inputs, or overflow in "
+                f"{score.dtype} (try model.double() and double inputs)"
+            )
+    flat = torch.cat([score.detach().flatten() for score in scores.values()])
+    flat = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+    if among is not None:
+        flat.masked_fill_(torch.cat([~among._tensors[name].flatten() for name in scores]), -math.inf)
+    return flat
+
+
+def _has_signal(flat: Tensor) -> bool:
+    if not flat.numel():
+        return False
+    if float(flat.max()) != 0:  # the usual case, in one pass
+        return not math.isinf(flat.max())
+    return bool(((flat != 0) & (flat != -math.inf)).any())
+
+
+def _largest(flat: Tensor, keep: int, generator: torch.Generator) -> Tensor:
+    """Boolean tensor with exactly `keep` entries true, at the largest values; ties drawn at random."""
+    if not keep:
+        return torch.zeros_like(flat, dtype=torch.bool)
+    threshold = _kth_largest(flat, keep)
+    kept = flat > threshold
+    ties = torch.nonzero(flat == threshold).squeeze(1)
+    draw = torch.randperm(ties.numel(), generator=generator)[: keep - int(kept.sum())]
+    kept[ties[draw.to(ties.device)]] = True
+    return kept
+
+
+def _kth_largest(flat: Tensor, k: int) -> float:
+    """NumPy's vectorised partition takes about a tenth of the time of `torch.kthvalue` on a CPU with AVX-512."""
+    position = flat.numel() - k
+    if flat.device.type == "cpu":
+        return float(np.partition(flat.numpy(), position)[position])
+    return float(torch.kthvalue(flat, position + 1).values)
 
 
 def _check_count(keep: int, living: int, *, least: int = 1, of: str = "") -> None:
@@ -68,76 +118,8 @@ def _check_count(keep: int, living: int, *, least: int = 1, of: str = "") -> Non
         raise ValueError(f"cannot keep {keep:,} of {living:,} weights{of}; ask for a number from {least} to {living:,}")
 
 
-class NoSignal(ValueError):
-    """Every score is zero."""
-
-
 def _no_signal() -> NoSignal:
     return NoSignal(
         "every score is zero, so no weight is better than another: no signal reaches the prunable weights "
         "(dead network, zero loss gradient, or layers that the output does not depend on)"
     )
-
-
-def _keys(scores: Mapping[str, Tensor], among: Masks | None) -> Tensor:
-    """Integers that order like the scores of all tensors, one after the other; dead weights get the lowest one."""
-    _check(scores)
-    key = _ordered_bits(torch.cat([score.flatten() for score in scores.values()]))
-    if among is not None:
-        key.masked_fill_(torch.cat([~among._tensors[name].flatten() for name in scores]), torch.iinfo(key.dtype).min)
-    return key
-
-
-def _largest(key: Tensor, keep: int, generator: torch.Generator) -> Tensor:
-    threshold, above = _kth_largest(key, keep)
-    kept = key > threshold
-    ties = torch.nonzero(key == threshold).squeeze(1)
-    draw = torch.randperm(ties.numel(), generator=generator)[: keep - above]
-    kept[ties[draw.to(ties.device)]] = True
-    return kept
-
-
-def _check(scores: Mapping[str, Tensor]) -> None:
-    for name, score in scores.items():
-        if not score.is_floating_point():
-            raise TypeError(f"scores of {name!r} are {score.dtype}; scores must be floating point")
-        # the sum of finite numbers can overflow, so only a sum that is not finite is worth the closer look
-        if not torch.isfinite(score.sum()) and not torch.isfinite(score).all():
-            kind = "NaN" if torch.isnan(score).any() else "infinite"
-            raise ValueError(
-                f"the scores of {name!r} are {kind}: look for NaN or infinite weights or inputs, or overflow in "
-                f"{score.dtype} (try model.double() and double inputs)"
-            )
-
-
-def _ordered_bits(values: Tensor) -> Tensor:
-    """Integers that order like the floating values; 0.0 and -0.0 are equal (both 0)."""
-    if values.dtype != torch.float64:
-        values = values.float()
-    bits = (values + 0.0).view(torch.int64 if values.dtype == torch.float64 else torch.int32)
-    width = torch.iinfo(bits.dtype).bits
-    return bits ^ ((bits >> (width - 1)) & torch.iinfo(bits.dtype).max)
-
-
-def _kth_largest(key: Tensor, k: int) -> tuple[Tensor, int]:
-    """The k-th largest integer and how many are strictly larger, by radix selection from the top 16 bits down.
-
-    One histogram over all entries, then only over those that share the leading bits: about two reads of the scores,
-    against a full partial sort in `torch.kthvalue`.
-    """
-    shift = torch.iinfo(key.dtype).bits - _DIGIT
-    above = 0
-    candidates = key
-    while True:
-        digit = (candidates >> shift) & (2**_DIGIT - 1)
-        if candidates is key:
-            digit ^= 2 ** (_DIGIT - 1)  # the leading digit carries the sign
-        counts = torch.bincount(digit, minlength=2**_DIGIT)
-        at_least = counts.flip(0).cumsum(0).flip(0)
-        bucket = int(torch.searchsorted(-at_least, -(k - above), right=True)) - 1
-        larger = int(at_least[bucket]) - int(counts[bucket])
-        candidates = candidates[digit == bucket]
-        above += larger
-        if shift == 0 or candidates.numel() == 1:
-            return candidates[0], above
-        shift -= _DIGIT

@@ -12,7 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from foreprune.training.history import Epoch
 from foreprune.training.recipes import Recipe
+
+__all__ = ["FORMAT", "Epoch", "Experiment", "Layer", "Record", "Scalar"]
 
 FORMAT = "foreprune-record/1"
 Scalar = bool | int | float | str | None
@@ -76,23 +79,11 @@ class Layer(_Value):
     units_alive: int
 
 
-class Epoch(_Value):
-    """One point of the training curve. Accuracies are fractions in [0, 1]; losses are means over samples."""
-
-    epoch: int
-    lr: float
-    train_loss: float | None
-    train_top1: float | None
-    test_loss: float | None = None
-    test_top1: float | None = None
-    test_top5: float | None = None
-    seconds: float
-
-
 class Record(_Value):
-    """What one run measured. `status` is "finished" or "failed"; a failed run carries `error` and no result.
+    """What one run measured. `status` is "finished" or "failed"; a failed run carries `error` and no accuracy.
 
-    `top1` and `top5` are test accuracies of the *last* epoch, fractions in [0, 1].
+    `top1` and `top5` are test accuracies of the *last* epoch, fractions in [0, 1] (`top5` only with 6 classes or more).
+    `warnings` are what the library warned of, such as layers that lost all their weights.
     """
 
     format: Literal["foreprune-record/1"] = "foreprune-record/1"
@@ -108,6 +99,7 @@ class Record(_Value):
     curve: tuple[Epoch, ...] = ()
     seconds_prune: float | None = None
     seconds_train: float | None = None
+    warnings: tuple[str, ...] = ()
     environment: dict[str, Any] = {}
 
     @property

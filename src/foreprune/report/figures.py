@@ -84,10 +84,11 @@ def image_files(panel: Panel, *, heading: str) -> dict[str, bytes]:
 def draw(panel: Panel, *, heading: str) -> Figure:
     """The panel as a matplotlib figure (see `image_files`), its legend below the axes."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
     across = max(len(view.charts) for view in panel.views)
-    columns = across if across > 1 else min(2, len(panel.views))
+    columns = across if across > 1 else len(panel.views) if len(panel.views) < 3 else 2 if len(panel.views) == 4 else 3
     cells = [(view, view.charts[at] if at < len(view.charts) else None) for view in panel.views for at in range(across)]
     rows = math.ceil(len(cells) / columns)
     labels = panel.labels()
@@ -95,7 +96,8 @@ def draw(panel: Panel, *, heading: str) -> Figure:
     legend_columns = max(1, min(len(labels), int(_WIDTH * 10 / (longest + 6))))
     legend_rows = math.ceil(len(labels) / legend_columns)
     height = (4.2 if len(cells) == 1 else 2.9) * rows + 0.24 * legend_rows + 0.7
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.07)  # inches
+    figure = Figure(figsize=(_WIDTH, height), layout=layout, facecolor="white")
     figure.suptitle(f"{panel.title} – {heading}", fontsize=12, fontweight="bold", color="#1d2430", wrap=True)
     grid = figure.subplots(rows, columns, squeeze=False)
     for at, axes in enumerate(grid.flat):
@@ -103,10 +105,11 @@ def draw(panel: Panel, *, heading: str) -> Figure:
         if chart is None:
             axes.set_axis_off()
             continue
-        bottom = at + columns >= len(cells) or not chart.x.slanted
-        _draw_chart(axes, chart, named=bottom)
+        below = at + columns < len(cells)
+        beside = at % columns > 0
+        _draw_chart(axes, chart, x_named=not (chart.x.slanted and below), y_named=across > 1 or not beside)
         if view.label and (across == 1 or at % across == 0):
-            axes.set_title(view.label, fontsize=10, loc="left", color="#1d2430")
+            axes.set_title(view.label, fontsize=8.5 if columns > 2 else 10, loc="left", color="#1d2430")
     handles = [
         Line2D([], [], color=style.colour, linestyle=_DASHES[style.dash], marker=_marker(style.marker), markersize=6)
         for _, style in labels
@@ -132,9 +135,9 @@ def _marker(name: str | None) -> str:
     return "" if name is None else _MARKERS[name]
 
 
-def _draw_chart(axes: Axes, chart: Chart, *, named: bool) -> None:
-    _set_axis(axes, chart.x, "x", named=named)
-    _set_axis(axes, chart.y, "y", named=True)
+def _draw_chart(axes: Axes, chart: Chart, *, x_named: bool, y_named: bool) -> None:
+    _set_axis(axes, chart.x, "x", named=x_named)
+    _set_axis(axes, chart.y, "y", named=y_named)
     axes.grid(True, color="#e3e7ec", linewidth=0.8)
     axes.set_axisbelow(True)
     for series in sorted(chart.series, key=lambda series: not series.reference):
@@ -177,7 +180,7 @@ def _set_axis(axes: Axes, axis: Axis, which: str, *, named: bool) -> None:
         mine.set_ticks([at for at, _ in axis.ticks], labels=[text for _, text in axis.ticks])
     if axis.slanted:
         axes.tick_params(axis="x", labelrotation=90, labelsize=8)
-    if not named and which == "x":
-        mine.set_tick_params(labelbottom=False)
-    else:
+    if named:
         mine.set_label_text(axis.label)
+    elif which == "x":
+        mine.set_tick_params(labelbottom=False)

@@ -47,7 +47,7 @@ def figure(chart: Chart) -> dict[str, Any]:
         "font": {"family": _FONT, "size": 13, "color": _INK},
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
-        "margin": {"l": 56, "r": 14, "t": 12, "b": 48},
+        "margin": {"l": 56, "r": 14, "t": 30, "b": 48},
         "height": 400 if chart.x.slanted else 360,
         "showlegend": False,
         "hovermode": "closest",
@@ -131,6 +131,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
     if axis.ticks:
         found["tickvals"] = [at for at, _ in axis.ticks]
         found["ticktext"] = [escape(text).replace("\n", "<br>") for _, text in axis.ticks]
+        found["tickangle"] = 0
         found["minor"] = {"showgrid": False}
     if axis.limits is not None:
         found["range"] = [math.log10(at) for at in axis.limits] if axis.scale == "log" else list(axis.limits)

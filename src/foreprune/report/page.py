@@ -31,6 +31,7 @@ _SHAPES = {
     "pentagon": "M0 -5L4.8 -1.5L2.9 4.1H-2.9L-4.8 -1.5z",
     "star": "M0 -6L1.6 -1.9L5.7 -1.9L2.4 0.7L3.5 4.9L0 2.4L-3.5 4.9L-2.4 0.7L-5.7 -1.9L-1.6 -1.9z",
 }
+_OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "nadam": "NAdam", "rmsprop": "RMSprop"}
 _DASH_ARRAYS = {"solid": "none", "dash": "5 3", "dot": "1.5 2.5", "dashdot": "6 2.5 1.5 2.5", "longdash": "9 3"}
 
 
@@ -150,9 +151,10 @@ def training(section: Section) -> str:
     experiment = section.records[0].experiment
     recipe = experiment.recipe
     momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
+    optimizer = _OPTIMIZERS[recipe.optimizer]
     images = f" on {experiment.train_size:,} training images" if experiment.train_size else ""
     return (
-        f"Trained for {_count(recipe.epochs, 'epoch')}{images} with {recipe.optimizer}: learning rate {recipe.lr:g} "
+        f"Trained for {_count(recipe.epochs, 'epoch')}{images} with {optimizer}: learning rate {recipe.lr:g} "
         f"({recipe.schedule}){momentum}, weight decay {recipe.weight_decay:g}, batch size {recipe.batch_size}."
     )
 

@@ -38,6 +38,10 @@ def _seeds(seeds: Iterable[int]) -> str:
     return f"seed{'s' if len(listed) > 1 else ''} {', '.join(listed)}"
 
 
+def _dense_words(series: Sequence[Series]) -> str:
+    return "The dashed line is the dense network. " if any(line.reference for line in series) else ""
+
+
 @panel("accuracy")
 def accuracy(section: Section) -> Panel | None:
     """Top-1 test accuracy of the last epoch against density, mean and one standard deviation over seeds."""
@@ -72,7 +76,7 @@ def accuracy(section: Section) -> Panel | None:
             )
         )
     axis = Axis(
-        label="density (fraction of weights kept) and sparsity",
+        label="density, with sparsity below it",
         scale="log",
         ticks=tuple((density, "\n".join(density_texts(density))) for density in _thinned_densities(densities)),
         limits=limits,
@@ -83,8 +87,8 @@ def accuracy(section: Section) -> Panel | None:
         title="Accuracy against density",
         description=(
             "Test accuracy after the last epoch for each method, against the fraction of weights kept on a logarithmic "
-            "axis. Lines are means over seeds, bands are one standard deviation; the dashed line is the dense network. "
-            "The table below holds the same numbers."
+            "axis. Lines are means over seeds, bands are one standard deviation. "
+            f"{_dense_words(chart.series)}The table below holds the same numbers."
         ),
         views=(View(label="", charts=(chart,)),),
     )
@@ -252,8 +256,8 @@ def curves(section: Section) -> Panel | None:
         title="Training curves",
         description=(
             "Test accuracy and training loss after every epoch for each method: mean over seeds, with a band of one "
-            "standard deviation. The dashed line is the dense network."
-        ),
+            f"standard deviation. {_dense_words(views[0].charts[0].series)}"
+        ).strip(),
         views=tuple(views),
     )
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Metric = Literal["top1", "top5"]
+_GAP = 3  # between two columns of a Rich table: padding on both sides and the separator
 _METRIC_NAMES = {"top1": "top-1 test accuracy", "top5": "top-5 test accuracy"}
 
 
@@ -112,12 +113,11 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(n=len(there), mean=statistics.fmean(there), std=statistics.stdev(there) if len(there) > 1 else None)
 
 
-def percent(value: Spread | None, *, show_n: bool = False) -> str:
+def percent(value: Spread | None) -> str:
     """A spread of fractions as `91.23 ± 0.45` in percent; `91.23` for one value, a dash for none."""
     if value is None:
         return "–"
-    text = f"{100 * value.mean:.2f}" + ("" if value.std is None else f" ± {100 * value.std:.2f}")
-    return f"{text} (n={value.n})" if show_n else text
+    return f"{100 * value.mean:.2f}" + ("" if value.std is None else f" ± {100 * value.std:.2f}")
 
 
 def density_texts(density: float) -> tuple[str, str]:
@@ -252,27 +252,35 @@ class Grid:
     caption: str
     densities: tuple[float, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
-    failed: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def grid(section: Section, *, metric: Metric = "top1") -> Grid:
-    """The table of one section. Cells show n only where the cells differ in it; otherwise the caption does."""
+    """The table of one section. The caption gives the usual n; cells with another carry a star and a note."""
     rows = section_rows(section)
     densities = section.densities() or (1.0,)
     cells = {(row.label, row.density): getattr(row, metric) for row in rows}
-    sizes = {cell.n for cell in cells.values() if cell is not None}
+    sizes = [cell.n for cell in cells.values() if cell is not None]
+    usual = statistics.mode(sizes) if sizes else 0
     body = []
     for label, method in section.methods():
-        keys = [(label, 1.0 if method == DENSE else density) for density in densities]
-        name = f"{label} (density 1)" if method == DENSE else label
-        body.append((name, tuple(percent(cells.get(key), show_n=len(sizes) > 1) for key in keys)))
-    size = f", n = {next(iter(sizes))}" if len(sizes) == 1 else ""
-    spread_words = " ± sample standard deviation over seeds" if sizes and max(sizes) > 1 else ""
-    caption = f"{_METRIC_NAMES[metric]} after the last epoch in %: mean{spread_words}{size}"
-    failed = tuple(
-        f"{row.label} at density {density_texts(row.density)[0]}: {row.failed} failed" for row in rows if row.failed
-    )
-    return Grid(title=section.title, caption=caption, densities=densities, rows=tuple(body), failed=failed)
+        mine = [cells.get((label, 1.0 if method == DENSE else density)) for density in densities]
+        body.append((label, tuple(percent(cell) + ("*" if cell and cell.n != usual else "") for cell in mine)))
+    notes = []
+    for row in rows:
+        where, cell = f"{row.label} at density {density_texts(row.density)[0]}", cells[row.label, row.density]
+        if cell and cell.n != usual:
+            notes.append(f"* {where}: n = {cell.n}")
+        if row.failed:
+            notes.append(f"{where}: {row.failed} failed")
+    caption = f"{_METRIC_NAMES[metric]} after the last epoch in %"
+    if sizes:
+        spread_over_seeds = f"mean ± sample standard deviation over seeds, n = {usual}"
+        caption += f": {spread_over_seeds if max(sizes) > 1 else 'one seed'}"
+        caption += "" if len(set(sizes)) == 1 else " unless starred"
+    if any(method == DENSE for _, method in section.methods()):
+        caption += "; dense is the unpruned network (density 1), repeated for comparison"
+    return Grid(title=section.title, caption=caption, densities=densities, rows=tuple(body), notes=tuple(notes))
 
 
 def _check_metric(metric: str) -> None:
@@ -284,7 +292,7 @@ def console_table(records: Iterable[Record], *, metric: Metric = "top1", width: 
     """Rich tables of mean ± std in percent, methods by densities, one or more per section.
 
     A section with more densities than fit in `width` characters continues in further tables. The dense reference is the
-    first row, repeated under every density for comparison. Failed runs are counted and named in the caption.
+    first row, repeated under every density for comparison. Failed runs are counted and named in the last caption.
 
     Raises:
         ValueError: `metric` is not "top1" or "top5".
@@ -297,24 +305,26 @@ def console_table(records: Iterable[Record], *, metric: Metric = "top1", width: 
     tables = []
     for section in sections(records):
         found = grid(section, metric=metric)
-        first = max((len(name) for name, _ in found.rows), default=6)
         cell = max((len(text) for _, cells in found.rows for text in cells), default=5)
-        first = min(first, max(12, width - 2 * (cell + 2) - 4))
-        per_table = max(1, (width - first - 4) // (max(cell, 8) + 2))
+        cell = max(cell, *(len(text) for density in found.densities for text in density_texts(density)))
+        longest = max((len(name) for name, _ in found.rows), default=0)
+        first = max(len("sparsity"), min(longest, 28, width - 2 - 2 * (cell + _GAP)))
+        per_table = max(1, (width - 2 - first) // (cell + _GAP))
         for start in range(0, len(found.densities), per_table):
             chosen = range(start, min(start + per_table, len(found.densities)))
             last = chosen.stop == len(found.densities)
-            caption = "\n".join([f"{found.caption}.", *found.failed]) if last else "continued below"
-            title = found.title if start == 0 else f"{found.title}, continued"
             table = Table(
-                title=Text(title, style="bold"), caption=Text(caption), caption_justify="left", box=box.SIMPLE_HEAD
+                title=Text(found.title if start == 0 else f"{found.title}, continued", style="bold"),
+                caption=Text("\n".join([f"{found.caption}.", *found.notes]) if last else "continued below"),
+                caption_justify="left",
+                box=box.SIMPLE_HEAD,
+                pad_edge=False,
             )
-            table.add_column(Text("density\nsparsity"), max_width=first, overflow="fold")
+            table.add_column(Text("density\nsparsity"), width=first, overflow="fold")
             for at in chosen:
                 table.add_column(Text("\n".join(density_texts(found.densities[at]))), justify="right", no_wrap=True)
             for name, cells in found.rows:
-                style = "dim" if name.startswith(f"{DENSE} (") else None
-                table.add_row(Text(name), *(Text(cells[at]) for at in chosen), style=style)
+                table.add_row(Text(name), *(Text(cells[at]) for at in chosen), style="dim" if name == DENSE else None)
             tables.append(table)
     return tables
 
@@ -330,11 +340,16 @@ def markdown_table(records: Iterable[Record], *, metric: Metric = "top1") -> str
     for section in sections(records):
         found = grid(section, metric=metric)
         heads = ["method", *("<br>".join(density_texts(density)) for density in found.densities)]
-        lines = [f"### {_markdown(found.title)}", "", f"{found.caption.capitalize()}. Columns: density, sparsity.", ""]
+        lines = [
+            f"### {_markdown(found.title)}",
+            "",
+            f"{found.caption[0].upper()}{found.caption[1:]}. Columns: density, sparsity.",
+            "",
+        ]
         lines += [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(found.densities)}"]
-        lines += [f"| {_markdown(name)} | {' | '.join(cells)} |" for name, cells in found.rows]
-        if found.failed:
-            lines += ["", f"Failed runs: {_markdown('; '.join(found.failed))}."]
+        lines += [f"| {_markdown(name)} | {' | '.join(map(_markdown, cells))} |" for name, cells in found.rows]
+        if found.notes:
+            lines += ["", *(f"- {_markdown(note)}" for note in found.notes)]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

@@ -1,8 +1,8 @@
 """Random augmentations of image batches: frozen values called as `augmentation(images, generator)`.
 
-Images are (B, C, H, W), uint8 or floating point, and come back with the same shape, dtype and device. Every random number
-is drawn on the device of the generator, so that a CPU generator gives the same images on every device. `batches` applies
-them to raw pixels, before normalisation: what a shift uncovers is black, as in OpenLTH.
+Images are (B, C, H, W), uint8 or floating point, and come back with the same shape, dtype and device. Every random
+number is drawn on the device of the generator, so that a CPU generator gives the same images on every device. `batches`
+applies them to raw pixels, before normalisation: what a shift uncovers is black, as in OpenLTH.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class RandomShift:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Cut a patch of random area and aspect ratio and stretch it bilinearly to the full image (Frankle et al. 2021, A.2).
+    """Cut a patch of random area and aspect ratio and stretch it bilinearly to the full image (Frankle et al. 2021,
+    A.2).
 
     Ten patches are tried for each image (area uniform in `scale` times the image's, ratio width / height log-uniform in
     `ratio`); the first that fits is taken, at a uniform place; if none fits, the largest central one within `ratio`.

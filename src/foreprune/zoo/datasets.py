@@ -3,14 +3,15 @@
 | name | images | augmentation (Frankle et al. 2021, A.2) | mean and std |
 | --- | --- | --- | --- |
 | digits | 1,797 of 1x8x8, shipped with scikit-learn | none | of the training images |
-| mnist | 70,000 of 1x28x28 | none | published, equal to the training images' |
-| cifar-10, cifar-100 | 60,000 of 3x32x32 | flip, shift by up to 4 pixels | published, equal to the training images' |
-| tiny-imagenet | 110,000 of 3x64x64 | crop of random size and aspect, flip | published, equal to the training images' |
+| mnist | 70,000 of 1x28x28 | none | published |
+| cifar-10, cifar-100 | 60,000 of 3x32x32 | flip, shift by up to 4 pixels | published |
+| tiny-imagenet | 110,000 of 3x64x64 | crop of random size and aspect, flip | published |
 | modified-tiny-imagenet | the same | flip, shift by up to 4 pixels (appendix L) | the same |
 | imagenet | 1.3 million of any size, read as 3x224x224 | crop of random size and aspect, flip | published |
 
-Constants are used rather than computed, so that a subset or a re-encoded copy is normalised alike. OpenLTH, and with it
-Frankle et al. 2021, use ImageNet's for CIFAR too. Nothing is downloaded.
+The published constants are those of the training images to three or four digits; they are not computed again, so that a
+subset or a re-encoded copy is normalised alike. OpenLTH, the code of Frankle et al. 2021, uses ImageNet's for CIFAR
+too. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from foreprune.zoo.augment import Augmentation, RandomHorizontalFlip, RandomResizedCrop, RandomShift
+from foreprune.zoo.cifar_pickle import read_cifar_batch
 from foreprune.zoo.images import ImageFolder, ImageSet
 from foreprune.zoo.readers import (
     decode_images,
     list_class_folders,
     read_annotations,
-    read_cifar_batch,
     read_idx,
     read_parquet,
 )
@@ -38,10 +39,10 @@ from foreprune.zoo.readers import (
 __all__ = ["DataSet", "ImageFolder", "ImageSet", "describe", "load", "names"]
 
 Found = list[list[Path]]  # the files found for each required entry of a layout
-Split = tuple[Tensor, Tensor]
 
 _SHIFTED: tuple[Augmentation, ...] = (RandomHorizontalFlip(), RandomShift(4))
 _CROPPED: tuple[Augmentation, ...] = (RandomResizedCrop(scale=(0.1, 1.0), ratio=(0.8, 1.25)), RandomHorizontalFlip())
+_DIGITS = "1,797 handwritten digits of 8x8 pixels, shipped with scikit-learn"
 _LOSSY = "images were stored as JPEG: accuracies are not those of the lossless set"
 
 
@@ -65,12 +66,15 @@ class DataSet:
     note: str = ""
 
 
+Splits = tuple[ImageSet | ImageFolder, ImageSet | ImageFolder, str]  # training, test, note
+
+
 @dataclass(frozen=True)
 class _Layout:
-    """Files a data set may come as. Each entry of `required` is a list of patterns of which one must match."""
+    """Files a data set may come as. Of each entry of `required` one pattern must match; folders end in a slash."""
 
     required: tuple[tuple[str, ...], ...]
-    read: Callable[[_Source, Path, Found], tuple[ImageSet | ImageFolder, ImageSet | ImageFolder, str]]
+    read: Callable[[_Source, Path, Found], Splits]
 
     def __str__(self) -> str:
         return ", ".join(" or ".join(patterns) for patterns in self.required)
@@ -79,7 +83,7 @@ class _Layout:
 @dataclass(frozen=True)
 class _Source:
     description: str
-    classes: int
+    classes: int  # 0: as many as there are class folders
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -88,10 +92,12 @@ class _Source:
     layouts: tuple[_Layout, ...]
     published: str
 
-    def splits(self, train: Split, test: Split, lossy: bool = False) -> tuple[ImageSet, ImageSet, str]:
-        """In-memory splits; only the training split is augmented."""
-        first = ImageSet(*train, self.mean, self.std, self.augmentation, self.classes)
-        return first, ImageSet(*test, self.mean, self.std, (), self.classes), _LOSSY if lossy else ""
+    def split(self, images: Tensor, labels: Tensor, *, training: bool, classes: int = 0) -> ImageSet:
+        """A split in memory; only training images are augmented."""
+        if not len(images):
+            raise ValueError(f"there are no {'training' if training else 'test'} images")
+        augmentation = self.augmentation if training else ()
+        return ImageSet(images, labels, self.mean, self.std, augmentation, self.classes or classes)
 
 
 def names() -> tuple[str, ...]:
@@ -106,26 +112,28 @@ def describe(name: str) -> str:
         ValueError: not in `names()`.
     """
     _check_name(name)
-    return "1,797 handwritten digits of 8x8 pixels, shipped with scikit-learn" if name == "digits" else _SOURCES[name].description
+    return _DIGITS if name == "digits" else _SOURCES[name].description
 
 
 def load(name: str, *, data_dir: Path | str | None = None) -> DataSet:
     """Read a data set.
 
-    `digits` needs no files: scikit-learn ships it. Pixels 0 to 16 become 0 to 240 (times 15, which loses nothing). It has no
-    published split; here every fifth image of each class, in the order of the file, is a test image (writers are in both).
+    `digits` needs no files: scikit-learn ships it. Pixels 0 to 16 become 0 to 240 (times 15, which loses nothing). It
+    has no published split; here every fifth image of each class, in the order of the file, is a test image (writers are
+    in both).
 
     The others are looked for in `data_dir`, or without it in the folder that the environment variable `FOREPRUNE_DATA`
     names: either that folder itself or one inside it with a usual name (`mnist`, `cifar-10-batches-py`, ...).
 
-    CIFAR comes as the pickled python version, which is read without unpickling objects, or as Parquet with encoded images;
-    where those are JPEG, `DataSet.note` says so. TinyImageNet's test labels were never published, so its validation images
-    are the test split, as in the papers, and so are ImageNet's. ImageNet is not held in memory (`ImageFolder`).
+    CIFAR comes as the pickled python version, which is read without unpickling objects, or as Parquet with encoded
+    images; where those are JPEG, `DataSet.note` says so. TinyImageNet's test labels were never published, so its
+    validation images are the test split, as in the papers, and so are ImageNet's. ImageNet is not held in memory
+    (`ImageFolder`).
 
     Raises:
         ValueError: unknown name (with near ones), or a damaged file, naming it.
-        FileNotFoundError: no folder given, or files missing; says which folders were looked in, which files are expected
-            and where they are published.
+        FileNotFoundError: no folder given, or files missing; says which folders were looked in, which files are
+            expected and where they are published.
         ImportError: scikit-learn (digits), Pillow or pyarrow is needed and not installed.
     """
     _check_name(name)
@@ -135,9 +143,9 @@ def load(name: str, *, data_dir: Path | str | None = None) -> DataSet:
     folder, layout, found = _locate(name, source, data_dir)
     try:
         train, test, note = layout.read(source, folder, found)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{name} in {folder}: {error}") from error
-    return DataSet(name, train, test, source.classes, source.shape, note)
+    return DataSet(name, train, test, train.classes, source.shape, note)
 
 
 def _check_name(name: str) -> None:
@@ -157,7 +165,9 @@ def _locate(name: str, source: _Source, data_dir: Path | str | None) -> tuple[Pa
         )
     root = Path(given).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"{name}: there is no folder {root}; data_dir or FOREPRUNE_DATA must name one that exists")
+        raise FileNotFoundError(
+            f"{name}: there is no folder {root}; data_dir or FOREPRUNE_DATA must name one that exists"
+        )
     folders = [folder for folder in (*(root / inside for inside in source.folders), root) if folder.is_dir()]
     missing = ""
     for folder in folders:
@@ -176,7 +186,8 @@ def _locate(name: str, source: _Source, data_dir: Path | str | None) -> tuple[Pa
 
 def _matches(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     for pattern in patterns:
-        if found := sorted(folder.glob(pattern)):
+        found = sorted(path for path in folder.glob(pattern) if path.is_dir() == pattern.endswith("/"))
+        if found:
             return found
     return []
 
@@ -196,70 +207,146 @@ def _digits() -> DataSet:
     train, test = (turn != 4).nonzero()[:, 0], (turn == 4).nonzero()[:, 0]
     scaled = pixels[train].double() / 255
     mean, std = (float(scaled.mean()),), (float(scaled.std(correction=0)),)
-    splits = (ImageSet(pixels[index], labels[index], mean, std, (), 10) for index in (train, test))
-    return DataSet("digits", *splits, classes=10, shape=(1, 8, 8))
+    first, second = (ImageSet(pixels[index], labels[index], mean, std, (), 10) for index in (train, test))
+    return DataSet("digits", first, second, classes=10, shape=(1, 8, 8))
 
 
-def _read_mnist(source: _Source, folder: Path, found: Found) -> tuple[ImageSet, ImageSet, str]:
-    splits = []
+def _read_mnist(source: _Source, folder: Path, found: Found) -> Splits:
+    splits: list[ImageSet] = []
     for (image_file, *_), (label_file, *_) in (found[:2], found[2:]):
         images, labels = read_idx(image_file, dimensions=3), read_idx(label_file, dimensions=1).long()
         if images.shape[1:] != (28, 28):
             raise ValueError(f"{image_file} has images of {images.shape[1]}x{images.shape[2]}, not 28x28")
-        if len(images) != len(labels):
-            raise ValueError(f"{image_file} has {len(images)} images and {label_file} {len(labels)} labels")
-        splits.append((images[:, None], labels))
-    return source.splits(*splits)
+        splits.append(source.split(images[:, None], labels, training=not splits))
+    return splits[0], splits[1], ""
 
 
-def _read_cifar_python(source: _Source, folder: Path, found: Found) -> tuple[ImageSet, ImageSet, str]:
+def _read_cifar_python(source: _Source, folder: Path, found: Found) -> Splits:
     key = "labels" if source.classes == 10 else "fine_labels"
-    batches = [read_cifar_batch(file, label_key=key) for files in found for file in files]
-    train = torch.cat([images for images, _ in batches[:-1]]), torch.cat([labels for _, labels in batches[:-1]])
-    return source.splits(train, batches[-1])
+    *train, test = (read_cifar_batch(file, label_key=key) for (file, *_) in found)
+    images, labels = torch.cat([images for images, _ in train]), torch.cat([labels for _, labels in train])
+    return source.split(images, labels, training=True), source.split(*test, training=False), ""
 
 
-def _read_cifar_parquet(source: _Source, folder: Path, found: Found) -> tuple[ImageSet, ImageSet, str]:
-    columns = ("label", "labels") if source.classes == 10 else ("fine_label", "fine_labels")
+def _read_cifar_parquet(source: _Source, folder: Path, found: Found) -> Splits:
+    columns = ("label",) if source.classes == 10 else ("fine_label",)
     train, test = (read_parquet(files, label_columns=columns, size=(32, 32)) for files in found)
-    return source.splits(train[:2], test[:2], lossy=train[2] or test[2])
+    note = _LOSSY if train[2] or test[2] else ""
+    return source.split(*train[:2], training=True), source.split(*test[:2], training=False), note
 
 
-def _read_tiny_imagenet(source: _Source, folder: Path, found: Found) -> tuple[ImageSet, ImageSet, str]:
-    classes, files, labels = list_class_folders(folder / "train", inside="images")
-    _check_class_count(folder / "train", classes, source.classes)
-    val_files, val_labels = read_annotations(folder / "val" / "val_annotations.txt", classes)
-    splits = []
-    for root, relative, numbers in (
-        (folder / "train", files, labels),
-        (folder / "val" / "images", val_files, val_labels),
+def _read_tiny_imagenet(source: _Source, folder: Path, found: Found) -> Splits:
+    classes, train_files, train_labels = list_class_folders(folder / "train", inside="images")
+    test_files, test_labels = read_annotations(folder / "val" / "val_annotations.txt", classes)
+    splits: list[ImageSet] = []
+    for root, files, labels in (
+        (folder / "train", train_files, train_labels),
+        (folder / "val" / "images", test_files, test_labels),
     ):
-        paths = [root / file for file in relative]
+        paths = [root / file for file in files]
         images = decode_images(paths, names=[str(path) for path in paths], size=(64, 64))
-        splits.append((images, torch.tensor(numbers)))
-    return source.splits(*splits)
+        splits.append(source.split(images, torch.tensor(labels), training=not splits, classes=len(classes)))
+    return splits[0], splits[1], ""
 
 
-def _read_imagenet(source: _Source, folder: Path, found: Found) -> tuple[ImageFolder, ImageFolder, str]:
-    splits = []
-    for part, augmentation in (("train", source.augmentation), ("val", ())):
+def _read_imagenet(source: _Source, folder: Path, found: Found) -> Splits:
+    splits: list[ImageFolder] = []
+    known: tuple[str, ...] = ()
+    for part in ("train", "val"):
         classes, files, labels = list_class_folders(folder / part)
-        _check_class_count(folder / part, classes, source.classes)
+        if splits and classes != known:
+            odd = sorted(set(classes) ^ set(known))[:3]
+            raise ValueError(
+                f"{folder / 'val'} must have the class folders of {folder / 'train'}; they differ in {', '.join(odd)}"
+            )
+        known = classes
         splits.append(
             ImageFolder(
-                folder / part,
-                tuple(files),
-                torch.tensor(labels),
-                source.mean,
-                source.std,
-                augmentation,
-                source.classes,
+                root=folder / part,
+                files=tuple(files),
+                labels=torch.tensor(labels),
+                mean=source.mean,
+                std=source.std,
+                augmentation=() if splits else source.augmentation,
+                classes=len(classes),
                 size=source.shape[1],
             )
         )
     return splits[0], splits[1], ""
 
 
-def _check_class_count(folder: Path, classes: tuple[str, ...], expected: int) -> None:
-    if len(classes) != expected:
-        raise ValueError(f"{folder} has {len(classes)} class folders, expected {expected}")
+_CIFAR_PARQUET = _Layout((("train*.parquet",), ("test*.parquet",)), _read_cifar_parquet)
+_TINY = _Source(
+    description="110,000 photographs of 64x64 pixels in 200 classes",
+    classes=0,
+    shape=(3, 64, 64),
+    mean=(0.4802, 0.4481, 0.3975),
+    std=(0.2770, 0.2691, 0.2821),
+    augmentation=_CROPPED,
+    folders=("tiny-imagenet", "tiny-imagenet-200"),
+    layouts=(_Layout((("train/",), ("val/images/",), ("val/val_annotations.txt",)), _read_tiny_imagenet),),
+    published="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+)
+_SOURCES: dict[str, _Source] = {
+    "mnist": _Source(
+        description="70,000 handwritten digits of 28x28 pixels",
+        classes=10,
+        shape=(1, 28, 28),
+        mean=(0.1307,),
+        std=(0.3081,),
+        augmentation=(),
+        folders=("mnist", "MNIST", "MNIST/raw"),
+        layouts=(
+            _Layout(
+                (
+                    ("train-images[-.]idx3-ubyte", "train-images[-.]idx3-ubyte.gz"),
+                    ("train-labels[-.]idx1-ubyte", "train-labels[-.]idx1-ubyte.gz"),
+                    ("t10k-images[-.]idx3-ubyte", "t10k-images[-.]idx3-ubyte.gz"),
+                    ("t10k-labels[-.]idx1-ubyte", "t10k-labels[-.]idx1-ubyte.gz"),
+                ),
+                _read_mnist,
+            ),
+        ),
+        published="https://yann.lecun.com/exdb/mnist",
+    ),
+    "cifar-10": _Source(
+        description="60,000 photographs of 32x32 pixels in 10 classes",
+        classes=10,
+        shape=(3, 32, 32),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        augmentation=_SHIFTED,
+        folders=("cifar-10", "cifar10", "cifar-10-batches-py", "cifar10-jpeg"),
+        layouts=(
+            _Layout((*((f"data_batch_{part}",) for part in range(1, 6)), ("test_batch",)), _read_cifar_python),
+            _CIFAR_PARQUET,
+        ),
+        published="https://www.cs.toronto.edu/~kriz/cifar.html (python version)",
+    ),
+    "cifar-100": _Source(
+        description="60,000 photographs of 32x32 pixels in 100 classes",
+        classes=100,
+        shape=(3, 32, 32),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        augmentation=_SHIFTED,
+        folders=("cifar-100", "cifar100", "cifar-100-python"),
+        layouts=(_Layout((("train",), ("test",)), _read_cifar_python), _CIFAR_PARQUET),
+        published="https://www.cs.toronto.edu/~kriz/cifar.html (python version)",
+    ),
+    "tiny-imagenet": _TINY,
+    "modified-tiny-imagenet": replace(
+        _TINY, description="tiny-imagenet with CIFAR's augmentation, a flip and a shift", augmentation=_SHIFTED
+    ),
+    "imagenet": _Source(
+        description="1.3 million photographs in 1,000 classes, read as 224x224 pixels",
+        classes=0,
+        shape=(3, 224, 224),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        augmentation=_CROPPED,
+        folders=("imagenet", "ILSVRC2012"),
+        layouts=(_Layout((("train/",), ("val/",)), _read_imagenet),),
+        published="https://image-net.org/download (ILSVRC2012, the validation images sorted into class folders)",
+    ),
+}

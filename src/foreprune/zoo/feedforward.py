@@ -62,11 +62,11 @@ def vgg(input_shape: Shape, classes: int, *, depth: int, factor: int = 1, linear
     """VGG-`depth` in its CIFAR form: 3x3 convolutions with batch normalisation, one or two linear layers.
 
     The convolutions are those of Simonyan and Zisserman 2015, in five groups, with biases as in OpenLTH. Four 2x2 max
-    poolings stand between the groups; the fifth pooling is a global average, which is OpenLTH's 2x2 average at 32x32 and
-    leaves the same 512 features at any other size (4x4 positions are averaged at 64x64, the size of TinyImageNet).
+    poolings stand between the groups; the fifth pooling is a global average, which is OpenLTH's 2x2 average at 32x32
+    and leaves the same 512 features at any other size (4x4 positions are averaged at 64x64, the size of TinyImageNet).
 
-    `linear_layers=1` is the VGG-16 of Frankle et al. 2021 (SNIP's VGG-like, by their account), `2` their VGG2-16 (SNIP's
-    VGG-D): a hidden linear layer `fc1` of 512 units with batch normalisation. `factor` multiplies every width.
+    `linear_layers=1` is the VGG-16 of Frankle et al. 2021 (SNIP's VGG-like, by their account), `2` their VGG2-16
+    (SNIP's VGG-D): a hidden linear layer `fc1` of 512 units with batch normalisation. `factor` multiplies every width.
 
     Raises:
         ValueError: height or width below 16, or an unknown depth.

@@ -35,7 +35,7 @@ class ImageSet:
         labels: (N,) int64, from 0 to `classes` - 1.
         mean, std: per channel, of pixels scaled to [0, 1]; what `normalised` subtracts and divides by.
         augmentation: applied in turn to raw pixels where `batches(augment=True)` is asked for.
-        classes: how many there are; None takes the largest label plus one.
+        classes: how many there are; 0 takes the largest label plus one.
 
     Raises:
         TypeError: images that are not uint8, or labels that are not int64.
@@ -47,7 +47,7 @@ class ImageSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: tuple[Augmentation, ...] = ()
-    classes: int | None = None
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8:
@@ -115,8 +115,8 @@ class ImageSet:
     def per_class(self, n: int, *, seed: int) -> Batch:
         """One batch of exactly `n` images of each class, normalised, not augmented, in a random order.
 
-        GraSP and Frankle et al. 2021 score on such batches, with n = 10. The order is shuffled because halves of a batch
-        sorted by class would see different classes, and with them other batch statistics.
+        GraSP and Frankle et al. 2021 score on such batches, with n = 10. The order is shuffled because halves of a
+        batch sorted by class would see different classes, and with them other batch statistics.
 
         Returns:
             (n * classes, C, H, W) float32 and (n * classes,) int64.
@@ -124,7 +124,7 @@ class ImageSet:
         Raises:
             ValueError: a class has fewer than `n` images.
         """
-        chosen = self.take(_balanced(self.labels, n, self.classes or 0, seed))
+        chosen = self.take(_balanced(self.labels, n, self.classes, seed))
         return chosen.normalised(chosen.images), chosen.labels
 
 
@@ -132,9 +132,9 @@ class ImageSet:
 class ImageFolder:
     """One split too large for memory: image files of any size, decoded by a pool of threads as batches are read.
 
-    At most three batches are in memory. Without augmentation the shorter side is resized to `resize` pixels and the centre
-    cut out; with it, a leading `RandomResizedCrop` is cut from the full image while decoding, and the other augmentations
-    follow on the pixels. Resizing is bilinear, by Pillow.
+    At most three batches are in memory. Without augmentation the shorter side is resized to `resize` pixels and the
+    centre cut out; with it, a leading `RandomResizedCrop` is cut from the full image while decoding, and the other
+    augmentations follow on the pixels. Resizing is bilinear, by Pillow.
 
     Attributes:
         root: folder that `files` are relative to.
@@ -155,7 +155,7 @@ class ImageFolder:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: tuple[Augmentation, ...] = ()
-    classes: int | None = None
+    classes: int = 0
     size: int = 224
     resize: int = 256
 
@@ -248,7 +248,7 @@ class ImageFolder:
 
     def per_class(self, n: int, *, seed: int) -> Batch:
         """As `ImageSet.per_class`, decoded at once: n * classes images of 12 * size^2 bytes."""
-        chosen = self.take(_balanced(self.labels, n, self.classes or 0, seed))
+        chosen = self.take(_balanced(self.labels, n, self.classes, seed))
         return next(chosen.batches(len(chosen)))
 
 
@@ -265,12 +265,12 @@ def _plan(count: int, batch_size: int, seed: int | None, epoch: int, augment: bo
         raise ValueError(f"epoch must be 0 or more, not {epoch}")
     if seed is None:
         if augment:
-            raise ValueError("augment=True draws random numbers and needs a seed: write batches(..., seed=0, augment=True)")
+            raise ValueError("augment=True needs a seed: write batches(..., seed=0, augment=True)")
         order = torch.arange(count)
     else:
         _check_seed(seed)
         order = torch.randperm(count, generator=_stream(seed, epoch, _ORDER))
-    return order.split(batch_size) if count else ()
+    return tuple(torch.split(order, batch_size)) if count else ()
 
 
 def _first_of_permutation(n: int, count: int, seed: int) -> Tensor:
@@ -287,10 +287,11 @@ def _balanced(labels: Tensor, n: int, classes: int, seed: int) -> Tensor:
         raise ValueError(f"n must be at least 1 image of each class, not {n}")
     labels = labels.cpu()
     counts = torch.bincount(labels, minlength=classes)
-    if classes < 1 or counts.min() < n:
-        poorest = int(counts.argmin()) if classes else 0
+    if not len(labels):
+        raise ValueError("there are no images to take from")
+    if counts.min() < n:
         raise ValueError(
-            f"{n} images of each class were asked for, and class {poorest} has {int(counts[poorest]) if classes else 0}; "
+            f"{n} images of each class were asked for, and class {int(counts.argmin())} has {int(counts.min())}; "
             "ask for fewer or take a larger subset"
         )
     generator = _stream(seed, 0, _BALANCED)
@@ -312,18 +313,20 @@ def _normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...])
 
 def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> None:
     if not len(mean) == len(std) == channels:
-        raise ValueError(f"mean and std need one number for each of {channels} channels, not {len(mean)} and {len(std)}")
+        raise ValueError(
+            f"mean and std need one number for each of {channels} channels, not {len(mean)} and {len(std)}"
+        )
     if not all(value > 0 for value in std):
         raise ValueError(f"std must be positive in every channel, not {std}")
 
 
-def _checked_classes(labels: Tensor, count: int, classes: int | None) -> int:
+def _checked_classes(labels: Tensor, count: int, classes: int) -> int:
     if labels.dtype != torch.int64:
         raise TypeError(f"labels must be int64, not {labels.dtype}; write labels.long()")
     if labels.shape != (count,):
         raise ValueError(f"{count} images need labels of shape ({count},), not {tuple(labels.shape)}")
     low, high = (int(labels.min()), int(labels.max())) if count else (0, -1)
-    number = high + 1 if classes is None else classes
+    number = classes or high + 1
     if low < 0 or high >= number:
         raise ValueError(f"labels must be from 0 to {number - 1}, and these are from {low} to {high}")
     return number

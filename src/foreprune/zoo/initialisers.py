@@ -1,7 +1,7 @@
 """Weight distributions at initialisation, drawn from an explicit generator.
 
-Frankle et al. 2021 (section 5) show that magnitude pruning at initialisation sees nothing but these per-layer variances,
-so the choice is named with every network instead of being a framework's default.
+Frankle et al. 2021 (section 5) show that magnitude pruning at initialisation sees nothing but these per-layer
+variances, so the choice is named with every network instead of being a framework's default.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def initialise_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     """Draw every weight of `module` anew, in place, and return it.
 
     Weights of linear, convolutional and transposed convolutional layers follow `init`; their biases become 0.
-    Normalisation layers become scale 1, shift 0, running mean 0 and running variance 1. (OpenLTH, the code of Frankle et
-    al. 2021, draws the scales of batch normalisation from U(0, 1) by default; SynFlow, GraSP and this library use 1.)
-    Layers of other kinds that own parameters (embeddings, attention projections, recurrent layers) are drawn by their own
-    `reset_parameters()`, under a forked global generator.
+    Normalisation layers become scale 1, shift 0, running mean 0 and running variance 1. (OpenLTH, the code of Frankle
+    et al. 2021, draws the scales of batch normalisation from U(0, 1) by default; SynFlow, GraSP and this library use
+    1.) Layers of other kinds that own parameters (embeddings, attention projections, recurrent layers) are drawn by
+    their own `reset_parameters()`, under a forked global generator.
 
     | init | weights |
     | --- | --- |
@@ -65,7 +65,7 @@ def initialise_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     | kaiming-normal-fan-out | N(0, 2 / fan-out), He et al. 2015 |
     | kaiming-uniform-fan-in | uniform with variance 2 / fan-in; PyTorch's own default layers have a sixth of it |
     | xavier-normal | N(0, 2 / (fan-in + fan-out)), Glorot and Bengio 2010 |
-    | constant-variance | N(0, 1) in every layer: magnitudes carry no layer information (Frankle et al. 2021, section 5) |
+    | constant-variance | N(0, 1) in every layer: magnitudes say nothing of layers (Frankle et al. 2021, section 5) |
 
     Fans count true connections: inputs and outputs of the same group, with the two sides of a transposed convolution in
     their places.
@@ -108,7 +108,7 @@ def _require_drawable(name: str, layer: nn.Module) -> None:
     elif _owns_parameters(layer) and not isinstance(layer, _NORMS) and _own_reset(layer) is None:
         owned = ", ".join(key for key, _ in layer.named_parameters(recurse=False))
         raise ValueError(
-            f"cannot initialise {where}: it owns {owned} and is neither a linear, convolutional nor normalisation layer; "
+            f"cannot initialise {where}: it owns {owned} and is no linear, convolutional or normalisation layer; "
             "give it a reset_parameters() method"
         )
 

@@ -84,13 +84,13 @@ def create(
     `resnet-<depth>x<factor>` (CIFAR, depth 6n + 2, every width times the factor), `wrn-<depth>-<factor>` (another
     spelling of the same), `vgg-<depth>x<factor>`, and `-2fc` after any VGG.
 
-    **Depths of wide ResNets** are counted as for every CIFAR ResNet, 6n + 2: n blocks of two convolutions in each of three
-    stages, the stem and the classifier. `wrn-14-8` has n = 2 and stages of 128, 256 and 512 channels. Zagoruyko and
-    Komodakis 2016, and after them SNIP, count 6n + 4 and call it WRN-16-8; Frankle et al. 2021 (table 1) use the names
-    here. Batch normalisation precedes the activation, after the convolution.
+    **Depths of wide ResNets** are counted as for every CIFAR ResNet, 6n + 2: n blocks of two convolutions in each of
+    three stages, the stem and the classifier. `wrn-14-8` has n = 2 and stages of 128, 256 and 512 channels. Zagoruyko
+    and Komodakis 2016, and after them SNIP, count 6n + 4 and call it WRN-16-8; Frankle et al. 2021 (table 1) use the
+    names here. Batch normalisation precedes the activation, after the convolution.
 
-    **Gebhart et al. 2021** describe `fc-*` as six hidden layers (section 5.2); the SynFlow code that they built on counts
-    the classifier among its six layers. Here there are six hidden layers and a classifier.
+    **Gebhart et al. 2021** describe `fc-*` as six hidden layers (section 5.2); the SynFlow code that they built on
+    counts the classifier among its six layers. Here there are six hidden layers and a classifier.
 
     Args:
         name: which network.
@@ -100,7 +100,8 @@ def create(
         seed: of the generator that draws them; equal seeds give bit-identical weights.
 
     Returns:
-        The module, in training mode, on the default device and in the default dtype; (B, C, H, W) -> logits (B, classes).
+        The module, in training mode, on the default device and in the default dtype; (B, C, H, W) -> logits (B,
+        classes).
 
     Raises:
         ValueError: unknown name (with near ones) or init, an impossible depth, a size that is not positive, or images

@@ -1,4 +1,4 @@
-"""Files of image data sets to tensors. Every file is untrusted: nothing is unpickled into arbitrary objects.
+"""Files of image data sets to tensors: IDX, encoded images, Parquet and folders. Every file is untrusted.
 
 Each reader raises `ValueError` naming the file when it is damaged or not what its name promises.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import pickle
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -31,14 +30,11 @@ def threads() -> int:
     return min(16, usable)
 
 
-# --- IDX ---------------------------------------------------------------------------------------------------------------
-
-
 def read_idx(path: Path, *, dimensions: int) -> Tensor:
     """Unsigned bytes of an IDX file, the format of MNIST, gzipped if its name ends in `.gz`.
 
-    The header is two zero bytes, 0x08 for unsigned bytes, the number of dimensions, and each size as a big-endian 32-bit
-    number (LeCun, Cortes and Burges).
+    The header is two zero bytes, 0x08 for unsigned bytes, the number of dimensions, and each size as a big-endian
+    32-bit number (LeCun, Cortes and Burges).
 
     Returns:
         uint8 tensor of the sizes in the header.
@@ -58,126 +54,18 @@ def read_idx(path: Path, *, dimensions: int) -> Tensor:
                 raise ValueError(f"{path} ends inside its header; fetch it again")
             shape = [int.from_bytes(header[4 * index : 4 * index + 4], "big") for index in range(1, dimensions + 1)]
             if math.prod(shape) > _LARGEST_IDX:  # before memory is asked for
-                raise ValueError(f"{path} announces {math.prod(shape)} bytes of data ({shape}), more than {_LARGEST_IDX}")
+                raise ValueError(
+                    f"{path} announces {math.prod(shape)} bytes of data ({shape}), more than {_LARGEST_IDX}"
+                )
             body = file.read(math.prod(shape) + 1)  # one byte more, to notice a file that is too long
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}); fetch it again") from error
     if len(body) != math.prod(shape):
         found = f"only {len(body)}" if len(body) < math.prod(shape) else "more"
-        raise ValueError(f"{path} announces {math.prod(shape)} bytes of data ({shape}) and holds {found}; fetch it again")
-    return torch.from_numpy(np.frombuffer(bytearray(body), dtype=np.uint8).reshape(shape))
-
-
-# --- pickled CIFAR batches -----------------------------------------------------------------------------------------------
-
-
-def read_cifar_batch(path: Path, *, label_key: str) -> tuple[Tensor, Tensor]:
-    """One file of the python version of CIFAR-10 or CIFAR-100, read without running anything it contains.
-
-    The file is a pickle of a dictionary with `data`, an array of 3072 bytes (red, green, blue planes of 32x32) for each
-    image, and a list of labels. Only containers, strings, numbers and that array are accepted; the array is rebuilt here
-    from its bytes, so not even NumPy's reconstruction is called.
-
-    Args:
-        path: the file.
-        label_key: `labels` (CIFAR-10) or `fine_labels` (CIFAR-100).
-
-    Returns:
-        images (N, 3, 32, 32) uint8 and labels (N,) int64.
-
-    Raises:
-        ValueError: a pickle that asks for anything else, or no such dictionary.
-    """
-    content = _unpickle_plainly(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not the dictionary of a CIFAR batch")
-    entries = {key.decode("ascii", "replace") if isinstance(key, bytes) else key: value for key, value in content.items()}
-    missing = [key for key in ("data", label_key) if key not in entries]
-    if missing:
-        raise ValueError(f"{path} lacks {' and '.join(missing)}; it has {', '.join(map(repr, entries)) or 'nothing'}")
-    pixels = getattr(entries["data"], "pixels", None)
-    if pixels is None or pixels.ndim != 2 or pixels.shape[1] != 3072:
-        raise ValueError(f"{path}: data must be an array of N x 3072 unsigned bytes")
-    labels = entries[label_key]
-    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise ValueError(f"{path}: {label_key} must be a list of whole numbers")
-    if len(labels) != len(pixels):
-        raise ValueError(f"{path} has {len(pixels)} images and {len(labels)} labels")
-    if labels and not -1 < min(labels) <= max(labels) < 2**31:
-        raise ValueError(f"{path}: {label_key} must be 0 or more, found {min(labels)} to {max(labels)}")
-    return torch.from_numpy(pixels.reshape(-1, 3, 32, 32)), torch.tensor(labels, dtype=torch.int64)
-
-
-def _unpickle_plainly(path: Path) -> Any:
-    # The stand-ins are made anew for every file: a pickle can set attributes on whatever `find_class` hands out, and
-    # nothing it does to these can outlast the call.
-    class Array:
-        """What `numpy.ndarray` pickles to, kept as an array of bytes or refused."""
-
-        pixels: np.ndarray[Any, Any]
-
-        def fill(self, shape: Any, dtype: Any, fortran: Any, raw: Any) -> Array:
-            if not isinstance(dtype, DType) or dtype.code not in ("u1", "|u1", b"u1", b"|u1") or fortran is not False:
-                raise pickle.UnpicklingError("an array that is not of unsigned bytes in C order")
-            if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
-                raise pickle.UnpicklingError("an array without a proper shape")
-            if not isinstance(raw, (bytes, bytearray)) or len(raw) != math.prod(shape):
-                raise pickle.UnpicklingError("an array whose bytes do not fill its shape")
-            self.pixels = np.frombuffer(bytearray(raw), dtype=np.uint8).reshape(shape)
-            return self
-
-        def __setstate__(self, state: Any) -> None:
-            if not isinstance(state, tuple) or len(state) != 5:
-                raise pickle.UnpicklingError("an array without a proper state")
-            self.fill(*state[1:])
-
-    class DType:
-        """What `numpy.dtype` pickles to: its code alone."""
-
-        def __init__(self, code: Any, *_: Any) -> None:
-            self.code = code
-
-        def __setstate__(self, state: Any) -> None:
-            """Byte order and layout: of no consequence for single bytes."""
-
-    def reconstruct(*_: Any) -> Array:
-        return Array()
-
-    def from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
-        return Array().fill(shape, dtype, order != "C", raw)
-
-    def encode(text: Any, encoding: Any) -> bytes:
-        if not isinstance(text, str) or encoding != "latin1":
-            raise pickle.UnpicklingError("an encoding other than latin1")
-        return text.encode("latin1")
-
-    allowed: dict[tuple[str, str], Callable[..., Any]] = {
-        ("numpy", "ndarray"): Array,
-        ("numpy", "dtype"): DType,
-        ("numpy.core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy.core.numeric", "_frombuffer"): from_buffer,
-        ("numpy._core.numeric", "_frombuffer"): from_buffer,
-        ("_codecs", "encode"): encode,
-    }
-
-    class PlainUnpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) not in allowed:
-                raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-            return allowed[module, name]
-
-    try:
-        with path.open("rb") as file:
-            return PlainUnpickler(file, encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(
-            f"{path} is not a CIFAR batch, or is damaged: {error}. Only arrays of bytes, lists, strings and numbers are "
-            "read from a pickle; anything else could run code"
-        ) from error
-
-
-# --- encoded images ------------------------------------------------------------------------------------------------------
+            f"{path} announces {math.prod(shape)} bytes of data ({shape}) and holds {found}; fetch it again"
+        )
+    return torch.from_numpy(np.frombuffer(bytearray(body), dtype=np.uint8).reshape(shape))
 
 
 def pillow() -> Any:
@@ -207,7 +95,9 @@ def open_image(source: Path | bytes, *, name: str, size: tuple[int, int] | None 
     """
     image_module = pillow()
     try:
-        with image_module.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_IMAGE_FORMATS) as image:
+        with image_module.open(
+            BytesIO(source) if isinstance(source, bytes) else source, formats=_IMAGE_FORMATS
+        ) as image:
             if size is None or (image.height, image.width) == size:
                 return image.convert("RGB")
             found = f"{image.height}x{image.width}"
@@ -254,15 +144,16 @@ def read_parquet(
 ) -> tuple[Tensor, Tensor, bool]:
     """Encoded images and labels of Parquet files, in order.
 
-    Images are in the column `img` or `image`, as bytes or as a structure with a field `bytes`; labels are whole numbers in
-    the first of `label_columns` that exists.
+    Images are in the column `img` or `image`, as bytes or as a structure with a field `bytes`; labels are whole numbers
+    in the first of `label_columns` that exists.
 
     Returns:
         images (N, 3, H, W) uint8, labels (N,) int64, and whether any image is a JPEG, hence not lossless.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: a file that is no Parquet, lacks a column, has an empty or unreadable image, or no whole-number labels.
+        ValueError: a file that is no Parquet, lacks a column, has an empty or unreadable image, or no whole-number
+        labels.
     """
     try:
         import pyarrow as arrow
@@ -275,9 +166,7 @@ def read_parquet(
     for path in paths:
         try:
             available = parquet.read_schema(path).names
-            columns = [
-                _first_column(path, candidates, available) for candidates in (("img", "image"), label_columns)
-            ]
+            columns = [_first_column(path, candidates, available) for candidates in (("img", "image"), label_columns)]
             table = parquet.read_table(path, columns=columns)
         except (arrow.ArrowException, OSError) as error:
             raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
@@ -301,9 +190,6 @@ def _first_column(path: Path, candidates: tuple[str, ...], available: Sequence[s
         if name in available:
             return name
     raise ValueError(f"{path} needs a column {' or '.join(candidates)}; it has {', '.join(available)}")
-
-
-# --- folders of images -----------------------------------------------------------------------------------------------------
 
 
 def list_class_folders(folder: Path, *, inside: str = "") -> tuple[tuple[str, ...], list[str], list[int]]:
@@ -352,7 +238,9 @@ def read_annotations(path: Path, classes: Sequence[str]) -> tuple[list[str], lis
     for row, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in number:
-            raise ValueError(f"{path}, line {row}: expected a file name and one of the training classes, not {line[:80]!r}")
+            raise ValueError(
+                f"{path}, line {row}: expected a file name and one of the training classes, not {line[:80]!r}"
+            )
         if Path(fields[0]).name != fields[0]:
             raise ValueError(f"{path}, line {row}: {fields[0]!r} is no plain file name")
         files.append(fields[0])

@@ -117,12 +117,13 @@ class ResNet(nn.Module):
 
 
 def cifar_resnet(input_shape: Shape, classes: int, *, depth: int, factor: int = 1) -> ResNet:
-    """ResNet-`depth` for 32x32 images: three stages of (depth - 2) / 6 basic blocks, widths 16, 32 and 64 times `factor`.
+    """ResNet-`depth` for 32x32 images: three stages of (depth - 2) / 6 basic blocks, widths 16, 32 and 64 times
+    `factor`.
 
-    He et al. 2016, section 4.2, with the shortcuts of OpenLTH, hence of Frankle et al. 2021: a 1x1 projection with batch
-    normalisation on each of the two downsamplings (He et al. pad with zero channels there, which has no weights). The stem
-    is widened by `factor` too, as in OpenLTH; Zagoruyko and Komodakis 2016 keep it at 16 channels, normalise before the
-    convolutions and count 6n + 4 layers.
+    He et al. 2016, section 4.2, with the shortcuts of OpenLTH, hence of Frankle et al. 2021: a 1x1 projection with
+    batch normalisation on each of the two downsamplings (He et al. pad with zero channels there, which has no weights).
+    The stem is widened by `factor` too, as in OpenLTH; Zagoruyko and Komodakis 2016 keep it at 16 channels, normalise
+    before the convolutions and count 6n + 4 layers.
 
     Raises:
         ValueError: `depth` is not 6n + 2, n >= 1.
@@ -138,7 +139,7 @@ def cifar_resnet(input_shape: Shape, classes: int, *, depth: int, factor: int = 
 
 
 def resnet18(input_shape: Shape, classes: int, *, imagenet_stem: bool) -> ResNet:
-    """ResNet-18 of He et al. 2016, table 1; without `imagenet_stem` the variant of SynFlow for TinyImageNet and CIFAR."""
+    """ResNet-18 of He et al. 2016, table 1; without `imagenet_stem` SynFlow's variant for small images."""
     widths = (64, 128, 256, 512)
     return ResNet(
         input_shape, classes, block=BasicBlock, blocks=(2, 2, 2, 2), widths=widths, imagenet_stem=imagenet_stem

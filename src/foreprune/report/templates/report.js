@@ -2,13 +2,26 @@
 (() => {
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const touch = window.matchMedia("(pointer: coarse)").matches;
-  const config = { responsive: true, displaylogo: false, doubleClick: "reset",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d"] };
+  // Buttons are listed, not removed: plotly.js has one that uploads the chart, and later ones may do as much.
+  const config = { responsive: true, displaylogo: false, doubleClick: "reset", plotlyServerURL: "",
+    modeBarButtons: [["toImage", "resetScale2d"]] };
   const hidden = new Map();
   const panels = [...document.querySelectorAll("figure.panel")];
   const all = (root, selector) => [...root.querySelectorAll(selector)];
   const inSection = (index) => panels.filter((panel) => panel.dataset.section === index);
   const hiddenIn = (index) => hidden.get(index) ?? hidden.set(index, new Set()).get(index);
+
+  // Leaves out labels of an axis that would run into each other at this width, from the right.
+  const thin = (axis, width) => {
+    if (!axis.tickvals || !axis.range || axis.tickangle) return;
+    const [from, to] = axis.range;
+    const place = (value) => ((axis.type === "log" ? Math.log10(value) : value) - from) / (to - from) * width;
+    let free = Infinity;
+    const kept = axis.tickvals.map((value, at) => [place(value), at]).sort((a, b) => b[0] - a[0])
+      .filter(([x]) => { const fits = free - x >= 46; if (fits) free = x; return fits; }).map(([, at]) => at).sort((a, b) => a - b);
+    axis.tickvals = kept.map((at) => axis.tickvals[at]);
+    axis.ticktext = kept.map((at) => axis.ticktext[at]);
+  };
 
   // Every panel is drawn from the page's data and the set of hidden methods, so that no state hides in the plots.
   const draw = (panel) => {
@@ -20,6 +33,7 @@
       if (plot.hidden) return;
       const data = figures[at].data.map((trace) => ({ ...trace, visible: !out.has(trace.legendgroup) }));
       const layout = structuredClone(figures[at].layout);
+      thin(layout.xaxis, plot.clientWidth - 70);
       if (touch) {  // a finger on a plot scrolls the page
         layout.dragmode = false;
         layout.xaxis.fixedrange = layout.yaxis.fixedrange = true;
@@ -71,6 +85,6 @@
   // Paper is narrower than most screens: plots are drawn at its width for printing and at their own afterwards.
   const plots = () => all(document, ".plot").filter((plot) => !plot.hidden && plot.layout);
   window.addEventListener("beforeprint", () => plots().forEach((plot) =>
-    Plotly.relayout(plot, { autosize: false, width: plot.parentElement.classList.contains("across-2") ? 310 : 640 })));
-  window.addEventListener("afterprint", () => plots().forEach((plot) => Plotly.relayout(plot, { autosize: true, width: null })));
+    Plotly.relayout(plot, { autosize: false, height: 270, width: plot.parentElement.classList.contains("across-2") ? 310 : 640 })));
+  window.addEventListener("afterprint", () => panels.forEach(draw));
 })();

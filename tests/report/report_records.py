@@ -37,22 +37,23 @@ def failed(method: str = "snip", *, error: str = "ValueError: no luck", **settin
 
 
 def full(
-    method: str, density: float, seed: int, *, data: str = "digits", model: str = "resnet20", epochs: int = 20, **more: Any
+    method: str,
+    density: float,
+    seed: int,
+    *,
+    data: str = "digits",
+    model: str = "resnet20",
+    epochs: int = 20,
+    **more: Any,
 ) -> Record:
     """A finished record with layers, curve, times and environment."""
     draw = random.Random(f"{method} {density} {seed} {data}")
-    strength = {"random": 0.5, "magnitude": 0.6, "snip": 0.85, "grasp": 0.8, "synflow": 1.0, "ntk-sap": 1.05}.get(method, 0.7)
+    strength = {"random": 0.5, "magnitude": 0.6, "snip": 0.85, "grasp": 0.8, "synflow": 1.0, "ntk-sap": 1.05}.get(
+        method, 0.7
+    )
     best = 0.965 - 0.05 * (-math.log10(density)) ** 1.7 / strength + draw.gauss(0, 0.004)
     collapsed = method == "snip" and density <= 0.01
-    layers = []
-    for at, (name, shape) in enumerate(SHAPES):
-        total = math.prod(shape)
-        tilt = {"random": 0.0, "snip": -0.2, "grasp": 0.1, "synflow": -0.35, "ntk-sap": -0.1}.get(method, -0.28) * (at - 4) / 2
-        share = min(1.0, density * math.exp(tilt + draw.gauss(0, 0.06)) * (3.0 if total < 1000 else 1.0))
-        kept = 0 if collapsed and at == 7 else min(total, max(1, round(total * share)))
-        units = shape[0]
-        alive = min(units, kept, round(units * (1 - math.exp(-4 * kept / units / 3))) or 1) if kept else 0
-        layers.append(Layer(name=name, shape=shape, kept=kept, total=total, units=units, units_alive=alive))
+    layers = _layers(method, density, draw, collapsed=collapsed)
     if collapsed:
         best = 0.1
     curve = []
@@ -87,6 +88,29 @@ def full(
             "device": "cpu",
         },
     )
+
+
+def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool) -> list[Layer]:
+    """Layers that keep `round(density * total)` weights in all, tilted towards the input or output as methods do."""
+    tilt = {"random": 0.0, "snip": -0.2, "grasp": 0.1, "synflow": -0.35, "ntk-sap": -0.1}.get(method, -0.28)
+    totals = [math.prod(shape) for _, shape in SHAPES]
+    wishes = [
+        density * math.exp(tilt * (at - 4) / 2 + draw.gauss(0, 0.06)) * (3.0 if n < 1000 else 1.0)
+        for at, n in enumerate(totals)
+    ]
+    kept = [min(total, max(1, round(total * wish))) for total, wish in zip(totals, wishes, strict=True)]
+    if collapsed:
+        kept[4] = 0
+    while missing := round(density * sum(totals)) - sum(kept):
+        at = draw.choices(range(len(totals)), weights=totals)[0]
+        if not (collapsed and at == 4):
+            kept[at] = min(totals[at], max(0, kept[at] + int(math.copysign(min(abs(missing), 8), missing))))
+    layers = []
+    for (name, shape), total, count in zip(SHAPES, totals, kept, strict=True):
+        units = shape[0]
+        alive = min(units, count, round(units * (1 - math.exp(-4 * count / units / 3))) or 1) if count else 0
+        layers.append(Layer(name=name, shape=shape, kept=count, total=total, units=units, units_alive=alive))
+    return layers
 
 
 def comparison(

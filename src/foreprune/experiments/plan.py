@@ -1,0 +1,105 @@
+"""From a few words to a list of runs. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+
+from foreprune.experiments.spec import Experiment, Scalar
+from foreprune.training.recipes import Recipe
+
+
+def parse_method(text: str) -> tuple[str, dict[str, Scalar]]:
+    """ "grasp:keep=magnitude,temperature=1" -> ("grasp", {"keep": "magnitude", "temperature": 1}).
+
+    Values are read as JSON (numbers, true, false, null) and otherwise as plain words.
+
+    Raises:
+        ValueError: a setting without "=", or the same one twice.
+    """
+    name, _, settings = text.partition(":")
+    hyper: dict[str, Scalar] = {}
+    for setting in filter(None, settings.split(",")):
+        key, equals, value = setting.partition("=")
+        if not equals or not key or not value:
+            raise ValueError(
+                f"method {text!r}: {setting!r} is not of the form name=value; "
+                "write e.g. grasp:keep=magnitude,temperature=1"
+            )
+        if key in hyper:
+            raise ValueError(f"method {text!r} sets {key!r} twice; keep one")
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = value
+        hyper[key] = read if read is None or isinstance(read, (bool, int, float, str)) else value
+    return name, hyper
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """The same recipe in another number of epochs: milestones and warm-up keep their place relative to the end.
+
+    Raises:
+        ValueError: a negative number of epochs.
+    """
+    if epochs == recipe.epochs:
+        return recipe
+    if epochs < 0:
+        raise ValueError(f"epochs must be at least 0, not {epochs}")
+    ratio = epochs / recipe.epochs if recipe.epochs else 0.0
+    marks = sorted({round(mark * ratio) for mark in recipe.milestones} - {0})
+    settings = recipe.model_dump() | {
+        "epochs": epochs,
+        "milestones": tuple(marks),
+        "warmup_epochs": recipe.warmup_epochs * ratio,
+    }
+    if recipe.schedule == "milestones" and not marks:
+        settings["schedule"] = "constant"
+    return Recipe.model_validate(settings)
+
+
+def grid(
+    *,
+    data: str,
+    model: str,
+    methods: Sequence[str],
+    densities: Sequence[float],
+    seeds: Iterable[int],
+    recipe: Recipe,
+    init: str = "kaiming-normal-fan-in",
+    samples_per_class: int = 10,
+    train_size: int = 0,
+) -> tuple[Experiment, ...]:
+    """Every method at every density with every seed, and the dense reference with every seed first.
+
+    `methods` are names with optional settings (`parse_method`). Equal runs are listed once.
+
+    Raises:
+        ValueError: nothing to run, or a setting out of range.
+    """
+    seeds = tuple(seeds)
+    if not methods or not densities or not seeds:
+        raise ValueError("nothing to run: give at least one method, one density and one seed")
+    wanted = [(name, hyper) for name, hyper in map(parse_method, methods) if name != "dense"]
+    runs: list[tuple[str, dict[str, Scalar], float, int]] = [("dense", {}, 1.0, seed) for seed in seeds]
+    # seeds outermost: whoever stops early has every method with fewer seeds, not fewer methods
+    runs += [
+        (name, hyper, density, seed) for seed, density, (name, hyper) in itertools.product(seeds, densities, wanted)
+    ]
+    experiments = [
+        Experiment(
+            data=data,
+            model=model,
+            method=name,
+            density=density,
+            seed=seed,
+            hyper=hyper,
+            init=init,
+            samples_per_class=samples_per_class,
+            train_size=train_size,
+            recipe=recipe,
+        )
+        for name, hyper, density, seed in runs
+    ]
+    return tuple({experiment.id: experiment for experiment in experiments}.values())

@@ -1,0 +1,149 @@
+"""One network at a time: what `foreprune prune` and `foreprune train` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from foreprune.api import prune
+from foreprune.core.atomic import atomic_write
+from foreprune.core.masks import Masks
+from foreprune.core.method import Scope
+from foreprune.experiments.run import load_data, load_model, mean_image, scoring_batches
+from foreprune.experiments.spec import Epoch, Scalar
+from foreprune.experiments.store import make_folder
+from foreprune.methods import method as find_method
+from foreprune.training.fit import fit
+from foreprune.training.history import History
+from foreprune.training.recipes import Recipe
+
+
+def prune_once(
+    *,
+    model: str,
+    method: str,
+    density: float,
+    hyper: Mapping[str, Scalar],
+    data: str | None,
+    data_dir: Path | None,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    weights: Path | None,
+    init: str,
+    samples_per_class: int,
+    exclude: Sequence[str],
+    scope: Scope,
+    seed: int,
+) -> Masks:
+    """Build a network, prune it, return the masks; arguments as on the command line.
+
+    Raises:
+        ValueError: a data-driven method without data, unknown names, weights of another network.
+    """
+    found = find_method(method)
+    if data is None and ("labels" in found.needs or "mean_image" in found.hyper):
+        raise ValueError(f"method {method!r} scores on data: add --data (and --data-dir), e.g. --data digits")
+    batches = None
+    arguments: dict[str, Any] = dict(hyper)
+    if data is not None:
+        loaded = load_data(data, None if data_dir is None else str(data_dir))
+        input_shape, classes = loaded.shape, loaded.classes
+        batches = scoring_batches(loaded.train, per_class=samples_per_class, seed=seed, device="cpu")
+        if "mean_image" in found.hyper:
+            arguments["mean_image"] = mean_image(loaded.train, batches)
+    network = _network(model, input_shape, classes, weights=weights, init=init, seed=seed)
+    return prune(
+        network,
+        method,
+        density=density,
+        inputs=torch.zeros(1, *input_shape),
+        data=batches if "labels" in found.needs else None,
+        scope=scope,
+        seed=seed,
+        prunable=list(exclude) or None,
+        **arguments,
+    )
+
+
+def train_once(
+    *,
+    model: str,
+    data: str,
+    data_dir: Path | None,
+    masks: Path | None,
+    weights: Path | None,
+    init: str,
+    recipe: Recipe,
+    seed: int,
+    out: Path,
+    device: str,
+    console: Console,
+) -> History:
+    """Build a network, train it (sparse with masks), and write weights.safetensors and history.json to `out`.
+
+    Raises:
+        ValueError: unknown names, masks or weights of another network, a checkpoint of another run in `out`.
+    """
+    loaded = load_data(data, None if data_dir is None else str(data_dir))
+    network = _network(model, loaded.shape, loaded.classes, weights=weights, init=init, seed=seed)
+    mask = None if masks is None else Masks.load(masks)
+    if mask is not None:
+        console.print(f"{mask}", highlight=False)
+    folder = make_folder(out)
+
+    def show(point: Epoch) -> None:
+        test = "" if point.test_top1 is None else f"  test accuracy {100 * point.test_top1:6.2f} %"
+        console.print(
+            f"epoch {point.epoch:3d}/{recipe.epochs}  train loss {point.train_loss or 0:.4f}{test}  "
+            f"{point.seconds:.1f} s",
+            highlight=False,
+        )
+
+    history = fit(
+        network,
+        loaded.train,
+        loaded.test,
+        recipe=recipe,
+        masks=mask,
+        seed=seed,
+        device=device,
+        checkpoint=folder / "checkpoint.pt",
+        on_epoch=show,
+    )
+    atomic_write(folder / "weights.safetensors", save(_state(network)))
+    atomic_write(folder / "history.json", history.model_dump_json(indent=2))
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    if history.top1 is not None:
+        console.print(f"test accuracy of the last epoch: {100 * history.top1:.2f} %", highlight=False)
+    console.print(
+        f"wrote {folder / 'weights.safetensors'} and {folder / 'history.json'}", highlight=False, soft_wrap=True
+    )
+    return history
+
+
+def _network(
+    name: str, input_shape: tuple[int, int, int], classes: int, *, weights: Path | None, init: str, seed: int
+) -> nn.Module:
+    network = load_model(name, input_shape=input_shape, classes=classes, init=init, seed=seed)
+    if weights is not None:
+        if not weights.is_file():
+            raise FileNotFoundError(f"no weights at {weights}; give a safetensors file of the network's state dict")
+        try:
+            network.load_state_dict(load_file(weights))
+        except SafetensorError as error:
+            raise ValueError(f"{weights} is damaged or not a safetensors file ({error})") from error
+        except RuntimeError as error:
+            raise ValueError(f"the weights in {weights} belong to another network than {name!r}: {error}") from error
+    return network
+
+
+def _state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict as safetensors wants it: contiguous, on the CPU, no storage shared."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}

@@ -1,0 +1,96 @@
+"""One style per method everywhere, and colours that readers with a colour vision deficiency can tell apart."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from foreprune.report.colours import COLOURS, DASHES, DENSE_COLOUR, MARKERS, method_order, style_of, translucent
+
+# Machado, Oliveira & Fernandes 2009, table 1, severity 1.0; applied to linear RGB.
+VISION = {
+    "typical": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}
+# Ottosson 2020, OKLab: linear RGB to cone responses, and their cube roots to lightness and two colour axes.
+TO_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+def linear(colour: str) -> np.ndarray:
+    values = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_stay_apart(vision: str) -> None:
+    seen = [
+        TO_LAB @ np.cbrt(TO_CONES @ np.clip(VISION[vision] @ linear(colour), 0, 1))
+        for colour in (*COLOURS, DENSE_COLOUR)
+    ]
+    closest = min(np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2))
+    assert closest > 0.1
+
+
+def test_colours_stand_out_on_white() -> None:
+    for colour in (*COLOURS, DENSE_COLOUR):
+        luminance = linear(colour) @ [0.2126, 0.7152, 0.0722]
+        assert 1.05 / (luminance + 0.05) >= 3.0, colour
+
+
+def test_known_methods_have_styles_of_their_own() -> None:
+    known = [
+        *("random", "magnitude", "snip", "grasp", "synflow", "phew", "ntk-sap", "iterative-snip", "force"),
+        *("synflow-l2", "synflow-dist", "synflow-l2-dist", "prospr", "px", "erk", "uniform"),
+    ]
+    assert len({(style_of(name).colour, style_of(name).marker) for name in known}) == len(known)
+    assert len({style_of(name).colour for name in known[:8]}) == 8
+
+
+def test_an_unknown_method_keeps_its_style() -> None:
+    assert style_of("my-own-method") == style_of("my-own-method")
+    assert style_of("my-own-method").colour == "#173F81"
+    assert style_of("my-own-method").marker in MARKERS
+
+
+def test_variants_share_colour_and_marker_and_differ_in_dash() -> None:
+    styles = [style_of("synflow", variant=variant) for variant in range(4)]
+    assert len({(style.colour, style.marker) for style in styles}) == 1
+    assert [style.dash for style in styles] == list(DASHES)
+
+
+def test_the_dense_reference_is_near_black_dashed_and_without_markers() -> None:
+    style = style_of("dense")
+    assert (style.colour, style.marker, style.dash) == (DENSE_COLOUR, None, "dash")
+    assert "dash" not in DASHES
+
+
+def test_dense_comes_first_then_baselines_then_the_unknown_by_name() -> None:
+    names = ["zeta", "synflow", "alpha", "dense", "random"]
+    assert sorted(names, key=method_order) == ["dense", "random", "synflow", "alpha", "zeta"]
+
+
+def test_translucent() -> None:
+    assert translucent("#173F81", 0.13) == "rgba(23,63,129,0.13)"
