@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,6 +313,10 @@ class Report:
         return 0
 
 
+def _show_warning(message: Warning | str, *_: object) -> None:
+    _err.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def _print_report(page: Path) -> None:
     _out.print(f"report: {page.resolve()}", highlight=False, soft_wrap=True)
 
@@ -351,8 +356,9 @@ def main() -> None:
         commands,
         prog="foreprune",
         description="Prune neural networks before training them. `foreprune compare` shows what that does.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    warnings.showwarning = _show_warning
     try:
         code = command.run()
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -126,8 +126,8 @@ def test_runs_trained_otherwise_are_never_averaged() -> None:
     assert [len(section.records) for section in found] == [1, 1, 1, 1]
     titles = {section.title for section in found}
     assert "blobs · mlp" in titles
-    assert "digits · mlp · train_size=0 · lr=0.01" in titles
-    assert "digits · mlp · train_size=100 · lr=0.1" in titles
+    assert "digits · mlp · lr=0.01 · train_size=0" in titles
+    assert "digits · mlp · lr=0.1 · train_size=100" in titles
     assert len({section.slug for section in found}) == 4
 
 
@@ -163,7 +163,7 @@ def test_many_densities_continue_in_further_tables() -> None:
     text = text_of(comparison(densities=densities, seeds=(0, 1)))
     assert max(len(line) for line in text.splitlines()) <= 80
     heads = [line.split()[1:] for line in text.splitlines() if line.strip().startswith("density")]
-    assert sum(heads, []) == [density_texts(density)[0] for density in densities]
+    assert [text for head in heads for text in head] == [density_texts(density)[0] for density in densities]
     assert len(heads) == 3
     assert text.count("continued below") == 2
 
@@ -203,8 +203,8 @@ def test_markdown_by_hand() -> None:
     assert markdown_table(records).splitlines() == [
         "### digits · mlp",
         "",
-        "Top-1 test accuracy after the last epoch in %: mean ± sample standard deviation over seeds, n = 2; dense is the "
-        "unpruned network (density 1), repeated for comparison. Columns: density, sparsity.",
+        "Top-1 test accuracy after the last epoch in %: mean ± sample standard deviation over seeds, n = 2; dense is "
+        "the unpruned network (density 1), repeated for comparison. Columns: density, sparsity.",
         "",
         "| method | 0.1<br>90 % | 0.05<br>95 % |",
         "|---|---:|---:|",
@@ -220,7 +220,7 @@ def test_hostile_text_does_not_leave_its_cell() -> None:
     (line,) = (line for line in markdown.splitlines() if "script" in line)
     assert "<script>" not in markdown
     assert line.startswith("| a\\|b &lt;script&gt;x&lt;/script&gt;\\[l\\](u)\\`\\*\N{REPLACEMENT CHARACTER}\\[31m")
-    console = text_of([record(name, density=0.1)], width=120)
+    console = text_of([record("[l](u)\x1b[31m\u202e", density=0.1)], width=120)
     assert "\x1b" not in console
     assert "\u202e" not in console
     assert "[31m" in console

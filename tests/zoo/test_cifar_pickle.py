@@ -117,6 +117,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
         b"\x80\x63.",
         b"not a pickle",
         b"]R.",
+        b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"abc.",
         b"]]K\x01s.",
     ],
 )

@@ -48,7 +48,7 @@ def raw(split: ImageSet | ImageFolder, x: Tensor) -> Tensor:
 
 
 def whole(split: ImageSet | ImageFolder, batch_size: int = 16, **options: object) -> tuple[Tensor, Tensor]:
-    batches = list(split.batches(batch_size, **options))  # type: ignore[arg-type]
+    batches = list(split.batches(batch_size, **options))
     return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
 
@@ -61,7 +61,7 @@ def test_normalisation() -> None:
     assert x.dtype == torch.float32
     torch.testing.assert_close(x, expected.float(), rtol=0, atol=2e-6)
     assert split.normalised(split.images[0]).shape == (3, 8, 8)
-    with pytest.raises(TypeError, match="takes raw uint8 pixels from 0 to 255, not torch.float32"):
+    with pytest.raises(TypeError, match=r"takes raw uint8 pixels from 0 to 255, not torch\.float32"):
         split.normalised(x)
 
 
@@ -103,9 +103,8 @@ def test_augmentation_acts_on_raw_pixels() -> None:
     split = replace(image_set(), augmentation=(RandomShift(2),))
     plain, _ = whole(split, seed=1)
     moved, _ = whole(split, seed=1, augment=True)
-    shifted, generator = [], images_module._stream(1, 0, images_module._AUGMENTATION)
-    for chunk in raw(split, plain).split(16):
-        shifted.append(RandomShift(2)(chunk, generator))
+    generator = images_module._stream(1, 0, images_module._AUGMENTATION)
+    shifted = [RandomShift(2)(chunk, generator) for chunk in raw(split, plain).split(16)]
     assert torch.equal(raw(split, moved), torch.cat(shifted))
     black = split.normalised(torch.zeros(3, 8, 8, dtype=torch.uint8))[:, 0, 0]
     assert (moved == black[None, :, None, None]).all(1).any()
@@ -157,7 +156,7 @@ def test_bad_indices_are_refused() -> None:
             split.subset(n, seed=0)
     for bad in ([0.5], torch.ones(COUNT, dtype=torch.bool), torch.tensor(3), torch.zeros(1, 1).long()):
         with pytest.raises(TypeError, match=r"indices must be .* for a boolean mask write mask\.nonzero\(\)\[:, 0\]"):
-            split.take(bad)  # type: ignore[arg-type]
+            split.take(bad)
     for bad in ([COUNT], [-1]):
         with pytest.raises(IndexError, match="indices must be from 0 to 49, not"):
             split.take(bad)
@@ -203,7 +202,7 @@ def test_per_class_says_which_class_is_too_small() -> None:
 
 def test_malformed_sets_are_refused() -> None:
     pixels, labels, one = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), (1.0,)
-    with pytest.raises(TypeError, match="images must be uint8 pixels from 0 to 255, not torch.float32"):
+    with pytest.raises(TypeError, match=r"images must be uint8 pixels from 0 to 255, not torch\.float32"):
         ImageSet(pixels.float(), labels, one, one)
     with pytest.raises(ValueError, match=r"images must be \(N, C, H, W\), not \(2, 4, 4\)"):
         ImageSet(pixels[:, 0], labels, one, one)
@@ -262,6 +261,12 @@ def test_folder_is_deterministic_whatever_the_threads(folder: ImageFolder, monke
     assert torch.equal(whole(folder, seed=5)[1], whole(folder, seed=5, augment=True)[1])
 
 
+def test_folder_crops_anew_each_epoch(folder: ImageFolder) -> None:
+    single = replace(folder.take([37]), augmentation=(RandomResizedCrop(),))
+    first, second = (whole(single, seed=0, epoch=epoch, augment=True)[0] for epoch in (0, 1))
+    assert not torch.equal(first, second)
+
+
 def test_folder_subset_and_per_class(folder: ImageFolder) -> None:
     assert len(folder) == 40
     assert folder.take([2, 0]).files == ("2.png", "0.png")
@@ -285,7 +290,7 @@ def test_folder_decodes_three_batches_ahead_at_most(folder: ImageFolder, monkeyp
     for _ in range(2):
         next(batches)
     assert len(decoded) <= 4 * 4
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert len(decoded) <= 4 * 4
     assert threading.active_count() == threads_before
 

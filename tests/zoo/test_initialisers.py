@@ -59,7 +59,7 @@ def test_every_initialiser_is_tested_above_and_listed() -> None:
 def test_fans_count_true_connections(layer: nn.Module, fan_in: int, fan_out: int) -> None:
     for init, fan in (("kaiming-normal-fan-in", fan_in), ("kaiming-normal-fan-out", fan_out)):
         initialise_(layer, init=init, generator=seeded())
-        assert layer.weight.var().item() == pytest.approx(2 / fan, rel=0.1)  # type: ignore[union-attr]
+        assert layer.weight.var().item() == pytest.approx(2 / fan, rel=0.1)
 
 
 def test_normalisation_layers_are_reset_with_their_statistics() -> None:
@@ -79,15 +79,15 @@ def test_normalisation_layers_are_reset_with_their_statistics() -> None:
 
 def test_same_seed_same_weights_other_seed_other_weights() -> None:
     first, second, third = (initialise_(nn.Conv2d(3, 8, 3), generator=seeded(seed)).weight for seed in (1, 1, 2))
-    assert torch.equal(first, second)  # type: ignore[arg-type]
-    assert not torch.equal(first, third)  # type: ignore[arg-type]
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
 
 
 def test_half_precision_and_double_keep_their_dtype() -> None:
     for dtype in (torch.bfloat16, torch.float64):
         layer = initialise_(nn.Linear(50, 50).to(dtype), generator=seeded())
         assert layer.weight.dtype == dtype
-        assert layer.weight.std().item() == pytest.approx(0.2, rel=0.1)  # type: ignore[union-attr, operator]
+        assert layer.weight.std().item() == pytest.approx(0.2, rel=0.1)
 
 
 def test_layers_of_other_kinds_are_drawn_by_themselves_from_the_generator() -> None:

@@ -188,11 +188,13 @@ def test_missing_extras_say_what_to_install(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_class_folders_in_alphabetical_order(tmp_path: Path) -> None:
-    for name in ("n02/b.JPEG", "n02/a.jpg", "n01/z.png", "n01/notes.txt"):
+    many = [f"n02/{number:02}.JPEG" for number in (7, 3, 11, 2, 9, 5, 1, 8, 4, 10, 6, 0)]
+    for name in (*many, "n02/a.jpg", "n01/z.png", "n01/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "readme.txt").touch()
-    assert list_class_folders(tmp_path) == (("n01", "n02"), ["n01/z.png", "n02/a.jpg", "n02/b.JPEG"], [0, 1, 1])
+    files = ["n01/z.png", *sorted(many), "n02/a.jpg"]
+    assert list_class_folders(tmp_path) == (("n01", "n02"), files, [0] + [1] * 13)
     with pytest.raises(ValueError, match=r"n01/images has no images \(files ending in \.JPEG, \.jpg or \.png\)"):
         list_class_folders(tmp_path, inside="images")
     with pytest.raises(ValueError, match=r"n01 has no class folders; expected .*n01/<class>/\*\.JPEG"):

@@ -41,7 +41,7 @@ def write_mnist(folder: Path, *, zipped: bool, size: int = 28, labels: int = 10)
 
 
 def write_cifar(folder: Path, *, classes: int) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"] if classes == 10 else ["train", "test"]
     key = "labels" if classes == 10 else "fine_labels"
     for number, name in enumerate(names):
@@ -197,8 +197,13 @@ def test_wrong_labels_in_parquet(tmp_path: Path) -> None:
         load("cifar-10", data_dir=tmp_path)
     with pytest.raises(ValueError, match="needs a column fine_label; it has img, label"):
         load("cifar-100", data_dir=tmp_path)
-    write_parquet(tmp_path, "PNG", label=[])
-    with pytest.raises(ValueError, match=r"column 'label' must hold|there are no training images"):
+    for part in ("train", "test"):
+        pq.write_table(
+            pa.table({"img": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}),
+            tmp_path / f"{part}.parquet",
+        )
+    (tmp_path / "train-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match="there are no training images"):
         load("cifar-10", data_dir=tmp_path)
 
 
@@ -295,6 +300,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "cifar10" / "data_batch_3").unlink()
     with pytest.raises(FileNotFoundError, match=r"cifar10 lacks data_batch_3\. Looked in .*python version"):
         load("cifar-10", data_dir=tmp_path)
+
+
+def test_folders_are_not_taken_for_files(tmp_path: Path) -> None:
+    write_tiny(tmp_path)  # has a folder `train`, as CIFAR-100 has a file
+    (tmp_path / "test").mkdir()
+    with pytest.raises(FileNotFoundError, match="cifar-100 was not found"):
+        load("cifar-100", data_dir=tmp_path)
 
 
 def test_every_data_set_is_described() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from foreprune.zoo import models
 from foreprune.zoo.models import create
+from foreprune.zoo.resnets import BasicBlock, Bottleneck
 
 SHAPES = {"lenet-300-100": (1, 28, 28), "lenet-5": (1, 28, 28), "fc": (1, 28, 28)}
 HEAVY = ("wrn-14-10", "wrn-20-8", "resnet-110", "vgg-19", "fc-2000", "resnet-50")
@@ -26,36 +27,36 @@ def counts(model: nn.Module) -> tuple[int, int]:
 
 # MNIST or CIFAR sizes, ten classes. Known from elsewhere: LeNet-300-100 266,610 and LeNet-5 (Caffe) 431,080; ResNet-20,
 # -56 with projections 272,474 and 855,770; VGG-16 with batch normalisation 14,728,266 for CIFAR; ResNet-18 11,173,962.
-@pytest.mark.parametrize(
-    ("name", "parameters", "weights"),
-    [
-        ("lenet-300-100", 266_610, 266_200),
-        ("lenet-5", 431_080, 430_500),
-        ("fc-100", 130_010, 129_400),
-        ("fc-500", 1_650_010, 1_647_000),
-        ("fc-1000", 5_800_010, 5_794_000),
-        ("fc-2000", 21_600_010, 21_588_000),
-        ("resnet-8", 78_042, 77_360),
-        ("resnet-20", 272_474, 270_896),
-        ("resnet-32", 466_906, 464_432),
-        ("resnet-44", 661_338, 657_968),
-        ("resnet-56", 855_770, 851_504),
-        ("resnet-110", 1_730_714, 1_722_416),
-        ("wide-resnet-20", 1_084_586, 1_081_440),
-        ("wrn-14-8", 11_093_130, 11_084_160),
-        ("wrn-14-10", 17_327_530, 17_316_320),
-        ("wrn-20-8", 17_289_866, 17_277_312),
-        ("wrn-32-2", 1_860_522, 1_855_584),
-        ("vgg-11", 9_231_114, 9_222_848),
-        ("vgg-13", 9_416_010, 9_407_168),
-        ("vgg-16", 14_728_266, 14_715_584),
-        ("vgg-19", 20_040_522, 20_024_000),
-        ("vgg-16-2fc", 14_991_946, 14_977_728),
-        ("resnet-18", 11_173_962, 11_164_352),
-        ("resnet-18-imagenet", 11_181_642, 11_172_032),
-        ("resnet-50", 23_528_522, 23_475_392),
-    ],
-)
+COUNTS = [
+    ("lenet-300-100", 266_610, 266_200),
+    ("lenet-5", 431_080, 430_500),
+    ("fc-100", 130_010, 129_400),
+    ("fc-500", 1_650_010, 1_647_000),
+    ("fc-1000", 5_800_010, 5_794_000),
+    ("fc-2000", 21_600_010, 21_588_000),
+    ("resnet-8", 78_042, 77_360),
+    ("resnet-20", 272_474, 270_896),
+    ("resnet-32", 466_906, 464_432),
+    ("resnet-44", 661_338, 657_968),
+    ("resnet-56", 855_770, 851_504),
+    ("resnet-110", 1_730_714, 1_722_416),
+    ("wide-resnet-20", 1_084_586, 1_081_440),
+    ("wrn-14-8", 11_093_130, 11_084_160),
+    ("wrn-14-10", 17_327_530, 17_316_320),
+    ("wrn-20-8", 17_289_866, 17_277_312),
+    ("wrn-32-2", 1_860_522, 1_855_584),
+    ("vgg-11", 9_231_114, 9_222_848),
+    ("vgg-13", 9_416_010, 9_407_168),
+    ("vgg-16", 14_728_266, 14_715_584),
+    ("vgg-19", 20_040_522, 20_024_000),
+    ("vgg-16-2fc", 14_991_946, 14_977_728),
+    ("resnet-18", 11_173_962, 11_164_352),
+    ("resnet-18-imagenet", 11_181_642, 11_172_032),
+    ("resnet-50", 23_528_522, 23_475_392),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "weights"), COUNTS)
 def test_exact_parameter_counts(name: str, parameters: int, weights: int) -> None:
     assert counts(create(name, input_shape=shape_of(name))) == (parameters, weights)
 
@@ -74,16 +75,10 @@ def test_exact_parameter_counts_at_other_sizes() -> None:
 
 
 def test_every_named_network_is_counted_above_and_described() -> None:
-    tested = {case.args[0][0] if hasattr(case, "args") else case[0] for case in _cases()}
-    assert set(models.names()) == tested
+    assert set(models.names()) == {name for name, _, _ in COUNTS}
     for name in models.names():
         assert models.describe(name)
         assert "\n" not in models.describe(name)
-
-
-def _cases() -> list[tuple[str, int, int]]:
-    (mark,) = (m for m in test_exact_parameter_counts.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
-    return list(mark.args[1])
 
 
 @pytest.mark.parametrize("name", [name for name in models.names() if name not in HEAVY])
@@ -145,6 +140,15 @@ def test_resnet_stages() -> None:
     assert projections == ["layer2.0.downsample.0", "layer3.0.downsample.0"]
 
 
+def test_a_block_projects_where_shape_changes() -> None:
+    for block in (BasicBlock, Bottleneck):
+        same = 16 * block.expansion
+        assert block(same, 16, stride=1).downsample is None
+        for in_channels, stride in ((same, 2), (8, 1)):
+            output = block(in_channels, 16, stride=stride).eval()(torch.zeros(1, in_channels, 5, 5))
+            assert output.shape == (1, same, 5 if stride == 1 else 3, 5 if stride == 1 else 3)
+
+
 def test_imagenet_names_are_torchvisions() -> None:
     keys = create("resnet-50", input_shape=(3, 224, 224)).state_dict().keys()
     assert {"conv1.weight", "bn1.running_var", "layer1.0.downsample.1.bias", "layer4.2.conv3.weight", "fc.bias"} <= keys
@@ -158,7 +162,7 @@ def test_spellings_of_the_same_network() -> None:
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
     assert counts(create("vgg-11x2-2fc", input_shape=(3, 32, 32)))[0] > 4 * 9_000_000
-    assert len(create("fc-7", input_shape=(1, 2, 2))) == 1 + 2 * 6 + 1  # type: ignore[arg-type]
+    assert len(create("fc-7", input_shape=(1, 2, 2))) == 1 + 2 * 6 + 1
 
 
 def test_same_seed_is_bit_identical_and_other_seeds_differ() -> None:
@@ -193,9 +197,9 @@ def test_initial_values_are_those_of_the_papers() -> None:
         if isinstance(module, nn.Conv2d):
             fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
             assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.15)
-    assert model.fc.bias.eq(0).all()  # type: ignore[union-attr, operator]
+    assert model.fc.bias.eq(0).all()
     wide = create("lenet-300-100", input_shape=(1, 28, 28), init="constant-variance")
-    assert wide.fc1.weight.std().item() == pytest.approx(1.0, rel=0.01)  # type: ignore[union-attr, operator]
+    assert wide.fc1.weight.std().item() == pytest.approx(1.0, rel=0.01)
 
 
 def test_networks_are_plain_modules() -> None:
@@ -240,9 +244,9 @@ def test_describe_refuses_unknown_names() -> None:
 
 def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match=r"input_shape must be \(channels, height, width\) .* not \(32, 32\)"):
-        create("resnet-8", input_shape=(32, 32))  # type: ignore[arg-type]
+        create("resnet-8", input_shape=(32, 32))
     with pytest.raises(TypeError, match=r"each entry of input_shape must be a whole number, not 3\.5"):
-        create("resnet-8", input_shape=(3.5, 32, 32))  # type: ignore[arg-type]
+        create("resnet-8", input_shape=(3.5, 32, 32))
     with pytest.raises(ValueError, match=r"three positive numbers, such as \(3, 32, 32\), not \(3, 0, 32\)"):
         create("resnet-8", input_shape=(3, 0, 32))
     with pytest.raises(ValueError, match="classes must be at least 1, not 0"):
@@ -254,4 +258,4 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"unknown init 'he': choose one of"):
         create("resnet-8", input_shape=(3, 32, 32), init="he")
     with pytest.raises(TypeError, match="the name of a network must be a string such as 'resnet-20', not int"):
-        create(20, input_shape=(3, 32, 32))  # type: ignore[arg-type]
+        create(20, input_shape=(3, 32, 32))

@@ -121,7 +121,7 @@ def scorer(
         hyper = _keyword_defaults(score)
         if rounds is not None:
             hyper = {"rounds": rounds, "schedule": "exponential", **hyper}
-        make = partial(by_score, score, revives=revives)
+        make = partial(by_score, score, revives=revives, rounds=rounds or 1)
         register(Method(name, paper, frozenset(needs), hyper, True, inspect.getdoc(score) or "", make, score))
         return score
 

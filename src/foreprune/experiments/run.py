@@ -143,10 +143,13 @@ def run_experiment(
     folder = make_folder(run_folder(out, experiment))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     facts: dict[str, Any] = {}
+    note = ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            facts = _measure(experiment, folder, data_dir=data_dir, device=device, on_epoch=on_epoch)
+            data = load_data(experiment.data, data_dir)
+            note = data.note
+            facts = _measure(experiment, data, folder, device=device, on_epoch=on_epoch)
             status, error = "finished", None
             (folder / "traceback.txt").unlink(missing_ok=True)
         except Exception as failure:  # whatever a user's model or data can raise is this run's result
@@ -162,6 +165,7 @@ def run_experiment(
             "warnings": tuple(dict.fromkeys(str(item.message) for item in caught)),
             "environment": {
                 **(environment or {}),
+                **({"data_note": note} if note else {}),
                 "started": started,
                 "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             },
@@ -175,13 +179,12 @@ def run_experiment(
 
 def _measure(
     experiment: Experiment,
+    data: datasets.DataSet,
     folder: Path,
     *,
-    data_dir: str | None,
     device: str,
     on_epoch: Callable[[Epoch], None] | None,
 ) -> dict[str, Any]:
-    data = load_data(experiment.data, data_dir)
     train = data.train
     if experiment.train_size:
         train = train.subset(experiment.train_size, seed=experiment.seed)

@@ -14,6 +14,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -145,7 +146,7 @@ def _death(settings: Settings, experiment: Experiment, code: int | None) -> Reco
         experiment=experiment,
         status="failed",
         error=f"the process died with {why}",
-        environment=_environment(settings),
+        environment=_environment(settings) | {"ended": datetime.now(UTC).isoformat(timespec="seconds")},
     )
     write_record(settings.out, record)
     return record

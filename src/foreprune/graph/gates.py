@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
@@ -26,22 +27,15 @@ class Flow:
     """What is known of a tensor that paths run through. Its true value is tensor * 2**exponent.
 
     `rank` says how much the tensor is a gate: 0 a sum over paths, 1 an activation, 2 a squashing gate (sigmoid), 3 a
-    statistic. In a product of two flows the one of higher rank is the gate and counts as one. `shared`: another tensor
-    has the same storage.
+    statistic. In a product of two flows the one of higher rank is the gate and counts as one.
     """
 
     exponent: int = 0
     rank: int = 0
-    logits: bool = False  # attention scores before the softmax: zeros, because attention is uniform
-    shared: bool = False
+    logits: bool = False  # attention scores before the softmax: zeros (plus masks), because attention is uniform
 
-    def replace(self, *, rank: int | None = None, shared: bool | None = None) -> Flow:
-        return Flow(
-            self.exponent,
-            self.rank if rank is None else rank,
-            self.logits,
-            self.shared if shared is None else shared,
-        )
+    def with_rank(self, rank: int) -> Flow:
+        return Flow(self.exponent, rank, self.logits)
 
 
 def flow_of(value: Any) -> Flow | None:
@@ -50,6 +44,7 @@ def flow_of(value: Any) -> Flow | None:
 
 
 Handler = Callable[["Gates", "Call"], Any]
+_LOOKUPS = frozenset({"getitem", "gather", "index_select", "take", "take_along_dim"})
 
 
 class Gates(TorchFunctionMode):
@@ -59,6 +54,7 @@ class Gates(TorchFunctionMode):
         super().__init__()
         self.net = net
         self.handlers = handlers  # by the name of the torch function, without underscores
+        self.sources: list[Tensor] = []  # where paths begin
         self.replaced: dict[
             int, tuple[Tensor, Tensor]
         ] = {}  # id -> (kept alive, what it became by an in-place operation)
@@ -69,9 +65,12 @@ class Gates(TorchFunctionMode):
         if self.replaced:
             args, kwargs = walk(args, self.resolve), walk(dict(kwargs or {}), self.resolve)
         kwargs = dict(kwargs or {})
-        if not any(flow_of(value) for value in leaves((args, kwargs))):
+        flowing = [value for value in leaves((args, kwargs)) if flow_of(value) is not None]
+        if not flowing:
             return func(*args, **kwargs)
         name = func.__name__
+        if name != "embedding" and not any(value.is_floating_point() for value in flowing):
+            return self._integers(func, args, kwargs)
         handler = self.handlers.get(name.strip("_"))
         if handler is None:
             return self._unknown(func, args, kwargs)
@@ -82,6 +81,13 @@ class Gates(TorchFunctionMode):
         while isinstance(value, Tensor) and id(value) in self.replaced:
             value = self.replaced[id(value)][1]
         return value
+
+    def source(self, values: Tensor) -> Tensor:
+        """A tensor where paths begin. It records gradients, so that what was computed from it can be told from
+        constants, also where torch functions did not see it happen."""
+        values = values.detach().requires_grad_()
+        self.sources.append(values)
+        return self.mark(values.clone(), Flow())
 
     @staticmethod
     def mark(tensor: Tensor, flow: Flow) -> Tensor:
@@ -105,10 +111,31 @@ class Gates(TorchFunctionMode):
 
     def error(self, func: Callable[..., Any], why: str) -> PathError:
         return PathError(
-            f"{resolve_name(func) or func.__name__} in module {self._module()} {why}; use a method that "
-            "follows the real "
-            "network ('snip', 'grasp', 'magnitude', 'erk', ...) or replace the operation"
+            f"{resolve_name(func) or func.__name__} in module {self._module()} {why}; use a method that follows the "
+            "real network ('snip', 'grasp', 'magnitude', 'erk', ...) or replace the operation"
         )
+
+    def check_constant(self, func: Callable[..., Any], value: Any) -> None:
+        """Raise if a tensor without a flow was computed from the inputs all the same."""
+        if isinstance(value, Tensor) and any(
+            getattr(node, "variable", None) is source for node in graph_nodes(value) for source in self.sources
+        ):
+            raise self.error(
+                func,
+                "joins the paths with a tensor that was computed from the inputs, but not by torch functions "
+                "(a custom autograd function or a scripted module?)",
+            )
+
+    def _integers(self, func: Callable[..., Any], args: Arguments, kwargs: Mapping[str, Any]) -> Any:
+        """Token ids and masks are computed as they are; what ids look up in a table counts as ones, like an embedding."""
+        result = func(*args, **kwargs)
+        for value in leaves(result):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                if func.__name__.strip("_") in _LOOKUPS:
+                    return self.source(torch.ones_like(value))
+            elif isinstance(value, Tensor) and value.dtype != torch.bool:
+                self.mark(value, Flow())
+        return result
 
     def _unknown(self, func: Callable[..., Any], args: Arguments, kwargs: Mapping[str, Any]) -> Any:
         result = func(*args, **kwargs)
@@ -135,6 +162,11 @@ class Call:
     kwargs: dict[str, Any]
     in_place: bool
 
+    @property
+    def name(self) -> str:
+        name: str = self.func.__name__
+        return name.strip("_")
+
     def argument(self, position: int, *names: str) -> Any:
         for name in names:
             if name in self.kwargs:
@@ -159,6 +191,17 @@ def leaves(value: Any) -> Iterable[Any]:
             yield from leaves(item)
     else:
         yield value
+
+
+def graph_nodes(tensor: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph behind a tensor."""
+    stack, seen = [tensor.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            stack.extend(parent for parent, _ in node.next_functions)
 
 
 def flows_in(value: Any) -> list[Flow]:

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from foreprune.core.net import Net, Params, gradients, primary_output, scoring
 from foreprune.core.task import Inputs
-from foreprune.graph.gates import Flow, Gates, PathError, flow_of
+from foreprune.graph.gates import Flow, Gates, PathError, flow_of, graph_nodes
 from foreprune.graph.operations import HANDLERS
+
+_ROUNDING = 1e-3  # some convolution algorithms subtract inside and leave a little dust below zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class PathGraph:
             PathError: an operation that has no meaning for paths.
             ValueError: the result is infinite or NaN.
         """
-        tensors = {**self.net.magnitudes, **weights}
+        tensors = _same_precision({**self.net.magnitudes, **weights})
         with scoring(self.net), Gates(self.net, HANDLERS) as gates:
             start = self._start(gates, tensors, image)
             output = primary_output(start.call(lambda *args, **kwargs: self.net(tensors, *args, **kwargs)))
@@ -71,36 +73,67 @@ class PathGraph:
         flow = flow_of(output)
         if flow is None or flow.logits:
             raise PathError(
-                "the output does not depend on the inputs through operations that paths can follow (it "
-                "is computed outside torch "
-                "functions, from constants only, or in a scripted module); use a data-driven method such as 'snip'"
+                "the output does not depend on the inputs through operations that paths can follow (it is computed "
+                "outside torch functions, from constants or integers only, in a scripted module, or is a product of "
+                "two sums); use a data-driven method such as 'snip'"
             )
         value = output.sum()
+        for node in graph_nodes(value):
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                raise PathError(
+                    f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative of "
+                    "its own, which has no meaning for paths; write it with torch functions, or use a method that "
+                    "follows the real network ('snip', 'grasp', ...)"
+                )
         if not math.isfinite(float(value.detach())):
             raise ValueError("the sum over paths is not finite: look for NaN or infinite weights")
-        return PathSum(value, flow.exponent)
+        # gradients are recorded from the inputs on; nobody needs them unless some weight asked
+        tracked = any(tensor.requires_grad for tensor in weights.values())
+        return PathSum(value if tracked else value.detach(), flow.exponent)
 
     def gradients(self, weights: Params, names: Iterable[str], *, image: Tensor | None = None) -> dict[str, Tensor]:
         """d sum / d weights[name], up to the one common factor 2**exponent of `sum`."""
         names = list(names)
         leaves = {**weights, **{name: weights[name].detach().requires_grad_() for name in names}}
-        return gradients(self.sum(leaves, image=image).value, leaves, names)
+        grads = gradients(self.sum(leaves, image=image).value, leaves, names)
+        for name, grad in grads.items():
+            # more weight never means less flow, unless something between the weights and the paths subtracts
+            if grad.numel() and float(grad.min()) < -_ROUNDING * float(grad.max().abs()):
+                raise PathError(
+                    f"the sum over paths falls where {name!r} grows, so it is no sum over paths: is that weight "
+                    "normalised before use (cosine classifier, weight normalisation), or is there an operation with "
+                    "negative coefficients (bicubic interpolation)? Use a method that follows the real network "
+                    "('snip', 'grasp', 'magnitude', 'erk', ...)"
+                )
+        return grads
 
     def _start(self, gates: Gates, tensors: Params, image: Tensor | None) -> Inputs:
-        dtype = next(iter(tensors.values())).dtype
+        dtype = next(value.dtype for value in tensors.values() if value.is_floating_point())
 
         def source(tensor: Tensor) -> Tensor:
+            one = tensor[:1] if tensor.dim() else tensor
             if not tensor.is_floating_point():
-                return gates.mark(tensor[:1].clone() if tensor.dim() else tensor.clone(), Flow())
+                if image is not None:
+                    raise ValueError(f"a mean image needs floating inputs, and this network's are {tensor.dtype}")
+                one = one.to(self.net.device, copy=True)
+                return one if one.dtype == torch.bool else gates.mark(one, Flow())  # booleans are masks
             if image is None:
-                return gates.mark(torch.ones_like(tensor[:1], dtype=dtype, device=self.net.device), Flow())
+                return gates.source(torch.ones_like(one, dtype=dtype, device=self.net.device))
             if tuple(image.shape) != tuple(tensor.shape[1:]):
                 raise ValueError(
                     f"the mean image must have the shape of one input, {tuple(tensor.shape[1:])}, not "
                     f"{tuple(image.shape)}"
                 )
-            return gates.mark(image.to(dtype=dtype, device=self.net.device)[None].clone(), Flow())
+            return gates.source(image.to(dtype=dtype, device=self.net.device)[None])
 
         if image is not None and len(self.inputs.tensors()) != 1:
             raise ValueError("a mean image needs a network with exactly one input tensor")
         return self.inputs.map(source)
+
+
+def _same_precision(tensors: Params) -> dict[str, Tensor]:
+    """All weights in float64 if one of them is, else in float32: half precision has not the range for path sums, and
+    networks of mixed precision convert activations on the way, which paths do not follow."""
+    double = any(value.dtype == torch.float64 for value in tensors.values())
+    dtype = torch.float64 if double else torch.float32
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}

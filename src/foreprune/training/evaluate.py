@@ -22,9 +22,9 @@ class ImageSource(Protocol):
     """Images that make their own batches, such as those of `foreprune.zoo`. Its length is the number of images."""
 
     def batches(
-        self, batch_size: int, *, seed: int, epoch: int, augment: bool, device: torch.device
+        self, batch_size: int, *, seed: int | None, epoch: int, augment: bool, device: torch.device
     ) -> Iterable[tuple[Tensor, Tensor]]:
-        """One pass over the images."""
+        """One pass over the images, in an order that depends on seed and epoch; without a seed, in theirs."""
         ...
 
     def __len__(self) -> int: ...
@@ -75,7 +75,7 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad(), isolated_randomness(0):
-            for inputs, target, size in batches_of(data, batch_size, seed=0, epoch=0, augment=False, device=where):
+            for inputs, target, size in batches_of(data, batch_size, seed=None, epoch=0, augment=False, device=where):
                 with casting():
                     output = inputs.call(model)
                     value = loss_value(loss, output, target)
@@ -153,7 +153,7 @@ def loss_value(loss: Loss | None, output: Any, target: Any, *, label_smoothing: 
 
 
 def batches_of(
-    data: Data, batch_size: int, *, seed: int, epoch: int, augment: bool, device: torch.device
+    data: Data, batch_size: int, *, seed: int | None, epoch: int, augment: bool, device: torch.device
 ) -> Iterator[tuple[Inputs, Any, int]]:
     """One pass over `data` as (arguments of the forward call, target, number of samples), on `device`.
 

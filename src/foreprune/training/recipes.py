@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -52,6 +54,27 @@ class Recipe(BaseModel):
         return self
 
 
+def recipe(name: str) -> Recipe:
+    """The recipe of that name in `RECIPES`; `SOURCES` says where it comes from.
+
+    Raises:
+        ValueError: no such name; the message lists near ones.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    near = difflib.get_close_matches(name, RECIPES, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(RECIPES)}"
+    raise ValueError(f"unknown recipe {name!r}; {hint}")
+
+
+def default_recipe(data: str, model: str) -> Recipe:
+    """The recipe that the papers train `model` (a name of the zoo) on `data` with, or "quick" where they are silent."""
+    for data_pattern, model_pattern, name in _DEFAULTS:
+        if re.fullmatch(data_pattern, data) and re.match(model_pattern, model):
+            return RECIPES[name]
+    return RECIPES["quick"]
+
+
 def _milestones(*epochs: int, **settings: object) -> Recipe:
     return Recipe.model_validate({"schedule": "milestones", "milestones": epochs, **settings})
 
@@ -63,32 +86,42 @@ _NTK_SAP = "Wang, Li & Sun, ICLR 2023, arXiv:2304.02840, official code"
 
 # name -> (recipe, where it comes from)
 _TABLE: dict[str, tuple[Recipe, str]] = {
+    "digits": (
+        # Of 25 candidates for an MLP 64-300-100-10, on images held out of the training part: 98 % dense, 98 % at
+        # density 0.1, 95 % at 0.03, and a six-layer network learns too, where SGD diverges or stands still.
+        Recipe(epochs=60, batch_size=64, optimizer="adam", lr=3e-3, schedule="cosine", augment=False),
+        "this project: scikit-learn's digits, about a second on one core",
+    ),
+    "quick": (
+        Recipe(epochs=10, batch_size=64, optimizer="adam", lr=3e-3, schedule="cosine", warmup_epochs=1.0),
+        "this project: any classifier, ten epochs",
+    ),
     "frankle-lenet-mnist": (Recipe(epochs=40, lr=0.1, augment=False), f"{_FRANKLE}, LeNet-300-100"),
-    "frankle-resnet20-cifar10": (
+    "frankle-resnet-20-cifar-10": (
         _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
         f"{_FRANKLE}, ResNet-20",
     ),
-    "frankle-vgg16-cifar10": (
+    "frankle-vgg-16-cifar-10": (
         _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
         f"{_FRANKLE}, VGG-16",
     ),
-    "frankle-resnet18-tinyimagenet": (
+    "frankle-resnet-18-tiny-imagenet": (
         _milestones(100, 150, epochs=200, batch_size=256, momentum=0.9, lr=0.2, weight_decay=1e-4),
         f"{_FRANKLE}, ResNet-18 and modified ResNet-18",
     ),
-    "frankle-resnet50-imagenet": (
+    "frankle-resnet-50-imagenet": (
         _milestones(30, 60, 80, epochs=90, batch_size=1024, momentum=0.9, lr=0.4, weight_decay=1e-4),
         f"{_FRANKLE}, ResNet-50",
     ),
-    "gebhart-resnet20-cifar": (
+    "gebhart-resnet-20-cifar": (
         _milestones(60, epochs=100, batch_size=64, optimizer="adam", lr=1e-3, weight_decay=1e-4),
         f"{_GEBHART}, table 1, ResNet-20 and Wide-ResNet-20 on CIFAR-10/100",
     ),
-    "gebhart-vgg-cifar10": (
+    "gebhart-vgg-cifar-10": (
         _milestones(60, 120, epochs=160, batch_size=64, optimizer="adam", lr=1e-3, weight_decay=1e-4),
         f"{_GEBHART}, table 1, VGG-11/16 on CIFAR-10",
     ),
-    "gebhart-vgg-cifar100": (
+    "gebhart-vgg-cifar-100": (
         _milestones(60, 120, epochs=160, batch_size=64, optimizer="adam", lr=5e-4, weight_decay=1e-4),
         f"{_GEBHART}, table 1, VGG-11/16 on CIFAR-100",
     ),
@@ -100,16 +133,16 @@ _TABLE: dict[str, tuple[Recipe, str]] = {
         _milestones(60, epochs=100, batch_size=64, optimizer="adam", lr=1e-3, weight_decay=1e-4),
         f"{_GEBHART}, table 2, FC on CIFAR-10/100",
     ),
-    "patil-resnet20-cifar": (
+    "patil-resnet-20-cifar": (
         _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
         f"{_PATIL} D.1, table 1, ResNet-20 on CIFAR-10/100",
     ),
-    "patil-vgg19-cifar": (
+    "patil-vgg-19-cifar": (
         # The table gives no momentum and a decay of 5e-3; both are kept as printed.
         _milestones(80, 120, epochs=160, lr=0.1, weight_decay=5e-3),
         f"{_PATIL} D.1, table 1, VGG-19 on CIFAR-10/100",
     ),
-    "patil-tinyimagenet": (
+    "patil-tiny-imagenet": (
         _milestones(100, 150, epochs=200, batch_size=256, momentum=0.9, lr=0.2, weight_decay=1e-4),
         f"{_PATIL} D.1, table 1, ResNet-18 and VGG-19 on Tiny-ImageNet",
     ),
@@ -118,19 +151,35 @@ _TABLE: dict[str, tuple[Recipe, str]] = {
         _milestones(*range(1, 20), epochs=20, batch_size=32, optimizer="adam", lr=1e-3, gamma=0.95, augment=False),
         f"{_PATIL} B, MLPs that rotate and shear MNIST",
     ),
-    "ntksap-resnet20-cifar10": (
+    "ntksap-resnet-20-cifar-10": (
         _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
         f"{_NTK_SAP}, ResNet-20 on CIFAR-10",
     ),
-    "ntksap-vgg16-cifar100": (
+    "ntksap-vgg-16-cifar-100": (
         _milestones(60, 120, epochs=160, momentum=0.9, nesterov=True, lr=0.1, weight_decay=5e-4),
         f"{_NTK_SAP}, VGG-16 on CIFAR-100",
     ),
-    "ntksap-resnet18-tinyimagenet": (
+    "ntksap-resnet-18-tiny-imagenet": (
         _milestones(100, 150, epochs=200, batch_size=256, momentum=0.9, lr=0.2, weight_decay=5e-4),
         f"{_NTK_SAP}, ResNet-18 on Tiny-ImageNet; the decay is that of a third-party reproduction",
     ),
 }
+
+# patterns of data and model -> name; the first that fits
+_DEFAULTS: tuple[tuple[str, str, str], ...] = (
+    ("digits", ".*", "digits"),
+    ("mnist", "fc-", "gebhart-fc-mnist"),
+    ("mnist", ".*", "frankle-lenet-mnist"),
+    ("cifar-10", "(wide-)?resnet|wrn", "frankle-resnet-20-cifar-10"),
+    ("cifar-10", "vgg-19", "patil-vgg-19-cifar"),
+    ("cifar-10", "vgg", "frankle-vgg-16-cifar-10"),
+    ("cifar-100", "(wide-)?resnet|wrn", "patil-resnet-20-cifar"),
+    ("cifar-100", "vgg-19", "patil-vgg-19-cifar"),
+    ("cifar-100", "vgg", "ntksap-vgg-16-cifar-100"),
+    ("cifar-100?", "fc-", "gebhart-fc-cifar"),
+    ("(modified-)?tiny-imagenet", "resnet|vgg", "frankle-resnet-18-tiny-imagenet"),
+    ("imagenet", "resnet", "frankle-resnet-50-imagenet"),
+)
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({name: value for name, (value, _) in _TABLE.items()})
 SOURCES: Mapping[str, str] = MappingProxyType({name: source for name, (_, source) in _TABLE.items()})

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from foreprune.experiments.plan import grid, parse_method, shortened
+from foreprune.training.recipes import Recipe
+
+
+def test_methods_with_settings() -> None:
+    assert parse_method("snip") == ("snip", {})
+    assert parse_method("grasp:keep=magnitude,temperature=1,x=true,y=null") == (
+        "grasp",
+        {"keep": "magnitude", "temperature": 1, "x": True, "y": None},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("snip:batchnorm", "not of the form name=value"), ("snip:=1", "not of the form"), ("a:b=1,b=2", "sets 'b' twice")],
+)
+def test_bad_settings_are_explained(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_method(text)
+
+
+def test_milestones_keep_their_place() -> None:
+    full = Recipe(epochs=160, schedule="milestones", milestones=(80, 120), warmup_epochs=8)
+    short = shortened(full, 16)
+    assert (short.epochs, short.milestones, short.warmup_epochs) == (16, (8, 12), 0.8)
+    assert shortened(full, 160) is full
+    tiny = shortened(full, 1)
+    assert tiny.epochs == 1
+    assert all(0 < mark <= 1 for mark in tiny.milestones)
+    assert shortened(Recipe(epochs=20), 5).epochs == 5
+    none = shortened(full, 0)
+    assert (none.epochs, none.schedule, none.milestones) == (0, "constant", ())
+    with pytest.raises(ValueError, match="epochs must be at least 0"):
+        shortened(full, -1)
+
+
+def test_grid_has_each_run_once_and_the_dense_ones_first() -> None:
+    runs = grid(
+        data="digits",
+        model="m",
+        methods=["random", "snip", "dense", "snip", "snip:batchnorm=eval"],
+        densities=[0.1, 0.5],
+        seeds=range(3),
+        recipe=Recipe(),
+    )
+    assert [run.method for run in runs[:3]] == ["dense"] * 3
+    assert len(runs) == 3 + 3 * 2 * 3
+    assert len({run.id for run in runs}) == len(runs)
+    assert [run.seed for run in runs[3:]] == sorted(run.seed for run in runs[3:])
+    with pytest.raises(ValueError, match="nothing to run"):
+        grid(data="d", model="m", methods=[], densities=[0.1], seeds=[0], recipe=Recipe())

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from foreprune.core.masks import Masks
+from foreprune.experiments.check import check, resolve_device
+from foreprune.experiments.run import load_data, load_model, mean_image, run_experiment, scoring_batches
+from foreprune.experiments.spec import Experiment
+from foreprune.experiments.store import finished, read_records, run_folder
+from foreprune.methods import methods
+from foreprune.training.recipes import Recipe
+from foreprune.zoo.images import ImageSet
+
+SHORT = Recipe(epochs=2, batch_size=128, lr=0.1)
+
+
+def experiment(method: str = "snip", **changes: object) -> Experiment:
+    base = {"data": "digits", "model": "fc-16", "method": method, "density": 0.5, "recipe": SHORT}
+    if method == "dense":
+        base["density"] = 1.0
+    return Experiment.model_validate(base | changes)
+
+
+def broken_model() -> nn.Module:
+    raise RuntimeError("no such luck")
+
+
+def not_a_model() -> int:
+    return 3
+
+
+def small_model(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    pixels = input_shape[0] * input_shape[1] * input_shape[2]
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 24), nn.ReLU(), nn.Linear(24, classes))
+
+
+@pytest.mark.parametrize("method", ["dense", *(found.name for found in methods())])
+def test_every_method_runs_end_to_end(method: str, tmp_path: Path) -> None:
+    hyper = {"rounds": 3} if method in ("iterative-snip", "force") or method.startswith("synflow") else {}
+    record = run_experiment(experiment(method, hyper=hyper), out=tmp_path, environment={"command": "test"})
+    assert record.status == "finished", record.error
+    assert record.total is not None
+    assert record.kept is not None
+    wanted = record.total if method == "dense" else round(0.5 * record.total)
+    assert record.kept == sum(layer.kept for layer in record.layers) == wanted
+    assert len(record.curve) == 2
+    assert record.top1 == record.curve[-1].test_top1
+    assert record.environment["command"] == "test"
+    folder = run_folder(tmp_path, record.experiment)
+    assert sorted(path.name for path in folder.iterdir()) == ["masks.safetensors", "record.json"]
+    masks = Masks.load(folder / "masks.safetensors")
+    assert masks.kept == record.kept
+    assert finished(tmp_path, record.experiment) == record
+
+
+def test_equal_seeds_give_equal_results(tmp_path: Path) -> None:
+    one = run_experiment(experiment(), out=tmp_path / "a")
+    torch.rand(7)
+    two = run_experiment(experiment(), out=tmp_path / "b")
+    other = run_experiment(experiment(seed=1), out=tmp_path / "c")
+    losses = [[point.train_loss for point in record.curve] for record in (one, two, other)]
+    assert losses[0] == losses[1] != losses[2]
+    assert one.layers == two.layers
+
+
+def test_a_failure_is_a_record_with_its_traceback(tmp_path: Path) -> None:
+    broken = experiment(model=f"{__name__}:broken_model")
+    record = run_experiment(broken, out=tmp_path)
+    assert (record.status, record.error) == ("failed", "RuntimeError: no such luck")
+    assert record.top1 is None
+    folder = run_folder(tmp_path, broken)
+    assert "broken_model" in (folder / "traceback.txt").read_text()
+    assert finished(tmp_path, broken) is None
+    assert [found.status for found in read_records(tmp_path).records] == ["failed"]
+
+
+def test_an_interrupted_run_continues_from_its_checkpoint(tmp_path: Path) -> None:
+    whole = run_experiment(experiment(), out=tmp_path / "whole")
+
+    def stop(point: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(experiment(), out=tmp_path / "cut", on_epoch=stop)
+    folder = run_folder(tmp_path / "cut", experiment())
+    assert (folder / "checkpoint.pt").exists()
+    assert not (folder / "record.json").exists()
+    seen: list[int] = []
+    again = run_experiment(experiment(), out=tmp_path / "cut", on_epoch=lambda point: seen.append(point.epoch))
+    assert seen == [2]
+    assert [p.train_loss for p in again.curve] == [p.train_loss for p in whole.curve]
+    assert again.top1 == whole.top1
+
+
+def test_warnings_are_recorded(tmp_path: Path) -> None:
+    record = run_experiment(experiment("magnitude", density=0.005, init="kaiming-normal-fan-in"), out=tmp_path)
+    assert record.status == "finished"
+    lost = [layer.name for layer in record.layers if not layer.kept]
+    assert bool(lost) == any("leaves no weight" in warning for warning in record.warnings)
+
+
+def test_models_by_factory() -> None:
+    made = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=3)
+    again = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=3)
+    other = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=4)
+    assert torch.equal(made[1].weight, again[1].weight)
+    assert not torch.equal(made[1].weight, other[1].weight)
+    with pytest.raises(ValueError, match="cannot import the model"):
+        load_model("no.such.package:build", input_shape=(1, 8, 8), classes=10)
+    with pytest.raises(TypeError, match=r"must build a torch\.nn\.Module, not int"):
+        load_model(f"{__name__}:not_a_model", input_shape=(1, 8, 8), classes=10)
+
+
+def test_mean_image_is_the_mean_of_raw_pixels() -> None:
+    train = load_data("digits", None).train
+    assert isinstance(train, ImageSet)
+    batches = scoring_batches(train, per_class=3, seed=0, device="cpu")
+    assert torch.bincount(batches[0][1]).tolist() == [3] * 10
+    image = mean_image(train, batches)
+    assert torch.allclose(image, (train.images.double() / 255).mean(0).float(), atol=1e-6)
+    assert float(image.min()) >= 0
+
+
+def test_check_finds_what_would_fail() -> None:
+    check([experiment(), experiment("dense")], data_dir=None)
+    with pytest.raises(ValueError, match="did you mean 'synflow'"):
+        check([experiment("sinflow")], data_dir=None)
+    with pytest.raises(TypeError, match="no hyperparameter 'temprature'"):
+        check([experiment("grasp", hyper={"temprature": 1})], data_dir=None)
+    with pytest.raises(ValueError, match="keeps none of"):
+        check([experiment(density=1e-9)], data_dir=None)
+    with pytest.raises(ValueError, match="unknown"):
+        check([experiment(model="lennet")], data_dir=None)
+    with pytest.raises(FileNotFoundError, match="FOREPRUNE_DATA"):
+        check([experiment(data="mnist")], data_dir="/nowhere")
+
+
+def test_device() -> None:
+    assert resolve_device("cpu") == "cpu"
+    if torch.cuda.is_available():
+        assert resolve_device("auto") == "cuda"
+    else:
+        assert resolve_device("auto") == "cpu"
+        with pytest.raises(ValueError, match="no CUDA device"):
+            resolve_device("cuda")
