@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from typing import Any
 
@@ -74,13 +75,14 @@ def prune(
     found = find_method(method)
     found.check_hyper(hyper)
     _check_scope_and_seed(scope, seed)
-    net = Net.of(model, prunable=prunable)
-    keep_count(kept, net.total)
-    with isolated_randomness(seed):
-        task = _task(found, net, inputs=inputs, data=data, loss=loss, seed=seed)
-        masks = found.make(net, task, kept, scope=scope, progress=progress, **hyper)
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
     metadata |= {f"hyper.{name}": repr(value) for name, value in hyper.items() if not isinstance(value, Tensor)}
+    with torch.inference_mode(False), isolated_randomness(int(seed)):
+        net = Net.of(model, prunable=prunable)
+        keep_count(kept, net.total)
+        task = _task(found, net, inputs=inputs, data=data, loss=loss, seed=int(seed))
+        made = found.make(net, task, kept, scope=scope, progress=progress, **hyper)
+        masks = Masks(made._tensors, metadata=metadata)
     if lost := masks.collapsed():
         warnings.warn(
             f"{method} at density {kept:g} leaves no weight in {len(lost)} of {len(masks)} layers: "
@@ -89,7 +91,7 @@ def prune(
             LayerCollapse,
             stacklevel=2,
         )
-    return Masks(masks._tensors, metadata=metadata)
+    return masks
 
 
 def score(
@@ -118,11 +120,11 @@ def score(
     found.check_hyper(hyper)
     _check_scope_and_seed("global", seed)
     hyper = {name: value for name, value in hyper.items() if name not in ("rounds", "schedule")}
-    net = Net.of(model, prunable=prunable)
-    with isolated_randomness(seed):
-        task = _task(found, net, inputs=inputs, data=data, loss=loss, seed=seed)
+    with torch.inference_mode(False), isolated_randomness(int(seed)):
+        net = Net.of(model, prunable=prunable)
+        task = _task(found, net, inputs=inputs, data=data, loss=loss, seed=int(seed))
         scores = found.score(net, task, Masks.dense(net.weights), **hyper)
-    return {name: value.detach() for name, value in scores.items()}
+        return {name: value.detach() for name, value in scores.items()}
 
 
 def _check_scope_and_seed(scope: str, seed: int) -> None:
@@ -130,7 +132,7 @@ def _check_scope_and_seed(scope: str, seed: int) -> None:
         raise ValueError(
             f'scope must be "global" (compare over all layers) or "local" (each layer by itself), not {scope!r}'
         )
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
 
 
@@ -150,4 +152,4 @@ def _task(found: Method, net: Net, *, inputs: Any, data: Any, loss: Loss | None,
             f"method {found.name!r} needs example inputs, of which only the shape counts: pass inputs=x, "
             "e.g. inputs=torch.zeros(1, 3, 32, 32)"
         )
-    return Task(batches, example, loss, torch.Generator().manual_seed(seed))
+    return Task(batches, example, loss, torch.Generator(device="cpu").manual_seed(seed))

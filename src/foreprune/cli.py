@@ -313,7 +313,7 @@ class Report:
         return 0
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     _err.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -351,7 +351,19 @@ def _print_recipes() -> None:
 
 def main() -> None:
     """Entry point of the `foreprune` command."""
-    commands: dict[str, Callable[..., Any]] = {"compare": Compare, "prune": Prune, "train": Train, "methods": Methods, "report": Report}
+    commands: dict[str, Callable[..., Any]] = {
+        "compare": Compare,
+        "prune": Prune,
+        "train": Train,
+        "methods": Methods,
+        "report": Report,
+    }
+        "compare": Compare,
+        "prune": Prune,
+        "train": Train,
+        "methods": Methods,
+        "report": Report,
+    }
     command = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="foreprune",

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from foreprune.core import atomic
+from foreprune.core.atomic import atomic_write
 from foreprune.experiments import store
 from foreprune.experiments.spec import Experiment, Layer, Record
 from foreprune.experiments.store import (
-    atomic_write,
     finished,
     frame,
     load_frame,
@@ -102,7 +103,7 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_else(
     path = write_record(tmp_path, make(top1=0.25))
     before = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, name, failure)
+        patch.setattr(atomic.os, name, failure)
         with pytest.raises((OSError, KeyboardInterrupt), match=expected):
             write_record(tmp_path, make(top1=0.75))
     assert path.read_bytes() == before
@@ -123,8 +124,8 @@ def test_the_new_content_is_on_disk_before_it_takes_the_name(tmp_path: Path, mon
         order.append("replace")
         replace(source, target)
 
-    monkeypatch.setattr(store.os, "fsync", watched_sync)
-    monkeypatch.setattr(store.os, "replace", watched_replace)
+    monkeypatch.setattr(atomic.os, "fsync", watched_sync)
+    monkeypatch.setattr(atomic.os, "replace", watched_replace)
     atomic_write(tmp_path / "a.txt", b"new")
     assert (tmp_path / "a.txt").read_bytes() == b"new"
     if sys.platform == "linux":

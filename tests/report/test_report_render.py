@@ -11,7 +11,7 @@ import pandas
 import pytest
 from report_records import comparison, failed
 
-from foreprune.experiments import store
+from foreprune.core import atomic
 from foreprune.experiments.store import write_record
 from foreprune.report.render import write_report
 
@@ -106,7 +106,7 @@ def test_an_interrupted_report_leaves_the_old_page_and_no_scraps(folder: Path, m
             raise OSError("disk full")
         replace(source, target)
 
-    monkeypatch.setattr(store.os, "replace", broken)
+    monkeypatch.setattr(atomic.os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
         write_report(folder)
     assert (folder / "report.html").read_bytes() == before

@@ -8,6 +8,7 @@ import gc
 import io
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,12 +165,10 @@ def test_the_module_stays_plain() -> None:
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert leaked(loaded, masks) == 0
-    optimizer_file = io.BytesIO()
-    torch.save(optimizer, optimizer_file)
+    torch.save(optimizer, io.BytesIO())
     twin = copy.deepcopy(model)
     twin_optimizer = torch.optim.Adam(twin.parameters())
     twin_optimizer.load_state_dict(optimizer.state_dict())
-    train(copy.deepcopy(model), twin_optimizer, 0)
     with attach(handle.masks, twin, twin_optimizer):
         train(twin, twin_optimizer, 50)
         assert leaked(twin, masks) == 0
@@ -185,7 +184,7 @@ def test_hooks_do_not_follow_a_copy() -> None:
     assert leaked(twin, masks) > 0
 
 
-def test_resumed_from_a_checkpoint(tmp_path) -> None:
+def test_resumed_from_a_checkpoint(tmp_path: Path) -> None:
     model = network()
     masks = random_masks(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -385,7 +384,11 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]
         ("shape", ValueError, r"masks belong to another model: '4.weight' has shape \(3, 8\) there and \(8, 3\)"),
         ("type", TypeError, r"mask '4.weight' must be a boolean tensor, not torch.float32; write \(mask != 0\)"),
         ("list", TypeError, r"mask '4.weight' must be a boolean tensor, not list"),
-        ("optimizer", ValueError, r"updates none of the 3 masked parameters \(0.weight, ...\).*this model's parameters"),
+        (
+            "optimizer",
+            ValueError,
+            r"updates none of the 3 masked parameters \(0.weight, ...\).*this model's parameters",
+        ),
         ("scheduler", TypeError, r"optimizer must be the torch.optim.Optimizer .* not StepLR"),
         ("module", TypeError, r"module must be a torch.nn.Module, not Conv"),
     ],
@@ -443,9 +446,9 @@ def test_compiled_models_train_with_masks() -> None:
     assert float(model[0].weight.grad.abs().sum()) > 0
 
 
-def _ddp_worker(rank: int, port: str, folder: str) -> None:
+def _ddp_worker(rank: int, rendezvous: str, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     try:
         model = network()
         masks = random_masks(model)
@@ -464,7 +467,7 @@ def _ddp_worker(rank: int, port: str, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_agree_and_do_not_leak(tmp_path) -> None:
+def test_two_processes_agree_and_do_not_leak(tmp_path: Path) -> None:
     context = torch.multiprocessing.get_context("spawn")
     workers = [
         context.Process(target=_ddp_worker, args=(rank, str(tmp_path / "rendezvous"), str(tmp_path))) for rank in (0, 1)

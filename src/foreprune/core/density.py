@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -26,7 +27,7 @@ def as_density(
             f"(total/kept); got {what}"
         )
     ((name, value),) = named.items()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not {value!r}")
     allowed = {
         "density": (0 < value <= 1, "in (0, 1], the fraction of weights kept: 0.05 keeps 5 %"),
@@ -36,8 +37,9 @@ def as_density(
     fits, rule = allowed[name]
     if not fits:
         raise ValueError(f"{name} must be {rule}; got {value!r}")
+    value = float(value)
     # 1 - 0.9 is 0.0999...98 in floating point, which could round a count the wrong way
-    return float(value if name == "density" else round(1 - value, 12) if name == "sparsity" else 1 / value)
+    return value if name == "density" else round(1 - value, 12) if name == "sparsity" else 1 / value
 
 
 def keep_count(density: float, total: int) -> int:

@@ -225,13 +225,24 @@ def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *,
             )
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
+    while True:
+        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
+        else:
+            return module
+
+
 def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, nn.Parameter]:
     """The parameters of `module` that masks of these shapes are for.
 
     Raises:
         ValueError: a name or a shape does not fit: the masks belong to another model.
     """
-    own = dict(module.named_parameters(remove_duplicate=False))
+    own = dict(unwrapped(module).named_parameters(remove_duplicate=False))
     found = {name: tuple(own[name].shape) for name in shapes if name in own}
     for name, shape in shapes.items():
         if name not in own:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from foreprune.core.density import apportion, keep_count
-from foreprune.core.masks import Masks
+from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.net import Net
 from foreprune.core.schedule import densities
 from foreprune.core.select import NoSignal, keep_top, keep_top_per_layer
@@ -178,6 +178,7 @@ def by_score(
         choose = partial(_select, scope=scope, among=None if revives else masks, generator=task.generator)
         try:
             latest = score(net, task, masks, **hyper)
+            check_same_weights(masks.shapes, {name: value.shape for name, value in latest.items()}, what="the scores")
             masks = choose(latest, keep)
         except NoSignal:
             if scores is None:

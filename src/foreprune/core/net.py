@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from foreprune.core.masks import unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
 
 BatchNormMode = Literal["train", "eval"]
 Params = Mapping[str, Tensor]
+_NO_CHECKPOINTS = (
+    "the model uses activation checkpointing (or other saved-tensor hooks), which computes activations again after the "
+    "scores have taken their weights out of it; switch it off while pruning"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +48,7 @@ class Net:
 
     @classmethod
     def of(cls, module: nn.Module, *, prunable: Prunable = None) -> Net:
-        """View `module`; `prunable` as in `foreprune.prune`.
+        """View `module`; `prunable` as in `foreprune.prune`. Compiled and data-parallel wrappers are looked through.
 
         Raises:
             TypeError: not a module.
@@ -50,6 +56,7 @@ class Net:
         """
         if not isinstance(module, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
+        module = unwrapped(module)
         params: dict[str, Tensor] = {}
         first_name: dict[int, str] = {}
         slots: dict[str, str] = {}
@@ -93,11 +100,17 @@ class Net:
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward with `params` in place of its parameters (missing ones are its own)."""
         tensors = {slot: params.get(key, self.params[key]) for slot, key in self._slots.items()}
+        found = [(owner, dict(owner._buffers)) for owner in self.module.modules()]
         for prefix, owner in self.module.named_modules():
             for attribute, buffer in owner._buffers.items():
                 if buffer is not None:
                     tensors[f"{prefix}.{attribute}" if prefix else attribute] = buffer.clone()
-        return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
+        try:
+            return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
+        finally:
+            for owner, buffers in found:  # a forward may fill a buffer that was None, or register a new one
+                owner._buffers.clear()
+                owner._buffers.update(buffers)
 
 
 @contextlib.contextmanager
@@ -105,7 +118,10 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     """Modes for a scoring pass, put back afterwards whatever happens.
 
     Everything is in evaluation mode (no dropout), except batch normalisation with `batchnorm="train"`, which then uses
-    the statistics of the scoring batch. Gradients are enabled, autocast and inference mode are off.
+    the statistics of the scoring batch. Gradients are enabled; autocast, inference mode and compilation are off.
+
+    Raises:
+        ValueError: unknown mode, or a model with activation checkpointing.
     """
     if batchnorm not in ("train", "eval"):
         raise ValueError(f'batchnorm must be "train" (statistics of the scoring batch) or "eval", not {batchnorm!r}')
@@ -117,11 +133,23 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(net.device.type, enabled=False),
+            torch.autograd.graph.disable_saved_tensors_hooks(_NO_CHECKPOINTS),
+            _uncompiled(),
         ):
             yield
+    except RuntimeError as error:
+        if str(error) == _NO_CHECKPOINTS:
+            raise ValueError(_NO_CHECKPOINTS) from error
+        raise
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[object]:
+    """Run compiled parts eagerly: compiled code knows neither the tensors nor the function mode of a scoring pass."""
+    # nothing can have been compiled before the compiler was imported, which takes seconds
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -168,11 +196,26 @@ def primary_output(output: Any) -> Tensor:
 
 
 def gradients(total: Tensor, params: Params, names: Iterable[str], *, create_graph: bool = False) -> dict[str, Tensor]:
-    """d total / d params[name] for each name; zeros where `total` does not depend on it."""
+    """d total / d params[name] for each name; zeros where `total` does not depend on it.
+
+    Without `create_graph` every gradient has memory of its own, so callers may change it in place.
+    """
     names = list(names)
     if not total.requires_grad:
         return {name: torch.zeros_like(params[name]) for name in names}
     grads = torch.autograd.grad(
         total, [params[name] for name in names], create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
-    return dict(zip(names, grads, strict=True))
+    return dict(zip(names, grads if create_graph else _owned(grads), strict=True))
+
+
+def _owned(grads: Iterable[Tensor]) -> list[Tensor]:
+    """Copies of those that are expanded or share memory: autograd hands one tensor to both terms of a sum."""
+    owned: list[Tensor] = []
+    seen: set[int] = set()
+    for grad in grads:
+        storage = grad.untyped_storage()
+        small = storage.nbytes() < grad.numel() * grad.element_size()
+        owned.append(grad.clone() if small or storage._cdata in seen else grad)
+        seen.add(storage._cdata)
+    return owned

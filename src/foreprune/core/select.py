@@ -100,7 +100,7 @@ def _largest(flat: Tensor, keep: int, generator: torch.Generator) -> Tensor:
     threshold = _kth_largest(flat, keep)
     kept = flat > threshold
     ties = torch.nonzero(flat == threshold).squeeze(1)
-    draw = torch.randperm(ties.numel(), generator=generator)[: keep - int(kept.sum())]
+    draw = torch.randperm(ties.numel(), generator=generator, device="cpu")[: keep - int(kept.sum())]
     kept[ties[draw.to(ties.device)]] = True
     return kept
 

@@ -75,7 +75,9 @@ class Task:
 
     def loss_of(self, net: Net, params: Params, batch: Batch, *, temperature: float = 1.0) -> Tensor:
         """Loss of one batch, weighted by its share of the samples: summed over batches it is the mean over samples."""
-        output = batch.inputs.call(lambda *args, **kwargs: net(params, *args, **kwargs))
+        # a forward that works on its inputs in place must not change what the next pass sees
+        inputs = batch.inputs.map(torch.clone)
+        output = inputs.call(lambda *args, **kwargs: net(params, *args, **kwargs))
         if self.loss is None:
             value = F.cross_entropy(primary_output(output) / temperature, batch.target)
         else:
@@ -186,8 +188,10 @@ def _to_batch(batch: Any, device: torch.device) -> Batch:
         )
     moved = as_inputs(inputs).map(lambda tensor: tensor.detach().to(device))
     tensors = moved.tensors()
-    if not tensors:
-        raise TypeError("a batch holds no input tensor")
+    if not tensors or not tensors[0].dim():
+        raise TypeError(
+            f"a batch needs an input tensor with a batch axis, and this one has {'one number' if tensors else 'none'}"
+        )
     return Batch(moved, _map_tensors(target, lambda tensor: tensor.to(device)), size=tensors[0].shape[0])
 
 
@@ -197,5 +201,6 @@ def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Mapping):
         return {key: _map_tensors(item, function) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_map_tensors(item, function) for item in value) if not hasattr(value, "_fields") else value
+        items = [_map_tensors(item, function) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value

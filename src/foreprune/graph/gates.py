@@ -127,7 +127,7 @@ class Gates(TorchFunctionMode):
             )
 
     def _integers(self, func: Callable[..., Any], args: Arguments, kwargs: Mapping[str, Any]) -> Any:
-        """Token ids and masks are computed as they are; what ids look up in a table counts as ones, like an embedding."""
+        """Token ids and masks are computed as they are; what ids look up in a table is ones, like an embedding."""
         result = func(*args, **kwargs)
         for value in leaves(result):
             if isinstance(value, Tensor) and value.is_floating_point():

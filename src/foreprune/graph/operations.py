@@ -317,6 +317,9 @@ def _convert(gates: Gates, call: Call) -> Any:
 def _set_item(gates: Gates, call: Call) -> Any:
     target, index, value = call.args
     flow, written = flow_of(target), flow_of(value)
+    if flow is not None and flow.logits:  # a mask on attention scores
+        target[index] = value
+        return
     exponent = max(known.exponent for known in (flow, written) if known is not None)
     if flow is None or flow.exponent != exponent:
         # a constant that activations are written into, perhaps the user's own: another tensor stands for it from now on
@@ -337,8 +340,8 @@ def _table() -> dict[str, Handler]:
         _gate(2): "sigmoid hardsigmoid tanh",
         _gate(3): "pow square sqrt rsqrt reciprocal exp log log1p abs erf sin cos rdiv rpow",
         _glu: "glu",
-        _constant: """zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
-            new_tensor""",
+        _constant: """zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full
+            new_empty new_tensor""",
         _statistic: "std var std_mean var_mean norm vector_norm",
         _structure: """view reshape flatten unflatten permute transpose t swapaxes swapdims movedim contiguous clone
             detach

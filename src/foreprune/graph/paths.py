@@ -81,8 +81,8 @@ class PathGraph:
         for node in graph_nodes(value):
             if isinstance(node, torch.autograd.function.BackwardCFunction):
                 raise PathError(
-                    f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative of "
-                    "its own, which has no meaning for paths; write it with torch functions, or use a method that "
+                    f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative "
+                    "of its own, which has no meaning for paths; write it with torch functions, or use a method that "
                     "follows the real network ('snip', 'grasp', ...)"
                 )
         if not math.isfinite(float(value.detach())):

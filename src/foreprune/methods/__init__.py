@@ -27,11 +27,14 @@ def method(name: str) -> Method:
     """The record of one method.
 
     Raises:
+        TypeError: not a name.
         ValueError: no such method; the message suggests near names.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"method must be a name such as 'synflow', not {type(name).__name__}")
     _discover()
     if name not in registry():
-        near = difflib.get_close_matches(str(name), registry(), n=3)
+        near = difflib.get_close_matches(name, registry(), n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(sorted(registry()))}"
         raise ValueError(f"unknown method {name!r}; {hint}")
     return registry()[name]

@@ -22,7 +22,7 @@ def random(net: Net, task: Task, masks: Masks) -> Scores:
     Layer densities come out near the global one. Nothing is read from the network but its shapes.
     """
     return {
-        name: torch.rand(weight.shape, generator=task.generator).to(weight.device)
+        name: torch.rand(weight.shape, generator=task.generator, dtype=torch.float32, device="cpu").to(weight.device)
         for name, weight in net.weights.items()
     }
 

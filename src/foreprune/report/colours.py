@@ -18,21 +18,22 @@ DENSE_COLOUR = "#111111"
 # (colour, marker) of the methods people compare most; the order is the order of legends and rows.
 _KNOWN = {
     "random": (6, 0),
+    "uniform": (6, 5),
+    "er": (0, 5),
+    "erk": (0, 1),
     "magnitude": (5, 1),
     "snip": (1, 2),
+    "iterative-snip": (1, 7),
+    "force": (1, 5),
     "grasp": (7, 3),
     "synflow": (2, 4),
+    "synflow-dist": (2, 3),
+    "synflow-l2": (2, 0),
+    "synflow-l2-dist": (2, 6),
     "phew": (3, 5),
     "ntk-sap": (4, 6),
-    "iterative-snip": (0, 7),
-    "force": (0, 2),
-    "synflow-l2": (2, 0),
-    "synflow-dist": (6, 4),
-    "synflow-l2-dist": (2, 6),
     "prospr": (5, 3),
     "px": (3, 0),
-    "erk": (1, 1),
-    "uniform": (6, 5),
 }
 
 

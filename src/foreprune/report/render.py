@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foreprune.experiments.store import Records, atomic_write, frame, make_folder, read_records
+from foreprune.core.atomic import atomic_write
+from foreprune.experiments.store import Records, frame, make_folder, read_records
 from foreprune.report.charts import build_panels
 from foreprune.report.figures import image_files, require_matplotlib
 from foreprune.report.page import page, require_page
