@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import tyro
 from rich.console import Console
@@ -313,7 +313,14 @@ class Report:
         return 0
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     _err.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -352,12 +359,6 @@ def _print_recipes() -> None:
 def main() -> None:
     """Entry point of the `foreprune` command."""
     commands: dict[str, Callable[..., Any]] = {
-        "compare": Compare,
-        "prune": Prune,
-        "train": Train,
-        "methods": Methods,
-        "report": Report,
-    }
         "compare": Compare,
         "prune": Prune,
         "train": Train,

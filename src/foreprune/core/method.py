@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from foreprune.core.density import apportion, keep_count
-from foreprune.core.masks import Masks, check_same_weights
+from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.schedule import densities
 from foreprune.core.select import NoSignal, keep_top, keep_top_per_layer
@@ -178,7 +178,7 @@ def by_score(
         choose = partial(_select, scope=scope, among=None if revives else masks, generator=task.generator)
         try:
             latest = score(net, task, masks, **hyper)
-            check_same_weights(masks.shapes, {name: value.shape for name, value in latest.items()}, what="the scores")
+            _check_shapes(latest, net)
             masks = choose(latest, keep)
         except NoSignal:
             if scores is None:
@@ -196,6 +196,15 @@ def by_score(
         if progress is not None:
             progress(done, rounds)
     return masks
+
+
+def _check_shapes(scores: Scores, net: Net) -> None:
+    found = {name: tuple(value.shape) for name, value in scores.items()}
+    for name, weight in net.weights.items():
+        if found.pop(name, None) != tuple(weight.shape):
+            raise ValueError(f"a score must give every prunable weight a tensor of its shape; {name!r} has none")
+    if found:
+        raise ValueError(f"a score must rate the prunable weights and nothing else; it rates {next(iter(found))!r}")
 
 
 def _select(scores: Scores, keep: int, *, scope: Scope, among: Masks | None, generator: torch.Generator) -> Masks:

@@ -39,11 +39,14 @@ class Flow:
 
 
 def flow_of(value: Any) -> Flow | None:
-    """The flow that runs through a tensor, or None for constants and things that are not tensors."""
-    return getattr(value, "_foreprune_flow", None) if isinstance(value, Tensor) else None
+    """The flow that runs through a tensor, or None for constants, integers and things that are not tensors."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return None
+    return getattr(value, "_foreprune_flow", None)
 
 
 Handler = Callable[["Gates", "Call"], Any]
+_IDS = "_foreprune_ids"
 _LOOKUPS = frozenset({"getitem", "gather", "index_select", "take", "take_along_dim"})
 
 
@@ -65,12 +68,12 @@ class Gates(TorchFunctionMode):
         if self.replaced:
             args, kwargs = walk(args, self.resolve), walk(dict(kwargs or {}), self.resolve)
         kwargs = dict(kwargs or {})
-        flowing = [value for value in leaves((args, kwargs)) if flow_of(value) is not None]
-        if not flowing:
-            return func(*args, **kwargs)
         name = func.__name__
-        if name != "embedding" and not any(value.is_floating_point() for value in flowing):
-            return self._integers(func, args, kwargs)
+        if not any(flow_of(value) for value in leaves((args, kwargs))):
+            if not any(isinstance(value, Tensor) and hasattr(value, _IDS) for value in leaves((args, kwargs))):
+                return func(*args, **kwargs)
+            if name != "embedding":
+                return self._integers(func, args, kwargs)
         handler = self.handlers.get(name.strip("_"))
         if handler is None:
             return self._unknown(func, args, kwargs)
@@ -88,6 +91,13 @@ class Gates(TorchFunctionMode):
         values = values.detach().requires_grad_()
         self.sources.append(values)
         return self.mark(values.clone(), Flow())
+
+    @staticmethod
+    def ids(values: Tensor) -> Tensor:
+        """Integers that come from the inputs: token ids, perhaps. Booleans are masks."""
+        if values.dtype != torch.bool and not values.is_floating_point():
+            setattr(values, _IDS, True)
+        return values
 
     @staticmethod
     def mark(tensor: Tensor, flow: Flow) -> Tensor:
@@ -133,8 +143,8 @@ class Gates(TorchFunctionMode):
             if isinstance(value, Tensor) and value.is_floating_point():
                 if func.__name__.strip("_") in _LOOKUPS:
                     return self.source(torch.ones_like(value))
-            elif isinstance(value, Tensor) and value.dtype != torch.bool:
-                self.mark(value, Flow())
+            elif isinstance(value, Tensor):
+                self.ids(value)
         return result
 
     def _unknown(self, func: Callable[..., Any], args: Arguments, kwargs: Mapping[str, Any]) -> Any:

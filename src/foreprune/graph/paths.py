@@ -21,7 +21,7 @@ from torch import Tensor
 
 from foreprune.core.net import Net, Params, gradients, primary_output, scoring
 from foreprune.core.task import Inputs
-from foreprune.graph.gates import Flow, Gates, PathError, flow_of, graph_nodes
+from foreprune.graph.gates import Gates, PathError, flow_of, graph_nodes
 from foreprune.graph.operations import HANDLERS
 
 _ROUNDING = 1e-3  # some convolution algorithms subtract inside and leave a little dust below zero
@@ -115,8 +115,7 @@ class PathGraph:
             if not tensor.is_floating_point():
                 if image is not None:
                     raise ValueError(f"a mean image needs floating inputs, and this network's are {tensor.dtype}")
-                one = one.to(self.net.device, copy=True)
-                return one if one.dtype == torch.bool else gates.mark(one, Flow())  # booleans are masks
+                return gates.ids(one.to(self.net.device, copy=True))
             if image is None:
                 return gates.source(torch.ones_like(one, dtype=dtype, device=self.net.device))
             if tuple(image.shape) != tuple(tensor.shape[1:]):
