@@ -60,7 +60,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'foreprune' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f"foreprune.{_PUBLIC[name]}"), _RENAMED.get(name, name))
+    module = importlib.import_module(f"foreprune.{_PUBLIC[name]}")
+    # the room `methods` has the name of the function in it and can be called like it
+    value = module if _PUBLIC[name] == name else getattr(module, _RENAMED.get(name, name))
     globals()[name] = value
     return value
 

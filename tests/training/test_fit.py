@@ -125,6 +125,14 @@ def test_the_seed_decides_and_nothing_else_does() -> None:
     assert not same(runs[0], runs[2])
 
 
+def test_every_epoch_has_its_own_randomness() -> None:
+    orders: list[Tensor] = []
+    model = network()
+    model[0].register_forward_hook(lambda _module, inputs, _output: orders.append(inputs[0][:, 0].clone()))
+    fit(model, DataLoader(TensorDataset(INPUTS, LABELS), batch_size=48, shuffle=True), recipe=SHORT)
+    assert len({tuple(order.tolist()) for order in orders}) == len(orders) == 3
+
+
 def test_looking_at_test_data_changes_nothing() -> None:
     noisy = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=16, shuffle=True)
     ours, other = network(dropout=0.5), network(dropout=0.5)
@@ -288,14 +296,14 @@ def test_divergence_is_an_error_that_keeps_the_curve() -> None:
     assert isinstance(error.value, ValueError)
     assert error.value.epoch == 3
     assert [point.epoch for point in error.value.curve] == [1, 2]
-    copied = pickle.loads(pickle.dumps(error.value))
-    assert (copied.epoch, copied.curve, str(copied)) == (3, error.value.curve, str(error.value))
 
 
 def test_a_test_loss_that_is_not_finite_is_divergence_too() -> None:
     broken = [(INPUTS * float("inf"), LABELS)]
-    with pytest.raises(TrainingDiverged, match=r"epoch 1: the test loss is nan"):
+    with pytest.raises(TrainingDiverged, match=r"epoch 1: the test loss is nan") as error:
         fit(network(), BATCHES, broken, recipe=SHORT)
+    copied = pickle.loads(pickle.dumps(error.value))
+    assert (copied.epoch, copied.curve, str(copied)) == (1, (), str(error.value))
 
 
 @pytest.mark.parametrize(
@@ -349,8 +357,8 @@ def digits() -> tuple[Images, Images]:
     return Images(pixels[360:], classes[360:]), Images(pixels[:360], classes[:360])
 
 
-@pytest.mark.parametrize("density", [1.0, 0.1])
-def test_digits_are_learned(density: float) -> None:
+@pytest.mark.parametrize(("density", "accuracy"), [(1.0, 0.95), (0.1, 0.92)])
+def test_digits_are_learned(density: float, accuracy: float) -> None:
     train, test = digits()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
@@ -361,5 +369,5 @@ def test_digits_are_learned(density: float) -> None:
     }
     recipe = RECIPES["digits"].model_copy(update={"epochs": 30})
     history = fit(model, train, test, recipe=recipe, masks=masks, evaluate_every=100)
-    assert history.top1 > 0.95 if density == 1.0 else history.top1 > 0.92
+    assert history.top1 > accuracy
     assert history.top5 > 0.99

@@ -74,20 +74,20 @@ class _Factor:
         # empty_like keeps the strides of the weight (channels_last), which keeps the product a flat loop
         self.value = torch.empty_like(parameter, requires_grad=False).copy_(mask)
 
-    def like(self, tensor: Tensor) -> Tensor:
-        """The factor for `tensor`, following the weight if its module was moved or cast after `attach`."""
-        if self.value.device != tensor.device or self.value.dtype != tensor.dtype:
-            self.value = self.value.to(device=tensor.device, dtype=tensor.dtype)
+    def on(self, device: torch.device) -> Tensor:
+        """The factor on `device`, where its weight may have been moved after `attach`. (Types need not match.)"""
+        if self.value.device != device:
+            self.value = self.value.to(device)
         return self.value
 
     def mask_gradient(self, parameter: Tensor) -> None:
         grad = parameter.grad
-        if grad is not None:
-            with torch.no_grad():
-                if grad.is_sparse:
-                    parameter.grad = grad * self.like(grad)
-                else:
-                    grad.mul_(self.like(grad))
+        if grad is None:
+            return
+        if grad.is_sparse or torch.is_grad_enabled():  # backward(create_graph=True) may still need the old values
+            parameter.grad = grad * self.on(grad.device)
+        else:
+            grad.mul_(self.on(grad.device))
 
     def zero_state(self, parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
         for value in optimizer.state.get(parameter, {}).values():
@@ -143,7 +143,7 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
     for parameter, factor in pruned:
         with torch.no_grad():
             parameter.masked_fill_(factor.value == 0, 0)  # a product would keep NaN and the sign of -0.0
-        factor.mask_gradient(parameter)
+            factor.mask_gradient(parameter)
         if optimizer is not None:
             factor.zero_state(parameter, optimizer)
         hooks.append(_hook_gradient(parameter, factor))
@@ -198,7 +198,7 @@ def _hook_optimizer(optimizer: torch.optim.Optimizer, pruned: list[tuple[nn.Para
     factors = [factor for _, factor in pruned]
 
     def mask_weights(_optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        matching = [factor.like(weight) for weight, factor in zip(weights, factors, strict=True)]
+        matching = [factor.on(weight.device) for weight, factor in zip(weights, factors, strict=True)]
         with torch.no_grad():
             torch._foreach_mul_(weights, matching)
 

@@ -1,0 +1,304 @@
+"""`Masks`: which weights are kept. An immutable mapping from parameter name to boolean tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foreprune.core.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from foreprune.core.attach import Handle
+
+FORMAT = "foreprune-masks/1"
+_LARGEST = 2**40  # weights in one tensor of a mask file; anything larger is a damaged or hostile header
+_MOST_AXES = 64  # of a torch tensor
+
+
+class Masks(Mapping[str, Tensor]):
+    """An immutable mapping name -> bool tensor of the weight's shape; True keeps the weight.
+
+    Density is kept / total. Values compare by content, combine with `&` and `|`, and are cloned on the way in and out,
+    so nobody can change a mask that somebody else holds. `metadata` (strings) says where the masks come from; it does
+    not take part in comparisons.
+
+    Raises:
+        TypeError: a value is not a boolean tensor.
+        ValueError: no weights at all.
+    """
+
+    __slots__ = ("_kept", "_tensors", "metadata")
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+        for name, mask in tensors.items():
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise TypeError(f"mask {name!r} must be a boolean tensor, not {found}; write (mask != 0)")
+        self._tensors = {
+            name: mask.detach().clone(memory_format=torch.contiguous_format) for name, mask in tensors.items()
+        }
+        self.metadata = dict(metadata or {})
+        self._kept = {name: int(mask.sum()) for name, mask in self._tensors.items()}
+        if not self.total:
+            raise ValueError("masks without a single weight; give at least one non-empty tensor")
+
+    @classmethod
+    def dense(cls, weights: Mapping[str, Tensor]) -> Masks:
+        """Keep everything."""
+        return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    @property
+    def kept(self) -> int:
+        """Number of weights kept."""
+        return sum(self._kept.values())
+
+    @property
+    def total(self) -> int:
+        """Number of prunable weights."""
+        return sum(mask.numel() for mask in self._tensors.values())
+
+    @property
+    def density(self) -> float:
+        """kept / total."""
+        return self.kept / self.total
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction removed, (total - kept) / total."""
+        return (self.total - self.kept) / self.total
+
+    def layer_counts(self) -> dict[str, tuple[int, int]]:
+        """name -> (kept, total)."""
+        return {name: (self._kept[name], mask.numel()) for name, mask in self._tensors.items()}
+
+    def layer_densities(self) -> dict[str, float]:
+        """name -> kept / total of that tensor (an empty tensor counts as dense)."""
+        return {name: kept / total if total else 1.0 for name, (kept, total) in self.layer_counts().items()}
+
+    def collapsed(self) -> tuple[str, ...]:
+        """Names of the tensors with no weight left."""
+        return tuple(name for name, (kept, total) in self.layer_counts().items() if total and not kept)
+
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """name -> (output units that keep at least one incoming weight, output units); units are entries of axis 0."""
+        result = {}
+        for name, mask in self._tensors.items():
+            rows = mask.flatten(1).any(1) if mask.dim() > 1 else mask
+            result[name] = (int(rows.sum()), rows.numel())
+        return result
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Masks):
+            return NotImplemented
+        return self._tensors.keys() == other._tensors.keys() and all(
+            torch.equal(mask, other._tensors[name].to(mask.device)) for name, mask in self._tensors.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # compared by content, which is too large to hash on every lookup
+
+    def __and__(self, other: Masks) -> Masks:
+        return self._combine(other, torch.logical_and)
+
+    def __or__(self, other: Masks) -> Masks:
+        return self._combine(other, torch.logical_or)
+
+    def _combine(self, other: Masks, rule: Callable[[Tensor, Tensor], Tensor]) -> Masks:
+        if not isinstance(other, Masks):
+            return NotImplemented
+        check_same_weights(self.shapes, other.shapes, what="the other masks")
+        return Masks({name: rule(mask, other._tensors[name].to(mask.device)) for name, mask in self._tensors.items()})
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """name -> shape."""
+        return {name: tuple(mask.shape) for name, mask in self._tensors.items()}
+
+    def to(self, device: torch.device | str) -> Masks:
+        """The same masks on another device."""
+        return Masks({name: mask.to(device) for name, mask in self._tensors.items()}, metadata=self.metadata)
+
+    def __call__(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`params` with every masked tensor multiplied by its mask; nothing is changed in place."""
+        return {name: value * self._tensors[name] if name in self._tensors else value for name, value in params.items()}
+
+    def apply_(self, module: nn.Module) -> nn.Module:
+        """Set the pruned weights of `module` to zero, in place, once. To keep them zero in training use `attach`.
+
+        Raises:
+            ValueError: the masks belong to another model.
+        """
+        targets = parameters_of(module, self.shapes)
+        with torch.no_grad():
+            for name, parameter in targets.items():
+                parameter.masked_fill_(~self._tensors[name].to(parameter.device), 0)
+        return module
+
+    def attach(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Handle:
+        """Keep the pruned weights of `module` exactly zero while `optimizer` trains it; see `foreprune.core.attach`."""
+        from foreprune.core.attach import attach
+
+        return attach(self._tensors, module, optimizer)
+
+    def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> Path:
+        """Write a safetensors file with one bit per weight, whole or not at all.
+
+        `metadata` is added to the masks' own (method, density, seed, ...). Any safetensors reader opens the file: each
+        tensor is uint8, packed most significant bit first, and the shapes are JSON in the header under "shapes". The
+        SHA-256 of both under "digest" shows damage.
+        """
+        from safetensors.numpy import save
+
+        packed = {name: np.packbits(mask.flatten().cpu().numpy()) for name, mask in self._tensors.items()}
+        about = {key: str(value) for key, value in {**self.metadata, **(metadata or {})}.items()}
+        header = {**about, "format": FORMAT, "shapes": json.dumps(self.shapes)}
+        header["digest"] = _digest(header, packed)
+        return atomic_write(Path(path), save(packed, metadata=header))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Masks:
+        """Read masks written by `save`. Nothing in the file is executed or trusted.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: truncated, damaged, or not a foreprune mask file.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no mask file at {path}; write one with masks.save(path) or `foreprune prune`")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:  # before tensors are read: it may be a whole model
+                    raise ValueError(
+                        f"{path} is a safetensors file but not a mask file of format {FORMAT!r} (found "
+                        f"{header.get('format')!r}); write masks with masks.save(path)"
+                    )
+                kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+                for name, kind in kinds.items():
+                    if kind != "U8":
+                        raise ValueError(
+                            f"{path} is damaged: {name!r} holds {kind} instead of packed bits; make the masks again"
+                        )
+                packed = {name: file.get_tensor(name) for name in kinds}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or not a safetensors file ({error}); make the masks again") from error
+        if header.pop("digest", None) != _digest(header, packed):
+            raise ValueError(f"{path} is damaged: its content does not fit its digest; make the masks again")
+        shapes = _read_shapes(path, header.get("shapes", ""))
+        if shapes.keys() != packed.keys():
+            odd = sorted(shapes.keys() ^ packed.keys())[0]
+            raise ValueError(
+                f"{path} is damaged: the header and the tensors disagree about {odd!r}; make the masks again"
+            )
+        tensors = {name: _unpack(path, name, packed[name], shape) for name, shape in shapes.items()}
+        return cls(tensors, metadata={key: value for key, value in header.items() if key not in ("format", "shapes")})
+
+    def __repr__(self) -> str:
+        return (
+            f"Masks({len(self)} tensors, kept {self.kept:,}/{self.total:,}, density {self.density:.4g}, "
+            f"sparsity {self.sparsity:.4g})"
+        )
+
+
+def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *, what: str) -> None:
+    """Raise ValueError that names the first difference between two mappings name -> shape."""
+    missing = [name for name in expected if name not in given]
+    extra = [name for name in given if name not in expected]
+    if missing or extra:
+        parts = ([f"lack {missing[0]!r}"] if missing else []) + ([f"have {extra[0]!r}"] if extra else [])
+        raise ValueError(f"{what} belong to another model: they {' and '.join(parts)}; use masks made for this one")
+    for name, shape in expected.items():
+        if tuple(given[name]) != tuple(shape):
+            raise ValueError(
+                f"{what} belong to another model: {name!r} has shape {tuple(given[name])} instead of {tuple(shape)}"
+            )
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
+    while True:
+        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
+        else:
+            return module
+
+
+def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, nn.Parameter]:
+    """The parameters of `module` that masks of these shapes are for.
+
+    Raises:
+        ValueError: a name or a shape does not fit: the masks belong to another model.
+    """
+    own = dict(unwrapped(module).named_parameters(remove_duplicate=False))
+    found = {name: tuple(own[name].shape) for name in shapes if name in own}
+    for name, shape in shapes.items():
+        if name not in own:
+            known = ", ".join(list(own)[:4])
+            raise ValueError(f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)")
+        if found[name] != shape:
+            raise ValueError(
+                f"masks belong to another model: {name!r} has shape {found[name]} there and {shape} in the masks"
+            )
+    return {name: own[name] for name in shapes}
+
+
+def _digest(header: Mapping[str, str], packed: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(header.items())).encode())
+    for name in sorted(packed):
+        digest.update(json.dumps([name, packed[name].size]).encode() + packed[name].tobytes())
+    return digest.hexdigest()
+
+
+def _read_shapes(path: Path, text: str) -> dict[str, tuple[int, ...]]:
+    try:
+        raw = json.loads(text)
+        shapes = {str(name): tuple(shape) for name, shape in raw.items()}
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged: its list of shapes is unreadable ({error}); make the masks again"
+        ) from None
+    for name, shape in shapes.items():
+        sound = len(shape) <= _MOST_AXES and all(type(size) is int and 0 <= size <= _LARGEST for size in shape)
+        if not sound or math.prod(max(size, 1) for size in shape) > _LARGEST:  # strides are computed as if 0 were 1
+            raise ValueError(
+                f"{path} is damaged: {name!r} claims the impossible shape {shape[:8]}; make the masks again"
+            )
+    return shapes
+
+
+def _unpack(path: Path, name: str, packed: np.ndarray[Any, np.dtype[Any]], shape: tuple[int, ...]) -> Tensor:
+    count = math.prod(shape)
+    if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != (count + 7) // 8:
+        raise ValueError(
+            f"{path} is damaged: {name!r} of shape {shape} needs {(count + 7) // 8} bytes, found {packed.size} of "
+            f"{packed.dtype}; make the masks again"
+        )
+    bits = np.unpackbits(packed)
+    if bits[count:].any():
+        raise ValueError(f"{path} is damaged: {name!r} has bits beyond its last weight; make the masks again")
+    return torch.from_numpy(bits[:count].astype(np.bool_)).reshape(shape)

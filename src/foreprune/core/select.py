@@ -72,7 +72,7 @@ def _flat(scores: Mapping[str, Tensor], among: Masks | None) -> Tensor:
         if not score.is_floating_point():
             raise TypeError(f"scores of {name!r} are {score.dtype}; scores must be floating point")
         # the sum of finite numbers can overflow, so only a sum that is not finite is worth the closer look
-        if not math.isfinite(score.sum()) and not torch.isfinite(score).all():
+        if not math.isfinite(score.detach().sum()) and not torch.isfinite(score).all():
             kind = "NaN" if torch.isnan(score).any() else "infinite"
             raise ValueError(
                 f"the scores of {name!r} are {kind}: look for NaN or infinite weights or inputs, or overflow in "

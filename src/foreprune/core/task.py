@@ -76,10 +76,10 @@ class Task:
     def loss_of(self, net: Net, params: Params, batch: Batch, *, temperature: float = 1.0) -> Tensor:
         """Loss of one batch, weighted by its share of the samples: summed over batches it is the mean over samples."""
         # a forward that works on its inputs in place must not change what the next pass sees
-        inputs = batch.inputs.map(torch.clone)
+        inputs, target = batch.inputs.map(torch.clone), _map_tensors(batch.target, torch.clone)
         output = inputs.call(lambda *args, **kwargs: net(params, *args, **kwargs))
         if self.loss is None:
-            value = F.cross_entropy(primary_output(output) / temperature, batch.target)
+            value = F.cross_entropy(primary_output(output) / temperature, target)
         else:
             if temperature != 1.0:
                 if not isinstance(output, Tensor):
@@ -88,7 +88,7 @@ class Task:
                         f"{type(output).__name__}; pass temperature=1"
                     )
                 output = output / temperature
-            value = self.loss(output, batch.target)
+            value = self.loss(output, target)
         if not isinstance(value, Tensor) or value.numel() != 1:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(

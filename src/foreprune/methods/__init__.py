@@ -6,6 +6,8 @@ import difflib
 import fnmatch
 import importlib
 import pkgutil
+import sys
+import types
 from functools import cache
 
 from foreprune.core.method import Method, registry
@@ -38,3 +40,14 @@ def method(name: str) -> Method:
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(sorted(registry()))}"
         raise ValueError(f"unknown method {name!r}; {hint}")
     return registry()[name]
+
+
+class _Room(types.ModuleType):
+    """Importing this package makes it the attribute `foreprune.methods`, the place of the public function of that name;
+    so the package can be called like the function."""
+
+    def __call__(self, pattern: str = "*") -> tuple[Method, ...]:
+        return methods(pattern)
+
+
+sys.modules[__name__].__class__ = _Room

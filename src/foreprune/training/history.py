@@ -61,9 +61,10 @@ class TrainingDiverged(ValueError):
         epoch: the epoch it happened in, counted from 1.
         loss: the non-finite loss.
         curve: the finished epochs before it.
+        where: "training" or "test", the data it was measured on.
     """
 
-    def __init__(self, epoch: int, loss: float, curve: tuple[Epoch, ...], *, where: str = "training") -> None:
+    def __init__(self, epoch: int, loss: float, curve: tuple[Epoch, ...], where: str = "training") -> None:
         super().__init__(
             f"training diverged in epoch {epoch}: the {where} loss is {loss}; "
             "lower recipe.lr, add recipe.warmup_epochs, or prune less"
@@ -71,6 +72,8 @@ class TrainingDiverged(ValueError):
         self.epoch = epoch
         self.loss = loss
         self.curve = curve
+        self.where = where
 
-    def __reduce__(self) -> tuple[type[TrainingDiverged], tuple[int, float, tuple[Epoch, ...]]]:
-        return type(self), (self.epoch, self.loss, self.curve)  # so that worker processes can hand it back
+    def __reduce__(self) -> tuple[type[TrainingDiverged], tuple[int, float, tuple[Epoch, ...], str]]:
+        # exceptions are rebuilt from their message otherwise, and could not leave a worker process
+        return type(self), (self.epoch, self.loss, self.curve, self.where)
