@@ -85,7 +85,7 @@ class _Factor:
         if grad is None:
             return
         if grad.is_sparse or torch.is_grad_enabled():  # backward(create_graph=True) may still need the old values
-            parameter.grad = grad * self.on(grad.device)
+            parameter.grad = grad * self.on(grad.device).to(grad.dtype)
         else:
             grad.mul_(self.on(grad.device))
 

@@ -204,6 +204,7 @@ def _measure(
         seed=experiment.seed,
         device=device,
         checkpoint=folder / "checkpoint.pt",
+        checkpoint_every=max(1, experiment.recipe.epochs // 10),
         on_epoch=on_epoch,
     )
     return {
