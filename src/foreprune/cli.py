@@ -279,7 +279,8 @@ class Methods:
 
         for name in self.names:
             found = method(name)
-            _out.print(f"{found}\n\n{found.doc}\n", markup=False, highlight=False)
+            paragraphs = [" ".join(part.split()) for part in found.doc.split("\n\n")[1:]]
+            _out.print("\n\n".join([str(found), *paragraphs]) + "\n", markup=False, highlight=False)
         if not self.names:
             from rich.table import Table
 

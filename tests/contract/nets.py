@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foreprune import PathError
+
 CLASSES = 3
+
+
+@contextlib.contextmanager
+def refusals(method: Any, *, skip: bool = False) -> Iterator[None]:
+    """Methods that build masks from recorded walks may refuse a network with a PathError; scores may not."""
+    try:
+        yield
+    except PathError:
+        if method.score is not None:
+            raise
+        if skip:
+            pytest.skip(f"{method.name} cannot follow this network, and says so")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -52,6 +53,26 @@ def test_forms_of_batches(method: Method) -> None:
         assert all(found == masks[0] for found in masks)
 
 
+@pytest.mark.parametrize("method", DATA_DRIVEN)
+def test_a_loader_that_draws_anew_is_read_once(method: Method) -> None:
+    """Every pass of every round sees the same images; the published GraSP port takes g and Hg of different ones."""
+    given = example("mlp")
+
+    class Drawing:
+        def __init__(self) -> None:
+            self.read: list[tuple[Tensor, Tensor]] = []
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            for _ in range(3):
+                self.read.append((torch.rand(4, 6, dtype=torch.float64), torch.randint(CLASSES, (4,))))
+                yield self.read[-1]
+
+    drawing = Drawing()
+    masks = foreprune.prune(given.model, method.name, density=0.3, data=drawing, **few(method))
+    assert len(drawing.read) == 3
+    assert foreprune.prune(given.model, method.name, density=0.3, data=drawing.read, **few(method)) == masks
+
+
 class TwoInputs(nn.Module):
     """Keyword arguments, one of them optional, and an output that is a mapping with logits."""
 
@@ -76,7 +97,7 @@ def test_models_with_several_inputs_and_mappings(method: Method) -> None:
     forms: list[dict[str, Any]] = (
         [{"data": ((left, right), y)}, {"data": {"left": left, "right": right, "labels": y}}]
         if "labels" in method.needs
-        else [{"inputs": (left, right)}, {"inputs": {"right": right, "left": left}}, {"data": ((left, right), y)}]
+        else [{"inputs": (left, right)}, {"inputs": {"left": left, "right": right}}, {"data": ((left, right), y)}]
     )
     masks = [foreprune.prune(model, method.name, density=0.4, **form, **few(method)) for form in forms]
     assert masks[0].kept == round(0.4 * masks[0].total)

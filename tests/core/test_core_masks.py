@@ -61,7 +61,7 @@ def test_nobody_can_change_a_mask_that_somebody_else_holds() -> None:
 
 def test_equality_is_by_content() -> None:
     assert masks() == masks()
-    assert masks() == Masks(dict(reversed(masks().items())), metadata={"method": "y"})
+    assert masks() == Masks(dict(reversed(list(masks().items()))), metadata={"method": "y"})
     assert masks() != Masks({"a": masks()["a"]})
     assert masks() != Masks({**masks(), "b": torch.tensor([True, True, True])})
     assert masks() != Masks({**masks(), "b": torch.tensor([[True, True, False]])})
@@ -126,9 +126,7 @@ def test_apply_zeroes_in_place_even_nan_and_looks_through_wrappers() -> None:
     assert linear.weight.tolist() == [[1.0, 0.0], [0.0, 3.0]]
     assert not torch.signbit(linear.weight).any()
     assert torch.equal(linear.bias, bias)
-    compiled = torch.compile(linear, backend="eager")
-    assert unwrapped(compiled) is linear
-    assert keep.apply_(compiled) is compiled
+    assert unwrapped(nn.DataParallel(linear)) is linear
 
 
 def test_masks_for_another_model() -> None:

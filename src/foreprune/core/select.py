@@ -106,11 +106,26 @@ def _largest(flat: Tensor, keep: int, generator: torch.Generator) -> Tensor:
 
 
 def _kth_largest(flat: Tensor, k: int) -> float:
-    """NumPy's vectorised partition takes about a tenth of the time of `torch.kthvalue` on a CPU with AVX-512."""
-    position = flat.numel() - k
-    if flat.device.type == "cpu":
-        return float(np.partition(flat.numpy(), position)[position])
-    return float(torch.kthvalue(flat, position + 1).values)
+    """The k-th largest value, looked for among the positive, the zero or the negative ones.
+
+    NumPy's vectorised partition takes about a tenth of the time of `torch.kthvalue` on a CPU with AVX-512, but twenty
+    times as long where most values are equal; and those that are, are zeros and dead weights.
+    """
+    positive = flat > 0
+    above = int(positive.sum())
+    if k <= above:
+        candidates = flat if above == flat.numel() else flat[positive]
+    else:
+        k -= above
+        zeros = int((flat == 0).sum())
+        if k <= zeros:
+            return 0.0
+        k -= zeros
+        candidates = flat[(flat < 0) & (flat > -math.inf)]
+    position = candidates.numel() - k
+    if candidates.device.type == "cpu":
+        return float(np.partition(candidates.numpy(), position)[position])
+    return float(torch.kthvalue(candidates, position + 1).values)
 
 
 def _check_count(keep: int, living: int, *, least: int = 1, of: str = "") -> None:

@@ -149,7 +149,9 @@ class Gates(TorchFunctionMode):
 
     def _unknown(self, func: Callable[..., Any], args: Arguments, kwargs: Mapping[str, Any]) -> Any:
         result = func(*args, **kwargs)
-        if any(isinstance(value, Tensor) and value.is_floating_point() for value in leaves(result)):
+        if any(
+            isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) for value in leaves(result)
+        ):
             raise self.error(func, "has no meaning for paths")
         return result
 
@@ -167,6 +169,8 @@ class Gates(TorchFunctionMode):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Call:
+    """One call of a torch function: what was called, with what, and whether it changes its first argument."""
+
     func: Callable[..., Any]
     args: Arguments
     kwargs: dict[str, Any]
@@ -185,6 +189,7 @@ class Call:
 
 
 def walk(value: Any, function: Callable[[Any], Any]) -> Any:
+    """The same nest of tuples, lists and dicts with `function` applied to every leaf."""
     if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
         return type(value)(walk(item, function) for item in value) if type(value) in (tuple, list) else value
     if type(value) is dict:
@@ -193,6 +198,7 @@ def walk(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def leaves(value: Any) -> Iterable[Any]:
+    """Every leaf of a nest of tuples, lists and dicts."""
     if isinstance(value, (tuple, list)):
         for item in value:
             yield from leaves(item)
@@ -215,4 +221,5 @@ def graph_nodes(tensor: Tensor) -> Iterator[Any]:
 
 
 def flows_in(value: Any) -> list[Flow]:
+    """The flows of all tensors in a nest."""
     return [flow for item in leaves(value) if (flow := flow_of(item)) is not None]

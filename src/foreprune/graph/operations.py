@@ -309,8 +309,8 @@ def _convert(gates: Gates, call: Call) -> Any:
     value = call.args[0]
     flow = flow_of(value)
     result = call.func(*call.args, **call.kwargs)
-    if flow is None or result is value or not result.is_floating_point():
-        return result
+    if flow is None or result is value or not isinstance(result, Tensor) or not result.is_floating_point():
+        return result  # also a number, by float(x)
     return gates.mark(value.to(result.device).clone(), flow)
 
 
@@ -342,7 +342,7 @@ def _table() -> dict[str, Handler]:
         _glu: "glu",
         _constant: """zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full
             new_empty new_tensor""",
-        _statistic: "std var std_mean var_mean norm vector_norm",
+        _statistic: "std var std_mean var_mean norm linalg_norm linalg_vector_norm",
         _structure: """view reshape flatten unflatten permute transpose t swapaxes swapdims movedim contiguous clone
             detach
             squeeze unsqueeze expand expand_as broadcast_to repeat repeat_interleave tile getitem get select narrow

@@ -13,15 +13,15 @@ wherever that one stays in range, up to one common power of two.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from foreprune.core.net import Net, Params, gradients, primary_output, scoring
 from foreprune.core.task import Inputs
-from foreprune.graph.gates import Gates, PathError, flow_of, graph_nodes
+from foreprune.graph.gates import Gates, Handler, PathError, flow_of, graph_nodes
 from foreprune.graph.operations import HANDLERS
 
 _ROUNDING = 1e-3  # some convolution algorithms subtract inside and leave a little dust below zero
@@ -48,10 +48,14 @@ class PathSum:
 
 @dataclass(frozen=True, eq=False)
 class PathGraph:
-    """The paths of `net` for inputs of the shape of `inputs`."""
+    """The paths of `net` for inputs of the shape of `inputs`.
+
+    `handlers` says what each operation becomes; with others than the default, other sums over the same paths.
+    """
 
     net: Net
     inputs: Inputs
+    handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
 
     def sum(self, weights: Params, *, image: Tensor | None = None) -> PathSum:
         """Sum over all paths of the product of their `weights`, each path times its input's entry of `image` (default
@@ -65,8 +69,21 @@ class PathGraph:
             PathError: an operation that has no meaning for paths.
             ValueError: the result is infinite or NaN.
         """
+        output, exponent = self.outputs(weights, image=image)
+        value = output.sum()
+        if not math.isfinite(float(value.detach())):
+            raise ValueError("the sum over paths is not finite: look for NaN or infinite weights")
+        # gradients are recorded from the inputs on; nobody needs them unless some weight asked
+        tracked = any(tensor.requires_grad for tensor in weights.values())
+        return PathSum(value if tracked else value.detach(), exponent)
+
+    def outputs(self, weights: Params, *, image: Tensor | None = None) -> tuple[Tensor, int]:
+        """The sum over the paths to each output, as (tensor of the output's shape, exponent): tensor * 2**exponent.
+
+        Arguments and PathError as in `sum`.
+        """
         tensors = _same_precision({**self.net.magnitudes, **weights})
-        with scoring(self.net), Gates(self.net, HANDLERS) as gates:
+        with scoring(self.net), Gates(self.net, self.handlers) as gates:
             start = self._start(gates, tensors, image)
             output = primary_output(start.call(lambda *args, **kwargs: self.net(tensors, *args, **kwargs)))
             output = gates.resolve(output)
@@ -77,19 +94,14 @@ class PathGraph:
                 "outside torch functions, from constants or integers only, in a scripted module, or is a product of "
                 "two sums); use a data-driven method such as 'snip'"
             )
-        value = output.sum()
-        for node in graph_nodes(value):
+        for node in graph_nodes(output):
             if isinstance(node, torch.autograd.function.BackwardCFunction):
                 raise PathError(
                     f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative "
                     "of its own, which has no meaning for paths; write it with torch functions, or use a method that "
                     "follows the real network ('snip', 'grasp', ...)"
                 )
-        if not math.isfinite(float(value.detach())):
-            raise ValueError("the sum over paths is not finite: look for NaN or infinite weights")
-        # gradients are recorded from the inputs on; nobody needs them unless some weight asked
-        tracked = any(tensor.requires_grad for tensor in weights.values())
-        return PathSum(value if tracked else value.detach(), flow.exponent)
+        return output, flow.exponent
 
     def gradients(self, weights: Params, names: Iterable[str], *, image: Tensor | None = None) -> dict[str, Tensor]:
         """d sum / d weights[name], up to the one common factor 2**exponent of `sum`."""
@@ -98,7 +110,8 @@ class PathGraph:
         grads = gradients(self.sum(leaves, image=image).value, leaves, names)
         for name, grad in grads.items():
             # more weight never means less flow, unless something between the weights and the paths subtracts
-            if grad.numel() and float(grad.min()) < -_ROUNDING * float(grad.max().abs()):
+            least = float(grad.min()) if grad.numel() else 0.0
+            if least < 0 and least < -_ROUNDING * float(grad.max()):
                 raise PathError(
                     f"the sum over paths falls where {name!r} grows, so it is no sum over paths: is that weight "
                     "normalised before use (cosine classifier, weight normalisation), or is there an operation with "

@@ -64,7 +64,7 @@ class _Units:
     inputs: list[Tensor] = field(default_factory=list)
 
     def fresh(self, size: int) -> Tensor:
-        numbers = torch.arange(self.count + 1, self.count + 1 + size)
+        numbers = torch.arange(self.count + 1, self.count + 1 + size, device="cpu")
         self.count += size
         return numbers
 
@@ -118,7 +118,7 @@ class _Recorder(Gates):
         address = weight.data_ptr()
         for span in self.parameters.get(weight.untyped_storage().data_ptr(), ()):
             if span.start <= address < span.stop or span.start == span.stop:
-                return span.name, torch.tensor((address - span.start) // span.itemsize)
+                return span.name, torch.tensor((address - span.start) // span.itemsize, device="cpu")
         raise self.error(call.func, "uses a weight that is computed from parameters, whose units walks cannot follow")
 
     def layer(self, call: Call, weight: Tensor, sources: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -213,8 +213,8 @@ def _linear(gates: Gates, call: Call) -> Any:
         raise gates.error(call.func, "computes its weight from the inputs, which has no meaning for paths")
     out, size = weight.shape
     units = _units_along(recorder, call, value, -1)
-    rows = (torch.arange(out) * weight.stride(0))[None]
-    columns = (torch.arange(size) * weight.stride(1))[None, :, None]
+    rows = (torch.arange(out, device="cpu") * weight.stride(0))[None]
+    columns = (torch.arange(size, device="cpu") * weight.stride(1))[None, :, None]
     targets = recorder.layer(call, weight, units[None], rows, columns)
     return _numbered(recorder, call, targets, -1, (*value.shape[:-1], out))
 
@@ -229,18 +229,18 @@ def _convolution(gates: Gates, call: Call) -> Any:
     groups = call.argument(6, "groups") or 1
     axis = value.dim() - dims - 1
     units = _units_along(recorder, call, value, axis).view(groups, -1)
-    kernel = torch.zeros(1, dtype=torch.long)
+    kernel = torch.zeros(1, dtype=torch.long, device="cpu")
     for size, stride in zip(weight.shape[2:], weight.stride()[2:], strict=True):
-        kernel = (kernel[:, None] + torch.arange(size) * stride).flatten()
-    group = torch.arange(groups)[:, None]
+        kernel = (kernel[:, None] + torch.arange(size, device="cpu") * stride).flatten()
+    group = torch.arange(groups, device="cpu")[:, None]
     if transposed:  # (in, out / groups, ...)
         inside, outside = weight.size(0) // groups, weight.size(1)
-        rows = torch.arange(outside)[None] * weight.stride(1) + torch.zeros_like(group)
-        entries = (group * inside + torch.arange(inside)[None]) * weight.stride(0)
+        rows = torch.arange(outside, device="cpu")[None] * weight.stride(1) + torch.zeros_like(group)
+        entries = (group * inside + torch.arange(inside, device="cpu")[None]) * weight.stride(0)
     else:  # (out, in / groups, ...)
         inside, outside = weight.size(1), weight.size(0) // groups
-        rows = (group * outside + torch.arange(outside)[None]) * weight.stride(0)
-        entries = torch.arange(inside)[None] * weight.stride(1) + torch.zeros_like(group)
+        rows = (group * outside + torch.arange(outside, device="cpu")[None]) * weight.stride(0)
+        entries = torch.arange(inside, device="cpu")[None] * weight.stride(1) + torch.zeros_like(group)
     targets = recorder.layer(call, weight, units, rows, entries[:, :, None] + kernel)
     return _numbered(recorder, call, targets, axis, _shape_of(call))
 

@@ -110,7 +110,7 @@ class Walker:
         if size == weight.numel() and _in_order(rows, columns):
             mass = positive.view(groups, outside, inside, width).sum(-1, dtype=torch.float64)
         else:
-            mass = torch.zeros(groups, outside, inside, dtype=torch.float64)
+            mass = torch.zeros(groups, outside, inside, dtype=torch.float64, device="cpu")
             for k in range(width):
                 at = rows[:, :, None] + columns[:, None, :, k]
                 mass += torch.where(columns[:, None, :, k] >= 0, positive[at.clamp(min=0)], 0.0)
@@ -333,9 +333,9 @@ class Walker:
 def _in_order(rows: torch.Tensor, columns: torch.Tensor) -> bool:
     """Whether the positions of a layer count up through (group, target, source, k), so that a view will do."""
     inside = columns.shape[1] * columns.shape[2]
-    entries = torch.arange(inside).view(1, *columns.shape[1:])
+    entries = torch.arange(inside, device="cpu").view(1, *columns.shape[1:])
     return torch.equal(columns, entries.expand_as(columns)) and torch.equal(
-        rows.flatten(), torch.arange(rows.numel()) * inside
+        rows.flatten(), torch.arange(rows.numel(), device="cpu") * inside
     )
 
 

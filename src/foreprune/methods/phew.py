@@ -52,7 +52,7 @@ def phew(net: Net, task: Task, density: float, *, bias: Bias = "weights", conser
     assert task.example is not None
     target = keep_count(density, net.total)
     graph = record_units(net, task.example)
-    seed = int(torch.randint(2**62, (), generator=task.generator))
+    seed = int(torch.randint(2**62, (), generator=task.generator, device="cpu"))
     walker = Walker(net, graph, bias=bias, kernels=conserve == "kernel", rng=np.random.default_rng(seed))
     first = first_visits(walker, target)
     last = np.partition(first, target - 1)[target - 1]

@@ -1,0 +1,204 @@
+"""`Net`: the real forward on other tensors, modes put back, what cannot be viewed said so."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract.nets import NETS, example
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import foreprune
+from foreprune.core.masks import Masks
+from foreprune.core.net import Net, gradients, isolated_randomness, primary_output, scoring
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_view_computes_what_the_module_computes(name: str) -> None:
+    given = example(name)
+    given.model.eval()
+    net = Net.of(given.model)
+    torch.testing.assert_close(net(net.params, given.x), given.model(given.x), rtol=1e-12, atol=1e-14)
+    zero = {key: torch.zeros_like(value) for key, value in net.params.items()}
+    assert not net(zero, given.x).any()
+    assert torch.equal(net({}, given.x), net(net.params, given.x))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_masked_parameters_compute_what_a_masked_module_computes(name: str) -> None:
+    given = example(name)
+    given.model.eval()
+    net = Net.of(given.model)
+    masks = foreprune.prune(given.model, "random", density=0.5)
+    found = net(masks(net.params), given.x)
+    masks.apply_(given.model)
+    torch.testing.assert_close(found, given.model(given.x), rtol=1e-12, atol=1e-14)
+
+
+def test_parameters_are_aliases_and_tied_ones_are_listed_once() -> None:
+    model = example("tied").model
+    net = Net.of(model)
+    assert list(net.params) == [name for name, _ in model.named_parameters()]
+    assert net.params["down.weight"].data_ptr() == model.down.weight.data_ptr()
+    assert not net.params["down.weight"].requires_grad
+
+
+@pytest.mark.parametrize("batchnorm", ["train", "eval"])
+def test_scoring_sets_modes_and_puts_them_back(batchnorm: Any) -> None:
+    model = example("conv").model
+    model.features[1].eval()
+    before = [module.training for module in model.modules()]
+    net = Net.of(model)
+    with torch.no_grad(), torch.autocast("cpu"), scoring(net, batchnorm=batchnorm):
+        assert torch.is_grad_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+        for module in model.modules():
+            wanted = batchnorm == "train" and isinstance(module, nn.BatchNorm2d)
+            assert module.training == wanted
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(KeyError), scoring(net, batchnorm=batchnorm):
+        raise KeyError
+    assert [module.training for module in model.modules()] == before
+
+
+def test_an_unknown_mode_of_batch_normalisation() -> None:
+    given = example("conv")
+    with pytest.raises(
+        ValueError, match=r'batchnorm must be "train" \(statistics of the scoring batch\) or "eval", not \'test\''
+    ):
+        foreprune.prune(given.model, "snip", density=0.5, data=(given.x, given.y), batchnorm="test")
+
+
+def test_what_is_no_module_and_what_is_not_initialised() -> None:
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, not dict"):
+        Net.of({})  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lazy modules are announced as experimental
+        lazy = nn.Sequential(nn.Linear(3, 4), nn.LazyLinear(2))
+    with pytest.raises(
+        ValueError, match=r"parameter '1.weight' is not initialised yet: run the model once, then prune it"
+    ):
+        foreprune.prune(lazy, "magnitude", density=0.5)
+    lazy(torch.zeros(1, 3))
+    assert foreprune.prune(lazy, "magnitude", density=0.5).total == 20
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.second = nn.Linear(8, 3)
+        self.on = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.on:
+            x = checkpoint(lambda y: F.relu(self.first(y)), x, use_reentrant=False)
+        else:
+            x = F.relu(self.first(x))
+        output: Tensor = self.second(x)
+        return output
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "synflow"])
+def test_activation_checkpointing_is_refused(method: str) -> None:
+    """The second forward would run after the masked weights have left the module: scores of another network."""
+    given, model = example("mlp"), Checkpointed().double()
+    model.train()
+    with pytest.raises(ValueError, match=r"the model uses activation checkpointing .*; switch it off while pruning"):
+        foreprune.score(model, method, data=(given.x, given.y), inputs=given.x)
+    assert model.training
+    model.on = False
+    assert foreprune.score(model, method, data=(given.x, given.y), inputs=given.x)
+
+
+def test_compiled_models_are_looked_through_and_scored_eagerly() -> None:
+    """Names are those of the plain model, so masks fit both; compiled code would not see other tensors."""
+    given = example("mlp")
+    arguments: dict[str, Any] = {"data": (given.x, given.y), "inputs": given.x}
+    wanted = {name: foreprune.prune(given.model, name, density=0.4, **arguments) for name in ("snip", "synflow")}
+    compiled = torch.compile(given.model, backend="eager")
+    compiled(given.x)
+    for name, masks in wanted.items():
+        assert foreprune.prune(compiled, name, density=0.4, **arguments) == masks
+    assert wanted["snip"].apply_(compiled) is compiled
+    assert int((given.model[0].weight != 0).sum()) == wanted["snip"].layer_counts()["0.weight"][0]
+    in_place = example("mlp").model
+    in_place.compile(backend="eager")
+    in_place(given.x)
+    for name, masks in wanted.items():
+        assert foreprune.prune(in_place, name, density=0.4, **arguments) == masks
+
+
+def test_isolated_randomness_is_seeded_and_leaves_no_trace() -> None:
+    def draw() -> tuple[float, float]:
+        return float(torch.rand(())), float(np.random.rand())  # noqa: NPY002
+
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    following = draw()
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    with isolated_randomness(7):
+        first = draw()
+    with pytest.raises(KeyError), isolated_randomness(2**63 - 1):
+        raise KeyError(draw())
+    with isolated_randomness(7):
+        assert draw() == first
+    assert draw() == following
+
+
+def test_the_primary_output() -> None:
+    tensor, other = torch.ones(1), torch.zeros(1)
+
+    class Output:
+        logits = tensor
+
+    for output in (tensor, (tensor, other), [None, tensor], {"x": other, "logits": tensor}, {"x": tensor}, Output()):
+        assert primary_output(output) is tensor
+    for nothing in (None, (), {"logits": 3}, 1.0):
+        with pytest.raises(TypeError, match="with no tensor in it; return a tensor, a tuple that begins with one"):
+            primary_output(nothing)
+
+
+def test_gradients_are_zero_where_nothing_depends_and_own_their_memory() -> None:
+    a, b, c = (torch.ones(2, 2, requires_grad=True) for _ in range(3))
+    params = {"a": a, "b": b, "c": c}
+    found = gradients((a + b).sum() * 2, params, params)
+    assert found["c"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    found["a"].mul_(torch.arange(4.0).view(2, 2))
+    assert found["b"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    assert found["a"].tolist() == [[0.0, 2.0], [4.0, 6.0]]
+    constant = gradients(torch.ones(()), params, ["a"])
+    assert not constant["a"].any()
+    again = gradients((a * a).sum(), params, ["a"], create_graph=True)
+    assert again["a"].requires_grad
+
+
+def test_masks_of_a_score_are_checked() -> None:
+    """A new method that forgets a layer must not pass as a method that prunes it."""
+    from foreprune.core.method import by_score
+    from foreprune.core.task import Task
+
+    net = Net.of(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)))
+    task = Task((), None, None, torch.Generator())
+    rates: dict[str, Tensor] = {}
+
+    def score(*_: Any) -> dict[str, Tensor]:
+        return rates
+
+    for given, message in (
+        ({"0.weight": torch.ones(3, 2)}, "'1.weight' has none"),
+        ({"0.weight": torch.ones(3, 2), "1.weight": torch.ones(6)}, "'1.weight' has none"),
+        ({"0.weight": torch.ones(3, 2), "1.weight": torch.ones(2, 3), "0.bias": torch.ones(3)}, "it rates '0.bias'"),
+    ):
+        rates = given
+        with pytest.raises(ValueError, match=message):
+            by_score(score, net, task, 0.5)
+    rates = {"1.weight": torch.ones(2, 3), "0.weight": torch.ones(3, 2)}
+    assert by_score(score, net, task, 0.5).kept == 6
+    assert isinstance(by_score(score, net, task, 0.5), Masks)

@@ -1,0 +1,132 @@
+"""Data for scoring: what counts as a batch, and what is said to data that is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from contract.nets import example
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+import foreprune
+from foreprune.core.task import Inputs, as_inputs, materialise
+
+X, Y = torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
+CPU = torch.device("cpu")
+
+
+def test_sizes_and_targets() -> None:
+    batches = materialise([(X, Y), {"x": X[:3], "labels": Y[:3]}, ((X[:1], X[:1]), {"boxes": Y[:1]})], CPU)
+    assert [batch.size for batch in batches] == [4, 3, 1]
+    assert batches[1].inputs.kwargs is not None
+    assert batches[1].inputs.kwargs.keys() == {"x"}
+    assert len(batches[2].inputs.args) == 2
+    assert torch.equal(batches[2].target["boxes"], Y[:1])
+
+
+def test_inputs_are_detached() -> None:
+    recording = X.clone().requires_grad_()
+    (batch,) = materialise((recording * 2, Y), CPU)
+    assert not batch.inputs.tensors()[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (X, r"data must be a batch \(input, target\) or an iterable of batches, not Tensor; .* pass inputs= instead"),
+        (3, "data must be a batch .*, not int"),
+        (TensorDataset(X, Y), "data must be a batch .*, not TensorDataset"),
+        ([X, X, X], r"each batch must be a pair \(input, target\) or a mapping with 'labels', not Tensor"),
+        ([(X, Y, Y)], r"each batch must be a pair .*, not tuple of 3"),
+        ({"x": X, "y": Y}, "a batch that is a mapping needs 'labels'; it has x, y"),
+        ([{}], "it has nothing"),
+        ([("text", Y)], "inputs must be a tensor, a tuple of tensors"),
+        ([((), Y)], "inputs must be a tensor"),
+        ([({}, Y)], "a batch needs an input tensor with a batch axis, and this one has none"),
+        ([(torch.tensor(1.0), Y)], "and this one has one number"),
+    ],
+)
+def test_data_that_is_none(data: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        materialise(data, CPU)
+
+
+@pytest.mark.parametrize("data", [[], iter(()), (X[:0], Y[:0])])
+def test_data_without_a_sample(data: Any) -> None:
+    with pytest.raises(
+        ValueError, match="data holds no batch: an empty iterable, or an iterator that was already used up"
+    ):
+        materialise(data, CPU)
+
+
+def test_inputs_in_their_forms() -> None:
+    given = Inputs((X,))
+    assert as_inputs(given) is given
+    assert as_inputs(X).args == (X,)
+    assert as_inputs({"a": X}).kwargs == {"a": X}
+    assert as_inputs([X, X]).args == (X, X)
+    assert len(as_inputs({"a": X, "nested": [{"b": (X, 3)}]}).tensors()) == 2
+    for wrong in ("x", 3, None, (), (X, "x")):
+        with pytest.raises(TypeError, match=r"inputs must be a tensor, .*e.g. inputs=torch.zeros\(1, 3, 32, 32\)"):
+            as_inputs(wrong)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            lambda output, y: F.cross_entropy(output, y, reduction="none"),
+            r"loss must return one number .*, got \(12,\); use reduction='mean'",
+        ),
+        (lambda output, y: None, "loss must return one number .*, got NoneType"),
+        (lambda output, y: 0.5, "got float"),
+    ],
+)
+def test_losses_that_are_no_scalar(loss: Any, message: str) -> None:
+    given = example("mlp")
+    with pytest.raises(ValueError, match=message):
+        foreprune.prune(given.model, "snip", density=0.5, data=(given.x, given.y), loss=loss)
+
+
+def test_a_loss_of_one_element_and_a_loss_that_cannot_be_called() -> None:
+    given = example("mlp")
+    data = (given.x, given.y)
+    plain = foreprune.score(given.model, "snip", data=data)
+    shaped = foreprune.score(given.model, "snip", data=data, loss=lambda o, y: F.cross_entropy(o, y)[None, None])
+    assert all(torch.equal(plain[name], shaped[name]) for name in plain)
+    with pytest.raises(TypeError, match=r"loss must be callable as loss\(output, target\), not str"):
+        foreprune.prune(given.model, "snip", density=0.5, data=data, loss="mse")  # type: ignore[arg-type]
+
+
+def test_a_loss_that_does_not_depend_on_the_model_is_no_signal() -> None:
+    given = example("mlp")
+    for loss in (lambda o, y: o.detach().sum(), lambda o, y: torch.zeros(()), lambda o, y: 0 * o.sum()):
+        with pytest.raises(ValueError, match=r"every score is zero.*zero loss gradient"):
+            foreprune.prune(given.model, "snip", density=0.5, data=(given.x, given.y), loss=loss)
+
+
+def test_a_temperature_needs_one_tensor() -> None:
+    given = example("mlp")
+    model = given.model
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.body(x)}
+
+    def loss(output: dict[str, Tensor], y: Tensor) -> Tensor:
+        return F.cross_entropy(output["logits"], y)
+
+    arguments: dict[str, Any] = {"data": (given.x, given.y), "loss": loss}
+    with pytest.raises(
+        ValueError,
+        match=r"a temperature of 200 needs a model that returns one tensor, .* returns dict; pass temperature=1",
+    ):
+        foreprune.prune(Wrapped(), "grasp", density=0.5, **arguments)
+    assert foreprune.prune(Wrapped(), "grasp", density=0.5, temperature=1, **arguments).kept == 82
