@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from foreprune.analysis.pruned import Pruned, undisturbed
@@ -86,8 +86,8 @@ def measure(pruned: Pruned) -> Cost:
     total = int(counter.get_total_flops()) // 2
     layers = {}
     for name, flops in meter.flops.items():
-        kept, size = counts.get(name, (1, 1))
-        layers[name] = LayerCost(flops // 2, round(flops // 2 * kept / size) if size else 0)
+        left, whole = counts.get(name, (1, 1))
+        layers[name] = LayerCost(flops // 2, flops // 2 * left // whole)
     saved = sum(layer.dense_macs - layer.macs for layer in layers.values())
     sizes = {name: value.numel() for name, value in net.params.items()}
     kept = {name: counts[name][0] if name in counts else size for name, size in sizes.items()}
@@ -103,28 +103,30 @@ def measure(pruned: Pruned) -> Cost:
     )
 
 
-class _Meter(TorchFunctionMode):
+class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes for each parameter how many FLOPs the operations took that it, or a view of it, was given to."""
 
     def __init__(self, params: Mapping[str, Tensor], counter: FlopCounterMode) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counter = counter
-        self.names = {value.untyped_storage().data_ptr(): name for name, value in params.items() if value.numel()}
+        self.spans = {name: (value.data_ptr(), value.data_ptr() + value.nbytes) for name, value in params.items()}
         self.flops: dict[str, int] = {}
 
-    def __torch_function__(
+    def name(self, value: Tensor) -> str | None:
+        """The parameter whose memory `value` lies in."""
+        address = value.data_ptr()
+        return next((name for name, (start, stop) in self.spans.items() if start <= address < stop), None)
+
+    def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        given = [name for value in (*args, *kwargs.values()) if (name := self._name(value)) is not None]
-        inner = sum(self.flops.values())
         before = self.counter.get_total_flops()
-        if any(isinstance(value, nn.Module) for value in args) or len(given) > 1:
-            with self:  # an operation that calls others, such as torch's attention: its parts are noted one by one
-                result = func(*args, **kwargs)
-        else:
-            result = func(*args, **kwargs)
-        spent = self.counter.get_total_flops() - before - (sum(self.flops.values()) - inner)
-        if spent and given:
-            self.flops[given[0]] = self.flops.get(given[0], 0) + spent
+        result = func(*args, **(kwargs or {}))
+        spent = int(self.counter.get_total_flops() - before)
+        if spent:
+            tensors = [value for value in args if isinstance(value, Tensor)]
+            for value in sorted(tensors, key=Tensor.numel, reverse=True):  # the weight before the bias
+                if (name := self.name(value)) is not None:
+                    self.flops[name] = self.flops.get(name, 0) + spent
+                    break
         return result

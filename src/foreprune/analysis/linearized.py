@@ -184,9 +184,7 @@ def fit_weight_change(
     return _least_squares(np.stack([share, np.zeros_like(share)], 1), values)
 
 
-def fit_outputs(
-    log10_traces: Sequence[float], outputs: Sequence[float], *, learning_rate: float, time: float
-) -> Fit:
+def fit_outputs(log10_traces: Sequence[float], outputs: Sequence[float], *, learning_rate: float, time: float) -> Fit:
     """Fit |f_t(X)| = a (1 - exp(-eta Tr t)) + b exp(-eta Tr t), by least squares in a and b (figure 1).
 
     Arguments and errors as in `fit_weight_change`, with the norm of the outputs on the data in place of the change.

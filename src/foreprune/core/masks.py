@@ -47,7 +47,7 @@ class Masks(Mapping[str, Tensor]):
             name: mask.detach().clone(memory_format=torch.contiguous_format) for name, mask in tensors.items()
         }
         self.metadata = dict(metadata or {})
-        self._kept = {name: int(mask.sum()) for name, mask in self._tensors.items()}
+        self._kept = {name: int(torch.count_nonzero(mask)) for name, mask in self._tensors.items()}
         if not self.total:
             raise ValueError("masks without a single weight; give at least one non-empty tensor")
 
