@@ -99,7 +99,7 @@ def _flat(scores: Mapping[str, Tensor], among: Masks | None) -> Floats:
 def _has_signal(flat: Floats) -> bool:
     largest = flat.max(initial=-math.inf)
     if largest != 0:  # the usual case, in one pass
-        return largest != -math.inf
+        return bool(largest != -math.inf)
     return bool(((flat != 0) & (flat != -math.inf)).any())
 
 
