@@ -20,7 +20,7 @@ from foreprune.methods import method as find_method
 
 def prune(
     model: nn.Module,
-    method: str,
+    method: str | Method,
     *,
     density: float | None = None,
     sparsity: float | None = None,
@@ -41,23 +41,21 @@ def prune(
 
     Args:
         model: any `torch.nn.Module`; custom forwards, tied weights and several inputs are fine.
-        method: a name from `foreprune.methods()`.
+        method: a name from `foreprune.methods()`, or such a record itself (`foreprune.ablations.invert` makes one).
         density: fraction of prunable weights to keep, in (0, 1]. Exactly one of density, sparsity and compression.
         sparsity: fraction to remove, in [0, 1).
         compression: total over kept weights, at least 1.
         inputs: example inputs for data-free methods: a tensor, a tuple of them (positional) or a mapping (keywords),
-            batch axis first.
-            Only shapes and types count.
+            batch axis first. Only shapes and types count.
         data: for data-driven methods: one batch `(input, target)` or an iterable of batches. All of it is used and
-            kept in memory, so
-            pass a few batches, e.g. `itertools.islice(loader, 4)`. The papers use ten samples per class.
+            kept in memory, so pass a few batches, e.g. `itertools.islice(loader, 4)`. The papers use ten samples per
+            class.
         loss: callable (output, target) -> mean over the batch; default cross-entropy.
         seed: decides every random choice, ties included, whatever the global random state is.
         scope: "global" compares scores over all layers; "local" keeps the same fraction in every layer.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of parameter names, or
-            patterns to
-            exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear and convolution layers and of
-            attention.
+            patterns to exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear and convolution layers
+            and of attention.
         progress: called as progress(done, rounds) after each round of an iterative method.
         **hyper: the method's own hyperparameters, see `print(foreprune.method(name))`.
 
@@ -72,7 +70,7 @@ def prune(
         LayerCollapse: some layer has lost all its weights.
     """
     kept = as_density(density=density, sparsity=sparsity, compression=compression)
-    found = find_method(method)
+    found = method if isinstance(method, Method) else find_method(method)
     found.check_hyper(hyper)
     _check_scope_and_seed(scope, seed)
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
@@ -85,7 +83,7 @@ def prune(
         masks = Masks(made._tensors, metadata=metadata)
     if lost := masks.collapsed():
         warnings.warn(
-            f"{method} at density {kept:g} leaves no weight in {len(lost)} of {len(masks)} layers: "
+            f"{found.name} at density {kept:g} leaves no weight in {len(lost)} of {len(masks)} layers: "
             f"{', '.join(lost[:5])}"
             f"{', ...' if len(lost) > 5 else ''}; keep more, or exclude them with prunable=",
             LayerCollapse,
@@ -96,7 +94,7 @@ def prune(
 
 def score(
     model: nn.Module,
-    method: str,
+    method: str | Method,
     *,
     inputs: Any = None,
     data: Any = None,
@@ -112,7 +110,7 @@ def score(
     Raises:
         ValueError: the method has no scores (layer-density methods build masks directly), or bad arguments.
     """
-    found = find_method(method)
+    found = method if isinstance(method, Method) else find_method(method)
     if found.score is None:
         raise ValueError(
             f"method {method!r} builds masks directly and has no scores; use prune(model, {method!r}, ...)"

@@ -65,6 +65,7 @@ def cost(model: nn.Module, masks: Masks | None = None, *, inputs: Any) -> Cost:
     """Count what one forward pass of one sample costs, with torch's own FLOP counter.
 
     Matrix products, convolutions and attention are counted; activations, normalisation and additions are not, as usual.
+    torch does not count its fused recurrent layers either.
 
     Args:
         model: the network.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreprune.analysis.eigen import whole_spectrum
 from foreprune.analysis.ntk import kernel
 from foreprune.analysis.pruned import undisturbed
 from foreprune.analysis.tangent import Parameters, Tangent, check_evaluation
@@ -106,12 +107,9 @@ def linearize(
         tangent = Tangent.of(model, masks, inputs, parameters=parameters)
         matrix = kernel(tangent, "full", chunk=chunk)
         assert isinstance(matrix, Tensor)
-        values, vectors = torch.linalg.eigh(matrix.double().cpu())
+        spectrum = whole_spectrum(matrix)
         initial = tangent.values.double().cpu()
-    # rounding leaves a singular kernel with tiny eigenvalues of either sign
-    rounding = float(values[-1]) * len(values) * torch.finfo(matrix.dtype).eps
-    values = torch.where(values > rounding, values, 0.0).flip(0)
-    return Linearized(values, vectors.flip(1), initial, _targets(targets, initial), tangent)
+    return Linearized(spectrum.eigenvalues, spectrum.eigenvectors, initial, _targets(targets, initial), tangent)
 
 
 def _targets(targets: Tensor, outputs: Tensor) -> Tensor:

@@ -86,11 +86,11 @@ def no_path(masks: Masks) -> str:
     """Why there is no path from input to output."""
     empty = masks.collapsed()
     why = (
-        f"no weight is kept in {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"
+        f"layers without a single kept weight: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"
         if empty
         else "every layer keeps weights, but they do not connect"
     )
-    return f"no path leads from the input to the output: {why}; keep more, or use a method that keeps whole paths"
+    return f"no path leads from the input to the output ({why}); keep more, or use a method that keeps whole paths"
 
 
 def _whole(pruned: Pruned, paths: PathCount) -> PathKernel:

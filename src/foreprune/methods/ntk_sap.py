@@ -1,0 +1,252 @@
+"""NTK-SAP: keep the weights that hold up the spectrum of the tangent kernel, whatever the weights turn out to be."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from foreprune.core.fresh import Init, fresh, normal_
+from foreprune.core.masks import Masks
+from foreprune.core.method import Scores, scorer
+from foreprune.core.net import Net, Params, gradients, primary_output, scoring
+from foreprune.core.task import Inputs, Task
+
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+_PERTURBED = "perturbed "
+
+
+@scorer(
+    "ntk-sap",
+    paper="Wang, Li & Sun, ICLR 2023, arXiv:2304.02840, eq. 10 and algorithm 1",
+    needs={"inputs"},
+    rounds=20,
+)
+def ntk_sap(
+    net: Net,
+    task: Task,
+    masks: Masks,
+    *,
+    resamplings: int = 5,
+    epsilon: float = 0.01,
+    samples: int = 100,
+    batch_size: int = 256,
+    init: Init = "kaiming",
+) -> Scores:
+    """Keep the weights with the largest |d/dm E ||f(z; w m) - f(z; (w + D) m)||^2|, m the mask, z and w drawn afresh.
+
+    The expectation is over inputs z ~ N(0, 1) in the shape of one input, weights w from the initial distribution and
+    perturbations D ~ N(0, epsilon^2) of the prunable weights; to first order it is epsilon^2 times the trace of the
+    tangent kernel. Every mini-batch has new inputs and new weights. Neither the weights of the model nor the data are
+    looked at, only their shapes: the model may as well be trained already. What is not drawn afresh (biases, which the
+    authors keep too, and parameters that no layer knows how to draw) enters as it is.
+
+    `epsilon` is a standard deviation; the paper's 1e-4 is the variance. A score takes `resamplings` times `samples`
+    inputs in batches of at most `batch_size`, as equal as can be. The paper's pruning sets hold ten inputs for each
+    class (100 is that of CIFAR-10; pass `samples=10 * classes`), in batches of 256. They prune in 20 rounds with 5
+    resamplings on CIFAR-10; other data sets see one resampling in the authors' scripts. `init` says how weights are
+    drawn: "kaiming" (the paper's; normal, fan-in) or "own" (each layer's own initialiser).
+
+    Batch normalisation uses the statistics of the batch under the unperturbed weights, with the unbiased variance, as
+    constants, in both evaluations. Where a normalisation is used more than once each use has its own; in the authors'
+    code all take those of the last one. That code needs three forward passes for a batch, here the first evaluation
+    finds the statistics on its way. It also draws new weights in the very network it prunes.
+    """
+    _check(resamplings=resamplings, epsilon=epsilon, samples=samples, batch_size=batch_size)
+    assert task.example is not None
+    totals = {name: _aligned_empty(weight).zero_() for name, weight in net.weights.items()}
+    kept = {name: _aligned_empty(mask).copy_(mask) for name, mask in masks.items()}
+    sizes = _batch_sizes(samples, batch_size) * resamplings
+    for draw in draws(net, task.example, device_generator(net, task), sizes=sizes, epsilon=epsilon, init=init):
+        _, parts = sensitivity(net, kept, draw)
+        for name, part in parts.items():
+            totals[name].add_(part)
+    return {name: total.abs_().contiguous() for name, total in totals.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One mini-batch. Its tensors are overwritten by the next draw.
+
+    Attributes:
+        weights: every parameter, drawn afresh.
+        perturbed: the prunable ones, each entry moved by a normal perturbation.
+        inputs: Gaussian inputs.
+    """
+
+    weights: dict[str, Tensor]
+    perturbed: dict[str, Tensor]
+    inputs: Inputs
+
+
+def draws(
+    net: Net, example: Inputs, generator: torch.Generator, *, sizes: list[int], epsilon: float, init: Init
+) -> Iterator[Draw]:
+    """A draw for each mini-batch size in `sizes`: first the weights, then the perturbation, then the inputs.
+
+    Raises:
+        ValueError: inputs that cannot be Gaussian (integers, booleans, complex numbers).
+    """
+    weights = {name: _aligned_empty(value) for name, value in net.params.items()}
+    perturbed = {name: _aligned_empty(value) for name, value in net.weights.items()}
+    for size in sizes:
+        fresh(net, generator, init=init, out=weights)
+        for name, tensor in perturbed.items():
+            normal_(tensor, epsilon, generator).add_(weights[name])
+        yield Draw(weights, perturbed, _gaussian(net, example, size, generator))
+
+
+def sensitivity(net: Net, kept: Params, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective ||f(z; w m) - f(z; (w + D) m)||^2, summed over the batch, and m times its gradient in m.
+
+    `kept` are the masks by name. They are applied to the draw in place.
+
+    The mask scales both sets of weights, so m d/dm = (w m) d/d(w m) + ((w + D) m) d/d((w + D) m), and one backward pass
+    over both evaluations gives the two terms.
+
+    Raises:
+        ValueError: batch normalisation over a single value, or two evaluations that take different ways.
+    """
+    for name, mask in kept.items():
+        draw.weights[name].mul_(mask)
+        draw.perturbed[name].mul_(mask)
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in draw.perturbed.items()}
+    first = {**draw.weights, **{name: draw.weights[name].detach().requires_grad_() for name in leaves}}
+    second = {**draw.weights, **leaves}
+    statistics: list[tuple[Tensor, Tensor]] = []
+
+    def run(params: Params, mode: _FrozenStatistics) -> Tensor:
+        inputs = draw.inputs.map(torch.clone)  # a forward may work on its inputs in place
+        with mode:
+            return primary_output(inputs.call(lambda *args, **kwargs: net(params, *args, **kwargs)))
+
+    with scoring(net):
+        plain = run(first, _FrozenStatistics(found=statistics))
+        moved = run(second, _FrozenStatistics(known=iter(statistics)))
+        objective = (plain - moved).square().sum()
+        both = {**first, **{_PERTURBED + name: leaf for name, leaf in leaves.items()}}
+        grads = gradients(objective, both, [*leaves, *(_PERTURBED + name for name in leaves)])
+    parts = {}
+    for name in leaves:
+        parts[name] = grads[name].mul_(draw.weights[name])
+        parts[name].addcmul_(grads[_PERTURBED + name], draw.perturbed[name])
+    return objective.detach(), parts
+
+
+class _FrozenStatistics(TorchFunctionMode):
+    """Batch normalisation in inference form by the statistics of the batch, which count as constants.
+
+    With `found` they are those of the tensors that come by, and are noted there; with `known` they are those noted.
+    """
+
+    def __init__(
+        self, *, found: list[tuple[Tensor, Tensor]] | None = None, known: Iterator[tuple[Tensor, Tensor]] | None = None
+    ) -> None:
+        super().__init__()
+        self.found = found
+        self.known = known
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            bound = inspect.signature(F.batch_norm).bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            return self._normalise(given["input"], given["weight"], given["bias"], given["eps"])
+        if func is Tensor.view and isinstance(args[0], Tensor) and not args[0].is_contiguous():
+            try:
+                return func(*args, **kwargs)
+            except RuntimeError:  # the user's own inputs would have had their channels first
+                return args[0].contiguous().view(*args[1:], **kwargs)
+        return func(*args, **kwargs)
+
+    def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        if self.found is not None:
+            self.found.append(_moments(x.detach()))
+            mean, variance = self.found[-1]
+        else:
+            assert self.known is not None
+            mean, variance = next(self.known, (None, None))
+            if mean is None or variance is None or mean.shape[0] != x.shape[1]:
+                raise ValueError(
+                    "the network calls its batch normalisations in another order when its weights are perturbed "
+                    "(control flow that depends on activations), so their statistics cannot be shared; use 'synflow'"
+                )
+        scale = (variance + eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale
+        shift = shift if bias is None else shift + bias
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        # one pass, of which the backward needs the scale only, so the activations need not be kept
+        return torch.addcmul(shift.view(shape).to(x.dtype), x, scale.view(shape).to(x.dtype))
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each channel."""
+    count = math.prod(x.shape) // max(x.shape[1], 1)
+    if count < 2:
+        raise ValueError(
+            "batch normalisation cannot take statistics of one value for each channel; use samples= and batch_size= of "
+            "at least 2"
+        )
+    if x.device.type == "cpu":  # a tenth of the time of var_mean there
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        return mean, variance * (count / (count - 1))
+    variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1])
+    return mean, variance
+
+
+def _gaussian(net: Net, example: Inputs, size: int, generator: torch.Generator) -> Inputs:
+    """`size` inputs from N(0, 1), in the weights' type and the shape of `example` after its batch axis."""
+    dtype = net.params[net.prunable[0]].dtype
+
+    def draw(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"ntk-sap draws its inputs from a normal distribution, and an input of this network is {tensor.dtype} "
+                "(token ids or a mask?); leave that input out if it is optional, or use 'synflow' or a data-driven "
+                "method such as 'snip'"
+            )
+        shape = (size, *tensor.shape[1:]) if tensor.dim() else ()
+        return normal_(_aligned_empty(torch.empty(shape, dtype=dtype, device=generator.device)), 1.0, generator)
+
+    return example.map(draw)
+
+
+def _aligned_empty(tensor: Tensor) -> Tensor:
+    """An empty tensor like it, in the memory order in which a CPU convolves fastest: channels last."""
+    last = tensor.device.type == "cpu" and tensor.dim() in _FORMATS
+    return torch.empty_like(tensor, memory_format=_FORMATS[tensor.dim()] if last else torch.contiguous_format)
+
+
+def device_generator(net: Net, task: Task) -> torch.Generator:
+    """The task's own generator on a CPU; on another device one of its own, seeded from it, which is faster there."""
+    if net.device.type == "cpu":
+        return task.generator
+    seed = int(torch.randint(2**62, (), generator=task.generator, device="cpu"))
+    return torch.Generator(device=net.device).manual_seed(seed)
+
+
+def _batch_sizes(samples: int, batch_size: int) -> list[int]:
+    """As few batches as fit, as equal as can be: a last batch of one has no statistics."""
+    batches = -(-samples // batch_size)
+    return [samples * (k + 1) // batches - samples * k // batches for k in range(batches)]
+
+
+def _check(*, epsilon: float, **counts: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < math.inf:
+        raise ValueError(
+            f"epsilon must be a positive number, the standard deviation of the perturbation, not {epsilon!r}"
+        )
