@@ -14,6 +14,7 @@ from rich.console import Console
 
 from foreprune.core.density import as_density
 from foreprune.experiments.plan import grid, parse_method, shortened
+from foreprune.experiments.spec import Ablation
 from foreprune.training.recipes import RECIPES, Recipe, default_recipe, recipe
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Compare:
     """folder with the data; default: the environment variable FOREPRUNE_DATA"""
     model: str = "lenet-300-100"
     """a network of the zoo, or package.module:factory"""
+    ablations: tuple[Ablation, ...] = ()
+    """also run every method with its masks shuffled within layers, its weights drawn anew, or its scores inverted"""
     init: str = "kaiming-normal-fan-in"
     """distribution of the initial weights (zoo networks)"""
     training: Annotated[Training, tyro.conf.arg(name="")] = Training()
@@ -100,6 +103,7 @@ class Compare:
             densities=chosen,
             seeds=range(self.seeds),
             recipe=self.training.resolve(self.data, self.model),
+            ablations=self.ablations,
             init=self.init,
             samples_per_class=self.samples_per_class,
             train_size=self.train_size,

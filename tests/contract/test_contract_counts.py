@@ -112,6 +112,27 @@ def test_force_revives_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(later & earlier != later for earlier, later in itertools.pairwise(rounds))
 
 
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("revives", [False, True])
+def test_scores_that_change_from_round_to_round_revive_nothing(
+    revives: bool, scope: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random or signed scores may put a pruned weight above a living one; only FORCE means it."""
+    given = example("mlp")
+    net = Net.of(given.model)
+    seen: list[Masks] = []
+
+    def score(net: Net, task: Any, masks: Masks) -> dict[str, torch.Tensor]:
+        seen.append(masks)
+        return {name: torch.randn(w.shape, generator=task.generator) for name, w in net.weights.items()}
+
+    task = _task(foreprune.method("random"), net, given)
+    seen.append(by_score(score, net, task, 0.2, rounds=6, scope=scope, revives=revives))
+    shrinking = all(later & earlier == later for earlier, later in itertools.pairwise(seen))
+    assert shrinking != revives
+    assert seen[-1].kept == round(0.2 * net.total)
+
+
 @pytest.mark.parametrize("method", ITERATIVE)
 def test_the_default_number_of_rounds_is_run(method: Method) -> None:
     """A default that is only documented would make every iterative method a one-shot method."""

@@ -61,6 +61,8 @@ def test_scoring_sets_modes_and_puts_them_back(batchnorm: Any) -> None:
             wanted = batchnorm == "train" and isinstance(module, nn.BatchNorm2d)
             assert module.training == wanted
     assert [module.training for module in model.modules()] == before
+    with torch.inference_mode(), scoring(net, batchnorm=batchnorm):
+        assert not torch.is_inference_mode_enabled()
     with pytest.raises(KeyError), scoring(net, batchnorm=batchnorm):
         raise KeyError
     assert [module.training for module in model.modules()] == before

@@ -51,5 +51,15 @@ def test_grid_has_each_run_once_and_the_dense_ones_first() -> None:
     assert len(runs) == 3 + 3 * 2 * 3
     assert len({run.id for run in runs}) == len(runs)
     assert [run.seed for run in runs[3:]] == sorted(run.seed for run in runs[3:])
+    ablated = grid(
+        data="d",
+        model="m",
+        methods=["snip"],
+        densities=[0.1],
+        seeds=[0],
+        recipe=Recipe(),
+        ablations=["shuffle", "invert"],
+    )
+    assert [run.ablation for run in ablated] == ["none", "none", "shuffle", "invert"]
     with pytest.raises(ValueError, match="nothing to run"):
         grid(data="d", model="m", methods=[], densities=[0.1], seeds=[0], recipe=Recipe())

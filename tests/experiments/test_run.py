@@ -57,6 +57,20 @@ def test_every_method_runs_end_to_end(method: str, tmp_path: Path) -> None:
     assert finished(tmp_path, record.experiment) == record
 
 
+@pytest.mark.parametrize("ablation", ["shuffle", "reinit", "reinit-layer", "reinit-neuron", "invert"])
+def test_ablations_change_what_they_say(ablation: str, tmp_path: Path) -> None:
+    usual = run_experiment(experiment(), out=tmp_path)
+    changed = run_experiment(experiment(ablation=ablation), out=tmp_path)
+    assert changed.status == "finished", changed.error
+    assert changed.id != usual.id
+    assert changed.kept == usual.kept
+    masks = [Masks.load(run_folder(tmp_path, record.experiment) / "masks.safetensors") for record in (usual, changed)]
+    assert (masks[0] == masks[1]) is ablation.startswith("reinit")
+    if ablation == "shuffle":
+        assert masks[0].layer_counts() == masks[1].layer_counts()
+    assert [point.train_loss for point in usual.curve] != [point.train_loss for point in changed.curve]
+
+
 def test_equal_seeds_give_equal_results(tmp_path: Path) -> None:
     one = run_experiment(experiment(), out=tmp_path / "a")
     torch.rand(7)

@@ -29,6 +29,7 @@ def test_id_depends_on_every_setting_and_not_on_how_it_was_given() -> None:
         {"seed": 1},
         {"density": 0.2},
         {"scope": "local"},
+        {"ablation": "shuffle"},
         {"hyper": {"batchnorm": "eval"}},
         {"init": "xavier-normal"},
         {"samples_per_class": 5},
@@ -46,6 +47,8 @@ def test_nonsense_is_refused() -> None:
             Experiment.model_validate({"data": "d", "model": "m", "method": "snip"} | change)
     with pytest.raises(ValidationError, match="the dense reference keeps every weight"):
         Experiment(data="d", model="m", method="dense", density=0.5)
+    with pytest.raises(ValidationError, match="nothing to ablate"):
+        Experiment(data="d", model="m", method="dense", ablation="shuffle")
 
 
 def test_density_of_a_record_comes_from_counts() -> None:

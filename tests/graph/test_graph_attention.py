@@ -25,6 +25,8 @@ def _seed() -> Any:
 
 def parts() -> dict[str, nn.Module | Tensor]:
     attention = nn.MultiheadAttention(C, H, batch_first=True)
+    for bias in (attention.in_proj_bias, attention.out_proj.bias):  # torch draws them as zeros
+        nn.init.normal_(bias)
     return {
         "embed": nn.Linear(4, C),
         "attention": attention,

@@ -110,6 +110,19 @@ def test_iterative_snip_is_the_loop_of_its_definition(name: str, schedule: str) 
     assert found == Masks(masks)
 
 
+def test_iterative_snip_scores_pruned_weights_zero_and_force_does_not() -> None:
+    given = example("mlp")
+    net = Net.of(given.model)
+    masks = foreprune.prune(given.model, "random", density=0.5)
+    for name, revived in (("iterative-snip", False), ("force", True)):
+        record = foreprune.method(name)
+        assert record.score is not None
+        task = _task(record, net, inputs=None, data=(given.x, given.y), loss=None, seed=0)
+        found = record.score(net, task, masks)
+        pruned = torch.cat([found[key][~mask] for key, mask in masks.items()])
+        assert bool(pruned.any()) == revived
+
+
 @pytest.mark.parametrize("name", ["mlp", "conv", "tied", "encoder"])
 def test_force_is_the_loop_of_its_definition(name: str) -> None:
     given = example(name)

@@ -16,10 +16,11 @@ from foreprune.core.masks import Masks
 
 
 class Deep(nn.Module):
-    """A convolutional residual network of 60 layers, with additions in place."""
+    """A convolutional residual network of 60 layers, with or without additions in place."""
 
-    def __init__(self, *, width: int = 24, blocks: int = 29) -> None:
+    def __init__(self, *, width: int = 24, blocks: int = 29, in_place: bool = True) -> None:
         super().__init__()
+        self.in_place = in_place
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.first = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in range(blocks)])
         self.norms = nn.ModuleList([nn.BatchNorm2d(width) for _ in range(blocks)])
@@ -30,7 +31,10 @@ class Deep(nn.Module):
         x = F.relu(self.stem(x), inplace=True)
         for first, norm, second in zip(self.first, self.norms, self.second, strict=True):
             out = second(F.relu(norm(first(x)), inplace=True))
-            out += x
+            if self.in_place:
+                out += x
+            else:
+                out = torch.stack([x, out]).sum(0)
             x = F.relu(out, inplace=True)
         output: Tensor = self.head(x.mean((2, 3)))
         return output
@@ -71,6 +75,47 @@ def drawn(model: nn.Module, gain: float) -> nn.Module:
             fan = module.weight[0].numel()
             nn.init.normal_(module.weight, std=gain / math.sqrt(fan), generator=generator)
     return model
+
+
+def literal_synflow(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """|w| dR/d|w| of a network without biases and normalisations by plain automatic differentiation."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+    named = dict(model.named_parameters())
+    total = model(torch.ones_like(x[:1])).sum()
+    assert math.isfinite(total)
+    assert total > 0
+    grads = torch.autograd.grad(total, list(named.values()))
+    return {name: (named[name] * grad).detach() for name, grad in zip(named, grads, strict=True)}
+
+
+def without_biases(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.bias = None
+    return model
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("gain", [1.5, 0.02])
+def test_exponents_are_kept_track_of_over_branches(gain: float, in_place: bool) -> None:
+    """In float64 plain differentiation is in range: with a wrong exponent branches would be weighed wrongly."""
+    model = without_biases(drawn(Deep(width=12, blocks=12, in_place=in_place), gain)).double()
+    with torch.no_grad():
+        for layer in (*model.first[::2], *model.second[::3]):
+            layer.weight.mul_(2.0**-40 if gain < 1 else 2.0**40)
+    x = torch.zeros(1, 3, 6, 6, dtype=torch.float64)
+    wanted = literal_synflow(model, x)
+    found = foreprune.score(model, "synflow", inputs=x)
+    factor = sum(float(w.sum()) for w in wanted.values()) / sum(float(f.sum()) for f in found.values())
+    assert not 1e-6 < factor < 1e6  # some scaling has taken place
+    for name in wanted:
+        torch.testing.assert_close(found[name] * factor, wanted[name], rtol=1e-9, atol=0, msg=name)
 
 
 @pytest.mark.parametrize("method", ["synflow", "synflow-l2"])

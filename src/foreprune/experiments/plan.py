@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 
-from foreprune.experiments.spec import Experiment, Scalar
+from foreprune.experiments.spec import Ablation, Experiment, Scalar
 from foreprune.training.recipes import Recipe
 
 
@@ -67,11 +67,12 @@ def grid(
     densities: Sequence[float],
     seeds: Iterable[int],
     recipe: Recipe,
+    ablations: Sequence[Ablation] = (),
     init: str = "kaiming-normal-fan-in",
     samples_per_class: int = 10,
     train_size: int = 0,
 ) -> tuple[Experiment, ...]:
-    """Every method at every density with every seed, and the dense reference with every seed first.
+    """Every method at every density with every seed, as it is and with each ablation; the dense reference first.
 
     `methods` are names with optional settings (`parse_method`). Equal runs are listed once.
 
@@ -82,10 +83,14 @@ def grid(
     if not methods or not densities or not seeds:
         raise ValueError("nothing to run: give at least one method, one density and one seed")
     wanted = [(name, hyper) for name, hyper in map(parse_method, methods) if name != "dense"]
-    runs: list[tuple[str, dict[str, Scalar], float, int]] = [("dense", {}, 1.0, seed) for seed in seeds]
+    variants: tuple[Ablation, ...] = ("none", *ablations)
+    runs: list[tuple[str, dict[str, Scalar], float, Ablation, int]] = [
+        ("dense", {}, 1.0, "none", seed) for seed in seeds
+    ]
     # seeds outermost: whoever stops early has every method with fewer seeds, not fewer methods
     runs += [
-        (name, hyper, density, seed) for seed, density, (name, hyper) in itertools.product(seeds, densities, wanted)
+        (name, hyper, density, ablation, seed)
+        for seed, density, (name, hyper), ablation in itertools.product(seeds, densities, wanted, variants)
     ]
     experiments = [
         Experiment(
@@ -95,11 +100,12 @@ def grid(
             density=density,
             seed=seed,
             hyper=hyper,
+            ablation=ablation,
             init=init,
             samples_per_class=samples_per_class,
             train_size=train_size,
             recipe=recipe,
         )
-        for name, hyper, density, seed in runs
+        for name, hyper, density, ablation, seed in runs
     ]
     return tuple({experiment.id: experiment for experiment in experiments}.values())

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foreprune import ablations
 from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
@@ -27,6 +28,7 @@ from foreprune.training.fit import fit
 from foreprune.zoo import datasets, models
 from foreprune.zoo.images import ImageFolder, ImageSet
 
+_REINIT_SEEDS = 1_000_003  # torch seeds its generator with 32 bits, so 2**32 more would be the same draw
 _SCORING_BATCH = 1000  # samples scored at once; ten per class fit up to a hundred classes
 Batches = list[tuple[Tensor, Tensor]]
 Images = ImageSet | ImageFolder
@@ -98,9 +100,9 @@ def prune_for(experiment: Experiment, model: nn.Module, train: Images, *, device
     batches = scoring_batches(train, per_class=experiment.samples_per_class, seed=experiment.seed, device=device)
     if "mean_image" in found.hyper:
         hyper.setdefault("mean_image", mean_image(train, batches))
-    return prune(
+    masks = prune(
         model,
-        experiment.method,
+        ablations.invert(found) if experiment.ablation == "invert" else found,
         density=experiment.density,
         inputs=batches[0][0][:1],
         data=batches if "labels" in found.needs else None,
@@ -108,6 +110,17 @@ def prune_for(experiment: Experiment, model: nn.Module, train: Images, *, device
         scope=experiment.scope,
         **hyper,
     )
+    return ablations.shuffle(masks, seed=experiment.seed) if experiment.ablation == "shuffle" else masks
+
+
+def reinitialise_for(experiment: Experiment, model: nn.Module, masks: Masks) -> None:
+    """Give the pruned network new weights, where that is the ablation."""
+    schemes: dict[str, ablations.Scheme] = {"reinit": "dense", "reinit-layer": "layer", "reinit-neuron": "neuron"}
+    if experiment.ablation in schemes:
+        # another draw than the one that was scored, which has the same seed
+        seed = experiment.seed + _REINIT_SEEDS
+        weights = ablations.reinitialise(model, masks, scheme=schemes[experiment.ablation], seed=seed)
+        model.load_state_dict(weights, strict=False)
 
 
 def layers_of(masks: Masks) -> tuple[Layer, ...]:
@@ -194,6 +207,7 @@ def _measure(
     begun = time.perf_counter()
     masks = prune_for(experiment, model, train, device=device)
     seconds = time.perf_counter() - begun
+    reinitialise_for(experiment, model, masks)
     masks.save(folder / "masks.safetensors", metadata={"experiment": experiment.id})
     history = fit(
         model,

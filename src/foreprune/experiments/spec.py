@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from foreprune.training.history import Epoch
 from foreprune.training.recipes import Recipe
 
-__all__ = ["FORMAT", "Epoch", "Experiment", "Layer", "Record", "Scalar"]
+__all__ = ["FORMAT", "Ablation", "Epoch", "Experiment", "Layer", "Record", "Scalar"]
 
 FORMAT = "foreprune-record/1"
 Scalar = bool | int | float | str | None
+Ablation = Literal["none", "shuffle", "reinit", "reinit-layer", "reinit-neuron", "invert"]
 
 
 class _Value(BaseModel):
@@ -29,6 +30,7 @@ class Experiment(_Value):
     """One run: which network, on which data, pruned how, trained how. Its `id` depends on nothing else.
 
     `density` is the fraction of prunable weights kept; the method `"dense"` is the unpruned reference (density 1).
+    `ablation` changes the masks or weights after pruning, or inverts the scores (`foreprune.ablations`).
     `train_size` limits the training images to the first so many of a seeded permutation (0: all).
     """
 
@@ -39,6 +41,7 @@ class Experiment(_Value):
     seed: Annotated[int, Field(ge=0)] = 0
     hyper: dict[str, Scalar] = {}
     scope: Literal["global", "local"] = "global"
+    ablation: Ablation = "none"
     init: str = "kaiming-normal-fan-in"
     samples_per_class: Annotated[int, Field(ge=1)] = 10
     train_size: Annotated[int, Field(ge=0)] = 0
@@ -48,6 +51,10 @@ class Experiment(_Value):
     def _dense_is_whole(self) -> Experiment:
         if self.method == "dense" and self.density != 1.0:
             raise ValueError(f"the dense reference keeps every weight: density must be 1, not {self.density:g}")
+        if self.method == "dense" and self.ablation != "none":
+            raise ValueError(
+                f"the dense reference has nothing to ablate: ablation must be 'none', not {self.ablation!r}"
+            )
         return self
 
     @property

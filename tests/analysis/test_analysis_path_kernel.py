@@ -1,0 +1,305 @@
+"""The path kernel against walking every path; its decomposition of the tangent kernel; its leading eigenvalues."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from walked_nets import NAMES, Case, Walk, case
+
+from foreprune.analysis.ntk import ntk
+from foreprune.analysis.path_kernel import PathKernel, path_kernel
+from foreprune.analysis.path_sums import path_kernel_trace
+from foreprune.core.masks import Masks
+from foreprune.graph import PathError
+from foreprune.zoo.models import create
+
+Key = tuple[int, int, tuple[tuple[str, int], ...]]
+
+
+def key_of(given: Case, walk: Walk) -> Key:
+    flat = tuple(
+        (name, int(np.ravel_multi_index(at, given.weights[name].shape))) for name, at in walk.entries
+    )
+    return walk.start, walk.end, flat
+
+
+def gram(given: Case, walks: list[Walk]) -> Tensor:
+    """Pi by its definition, entry by entry over shared weights, without dividing by a weight."""
+    rows: list[dict[tuple[str, tuple[int, ...]], float]] = []
+    for walk in walks:
+        factors = [float(given.weights[name][at]) for name, at in walk.entries]
+        root = math.sqrt(walk.coefficient)
+        rows.append(
+            {entry: root * float(np.prod(factors[:k] + factors[k + 1 :])) for k, entry in enumerate(walk.entries)}
+        )
+    return torch.tensor([[sum(a[e] * b[e] for e in a.keys() & b.keys()) for b in rows] for a in rows]).double()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("density", [0.7, 0.45])
+def test_the_matrix_is_that_of_walking_each_path(name: str, density: float) -> None:
+    given = case(name)
+    masks = given.masks(density, 3 if name in ("average", "maximum") else 2)
+    walks = given.kept(masks)
+    assert 1 < len(walks) < 450
+    found = path_kernel(given.model, masks, inputs=given.x)
+    assert found.matrix is not None
+    keys = [(path.start, path.end, path.weights) for path in found.rows]
+    assert sorted(keys) == sorted(key_of(given, walk) for walk in walks)
+    order = {key: [] for key in keys}  # parallel routes share a key, and are exchangeable
+    for row, key in enumerate(keys):
+        order[key].append(row)
+    rows = [order[key_of(given, walk)].pop() for walk in walks]
+    torch.testing.assert_close(found.matrix[rows][:, rows], gram(given, walks), rtol=1e-12, atol=1e-14)
+    trace = path_kernel_trace(given.model, masks, inputs=given.x).value
+    assert float(found.matrix.trace()) == pytest.approx(trace, rel=1e-12)
+    assert found.paths.value == len(walks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eigenvalues_and_eigenvectors_of_the_whole_kernel(name: str) -> None:
+    given = case(name)
+    found = path_kernel(given.model, given.masks(0.5, 2), inputs=given.x)
+    assert found.matrix is not None
+    assert found.eigenvectors is not None
+    wanted = torch.linalg.eigvalsh(found.matrix).flip(0)[: len(found.eigenvalues)]
+    torch.testing.assert_close(found.eigenvalues, wanted, rtol=1e-9, atol=1e-12)
+    assert float(found.eigenvalues.sum()) == pytest.approx(float(found.matrix.trace()))
+    scaled = found.eigenvectors * found.eigenvalues
+    torch.testing.assert_close(found.matrix @ found.eigenvectors, scaled, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leading_eigenpairs_without_the_matrix(name: str) -> None:
+    given = case(name)
+    masks = given.masks(0.6, 2)
+    whole = path_kernel(given.model, masks, inputs=given.x)
+    found = path_kernel(given.model, masks, inputs=given.x, leading=3)
+    assert found.matrix is None
+    torch.testing.assert_close(found.eigenvalues, whole.eigenvalues[:3], rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.log10_eigenvalues, whole.eigenvalues[:3].log10(), rtol=0, atol=1e-9)
+    for at in range(3):
+        check_direction(found, whole, at)
+
+
+def check_direction(found: PathKernel, whole: PathKernel, at: int) -> None:
+    """J times the direction has the length of the square root of the eigenvalue, and is an eigenvector of Pi."""
+    assert whole.jacobian is not None
+    assert whole.matrix is not None
+    direction = torch.stack([found.directions[name][at].flatten()[j] for name, j in whole.columns])
+    assert float(torch.cat([value[at].flatten() for value in found.directions.values()]).norm()) == pytest.approx(1)
+    assert float(direction.norm()) == pytest.approx(1)  # nothing outside the weights on paths
+    along = whole.jacobian @ direction
+    assert float(along.square().sum()) == pytest.approx(float(found.eigenvalues[at]), rel=1e-9)
+    torch.testing.assert_close(whole.matrix @ along, found.eigenvalues[at] * along, rtol=0, atol=1e-8)
+
+
+def test_arpack_and_the_small_solver_agree_and_signs_of_weights_are_kept() -> None:
+    """More than 64 weights, so that the iterative solver runs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 10, bias=False), nn.ReLU(), nn.Linear(10, 5, bias=False)).double()
+    whole = path_kernel(model, inputs=torch.zeros(1, 6))
+    found = path_kernel(model, inputs=torch.zeros(1, 6), leading=4)
+    torch.testing.assert_close(found.eigenvalues, whole.eigenvalues[:4], rtol=1e-10, atol=0)
+    for at in range(4):
+        check_direction(found, whole, at)
+    again = path_kernel(model, inputs=torch.zeros(1, 6), leading=4)
+    assert torch.equal(again.eigenvalues, found.eigenvalues)
+
+
+def test_property_15_the_tangent_kernel_decomposes() -> None:
+    """Theta = J_v Pi J_v^T, with J_v the input of each path that is active, and the bounds on its trace."""
+    given = case("mlp")
+    masks = given.masks(0.7, 1)
+    found = path_kernel(given.model, masks, inputs=given.x)
+    assert found.matrix is not None
+    weights = {name: value * masks[name] for name, value in given.weights.items()}
+    hidden = [given.x @ weights["0.weight"].T]
+    hidden.append(F.relu(hidden[0]) @ weights["2.weight"].T)
+    samples, outputs = len(given.x), 2
+    features = torch.zeros(samples * outputs, len(found.rows), dtype=torch.float64)
+    for column, path in enumerate(found.rows):
+        (_, first), (_, second), _ = path.weights
+        active = (hidden[0][:, first // 3] > 0) & (hidden[1][:, second // 4] > 0)
+        features[path.end :: outputs, column] = active * given.x[:, path.start]
+    theta = ntk(given.model, given.x, masks, parameters="prunable")
+    torch.testing.assert_close(features @ found.matrix @ features.T, theta, rtol=1e-11, atol=1e-13)
+    trace = float(found.matrix.trace())
+    assert float(theta.trace()) <= float(torch.linalg.matrix_norm(features, 2)) ** 2 * trace
+    assert float(torch.linalg.matrix_norm(features, 2)) ** 2 * trace <= float(features.square().sum()) * trace
+
+
+def test_a_weight_of_zero_that_is_kept_has_its_column() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.fill_(0.0)
+        model[1].weight.fill_(3.0)
+    found = path_kernel(model, inputs=torch.zeros(1, 1))
+    assert found.jacobian is not None
+    assert found.jacobian.tolist() == [[3.0, 0.0]]
+    assert path_kernel(model, inputs=torch.zeros(1, 1), leading=1).eigenvalues.tolist() == [9.0]
+
+
+def test_a_weight_used_twice_along_a_path_counts_as_its_derivative() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(F.relu(self.layer(x)))
+
+    model = Twice().double()
+    found = path_kernel(model, inputs=torch.zeros(1, 2))
+    assert found.paths.value == 8
+    assert found.jacobian is not None
+    weight = model.layer.weight.detach()
+    for row, path in enumerate(found.rows):
+        leaf = weight.clone().flatten().requires_grad_()
+        (value,) = torch.autograd.grad(math.prod(leaf[j] for _, j in path.weights), leaf)
+        wanted = [float(value[j]) for _, j in found.columns]
+        torch.testing.assert_close(found.jacobian[row], torch.tensor(wanted).double())
+    leading = path_kernel(model, inputs=torch.zeros(1, 2), leading=4)
+    torch.testing.assert_close(leading.eigenvalues, found.eigenvalues[:4])
+
+
+def test_parallel_routes_without_weights_are_paths_of_their_own() -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.second(x + 0.5 * x)
+
+    model = Doubled().double()
+    found = path_kernel(model, inputs=torch.zeros(1, 2))
+    assert found.paths.value == 8
+    assert found.matrix is not None
+    assert [path.coefficient for path in found.rows] == [0.75] * 8
+    trace = path_kernel_trace(model, inputs=torch.zeros(1, 2)).value
+    assert float(found.matrix.trace()) == pytest.approx(trace)
+
+
+def test_weights_that_are_not_prunable_and_several_inputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(1, 2, bias=False)
+            self.scale = nn.Parameter(torch.tensor([2.0, -3.0]))
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return (self.a(x) + self.b(y)) * self.scale
+
+    model = Two().double()
+    found = path_kernel(model, inputs=(torch.zeros(1, 2), torch.zeros(1, 1)))
+    assert {path.start for path in found.rows} == {0, 1, 2}
+    assert {path.weights[-1] for path in found.rows} == {("scale", 0), ("scale", 1)}
+    leading = path_kernel(model, inputs=(torch.zeros(1, 2), torch.zeros(1, 1)), leading=2)
+    torch.testing.assert_close(leading.eigenvalues, found.eigenvalues[:2])
+
+
+def test_too_many_paths_are_refused_by_number() -> None:
+    model, x = create("lenet-300-100", input_shape=(1, 28, 28)), torch.zeros(1, 1, 28, 28)
+    with pytest.raises(ValueError, match=r"has 235,200,000 paths, .* up to 4,096.*path_kernel\(\.\.\., leading=10\)"):
+        path_kernel(model, inputs=x)
+    deep, image = create("resnet-20", input_shape=(3, 32, 32)), torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"has about 10\^\d+\.\d paths"):
+        path_kernel(deep, inputs=image)
+
+
+def test_few_paths_through_large_layers_are_refused_too() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(8 * 48 * 48, 1, bias=False))
+    masks = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in model.named_parameters()}
+    masks["0.weight"][0, 0, 1, 1] = True
+    masks["2.weight"][0, 7] = True
+    with pytest.raises(ValueError, match=r"layers are too large to list the paths .* leading=10"):
+        path_kernel(model, Masks(masks), inputs=torch.zeros(1, 1, 48, 48))
+    assert path_kernel(model, Masks(masks), inputs=torch.zeros(1, 1, 48, 48), leading=1).paths.value == 1
+
+
+def test_no_path_names_the_empty_layer() -> None:
+    given = case("mlp")
+    masks = {name: mask.clone() for name, mask in given.masks(1.0).items()}
+    masks["2.weight"][:] = False
+    with pytest.raises(ValueError, match=r"no path leads .*without a single kept weight: 2\.weight\)"):
+        path_kernel(given.model, Masks(masks), inputs=given.x, leading=1)
+    masks["2.weight"][0, 0] = True
+    masks["4.weight"][:, 0] = False
+    with pytest.raises(ValueError, match="every layer keeps weights, but they do not connect"):
+        path_kernel(given.model, Masks(masks), inputs=given.x)
+
+
+def test_operations_that_cannot_be_taken_apart_are_refused() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend = nn.MultiheadAttention(2, 1, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attend(x, x, x)[0]
+
+    class Composed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 3, bias=False), nn.Linear(3, 2, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.b.weight.abs() @ self.a.weight.abs())
+
+    with pytest.raises(PathError, match=r"cannot be taken apart \(torch's own attention\?\).*leading=10"):
+        path_kernel(Own(), inputs=torch.zeros(1, 2, 2))
+    assert len(path_kernel(Own(), inputs=torch.zeros(1, 2, 2), leading=2).eigenvalues) == 2
+    with pytest.raises(PathError, match=r"cannot be taken apart \(a weight computed from others\?\)"):
+        path_kernel(Composed(), inputs=torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("leading", "error", "match"),
+    [
+        (0, ValueError, "leading must be from 1 to 36, .* got 0"),
+        (37, ValueError, "leading must be from 1 to 36"),
+        (2.0, TypeError, r"whole number of eigenvalues, not 2\.0"),
+        (True, TypeError, "not True"),
+    ],
+)
+def test_impossible_numbers_of_eigenvalues(leading: int, error: type[Exception], match: str) -> None:
+    given = case("mlp")
+    with pytest.raises(error, match=match):
+        path_kernel(given.model, inputs=given.x, leading=leading)
+
+
+def test_leading_eigenvalues_need_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.sparse.linalg", None)
+    model = nn.Sequential(nn.Linear(9, 9, bias=False))
+    with pytest.raises(ImportError, match=r"pip install 'foreprune\[report\]'"):
+        path_kernel(model, inputs=torch.zeros(1, 9), leading=1)
+
+
+def test_eigenvalues_beyond_float64_come_as_log10() -> None:
+    layers = [nn.Linear(3, 3, bias=False) for _ in range(200)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.fill_(100.0)
+    found = path_kernel(nn.Sequential(*layers), inputs=torch.zeros(1, 3), leading=1)
+    assert found.eigenvalues.tolist() == [math.inf]
+    # all paths alike: u^T Pi u with u uniform is (sum over weights of (paths through it)^2) / paths * (v/theta)^2
+    wanted = math.log10(200) + 201 * math.log10(3) - math.log10(9) + 199 * 4
+    assert float(found.log10_eigenvalues[0]) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_a_residual_network_with_a_million_weights() -> None:
+    model, x = create("wide-resnet-20", input_shape=(3, 32, 32)), torch.zeros(1, 3, 32, 32)
+    found = path_kernel(model, inputs=x, leading=2)
+    trace = path_kernel_trace(model, inputs=x)
+    assert trace.value is not None
+    assert 0 < float(found.eigenvalues[1]) <= float(found.eigenvalues[0]) < trace.value
