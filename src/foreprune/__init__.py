@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from foreprune.analysis.analyze import analyze
+    from foreprune.analysis.ntk import ntk
+    from foreprune.analysis.path_kernel import path_kernel
     from foreprune.api import prune, score
     from foreprune.core.masks import Masks
     from foreprune.core.method import LayerCollapse, Method
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 # Looked up at first use, so that `import foreprune` (and the command line's --help) does not import torch.
 _PUBLIC = {
+    "analyze": "analysis.analyze",
+    "ntk": "analysis.ntk",
+    "path_kernel": "analysis.path_kernel",
     "prune": "api",
     "score": "api",
     "LayerCollapse": "core.method",
@@ -48,10 +54,13 @@ __all__ = [
     "PathError",
     "Recipe",
     "Record",
+    "analyze",
     "fit",
     "load_records",
     "method",
     "methods",
+    "ntk",
+    "path_kernel",
     "prune",
     "score",
 ]

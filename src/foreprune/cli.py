@@ -93,6 +93,7 @@ class Compare:
         from foreprune.experiments.progress import live
         from foreprune.experiments.workers import run_all
         from foreprune.report.render import write_report
+        from foreprune.report.structure import structure_table
         from foreprune.report.tables import console_table
 
         chosen = self._densities()
@@ -127,7 +128,7 @@ class Compare:
                 highlight=False,
             )
             return 130
-        for table in console_table(records, width=_out.width):
+        for table in [*console_table(records, width=_out.width), *structure_table(records)]:
             _out.print(table)
         failed = sum(record.status == "failed" for record in records)
         _print_report(write_report(self.out))
@@ -264,6 +265,51 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Analyze:
+    """Measure what masks leave of a network: densities, widths, paths, path-kernel trace, MACs. Without masks, the
+    dense one.
+
+    foreprune analyze --model resnet-20 --masks masks.safetensors --input-shape 3 32 32 --out analysis.json
+    """
+
+    model: str
+    """a network of the zoo, or package.module:factory"""
+    masks: Path | None = None
+    """masks written by `foreprune prune`"""
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    """channels, height, width of an input"""
+    classes: int = 10
+    """number of classes"""
+    weights: Path | None = None
+    """weights, a safetensors file of the state dict; default: drawn from the seed"""
+    init: str = "kaiming-normal-fan-in"
+    """distribution of the initial weights (zoo networks)"""
+    seed: int = 0
+    """of the weights; the same as in `foreprune prune`"""
+    out: Path | None = None
+    """also write all numbers to this JSON file"""
+
+    def run(self) -> int:
+        from foreprune.experiments.single import analyze_once
+
+        with _out.status(f"analysing {self.model}"):
+            found = analyze_once(
+                model=self.model,
+                masks=self.masks,
+                input_shape=self.input_shape,
+                classes=self.classes,
+                weights=self.weights,
+                init=self.init,
+                seed=self.seed,
+                out=self.out,
+            )
+        _out.print(found)
+        if self.out is not None:
+            _out.print(f"wrote {self.out}", highlight=False, soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
 class Methods:
     """List the pruning methods: what each keeps, where it comes from, what it needs.
 
@@ -309,10 +355,12 @@ class Report:
     def run(self) -> int:
         from foreprune.experiments.store import read_records
         from foreprune.report.render import write_report
+        from foreprune.report.structure import structure_table
         from foreprune.report.tables import console_table
 
         page = write_report(self.folder, out=self.out)
-        for table in console_table(read_records(self.folder).records, width=_out.width):
+        records = read_records(self.folder).records
+        for table in [*console_table(records, width=_out.width), *structure_table(records)]:
             _out.print(table)
         _print_report(page)
         return 0
@@ -366,6 +414,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {
         "compare": Compare,
         "prune": Prune,
+        "analyze": Analyze,
         "train": Train,
         "methods": Methods,
         "report": Report,

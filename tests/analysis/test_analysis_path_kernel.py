@@ -19,6 +19,12 @@ from foreprune.core.masks import Masks
 from foreprune.graph import PathError
 from foreprune.zoo.models import create
 
+def living(given: Case, density: float, most: int = 450) -> Masks:
+    """The first random masks that leave some paths, and few enough to compare each with each."""
+    found = (given.masks(density, seed) for seed in range(100))
+    return next(masks for masks in found if 4 < len(given.kept(masks)) < most)
+
+
 Key = tuple[int, int, tuple[tuple[str, int], ...]]
 
 
@@ -38,16 +44,16 @@ def gram(given: Case, walks: list[Walk]) -> Tensor:
         rows.append(
             {entry: root * float(np.prod(factors[:k] + factors[k + 1 :])) for k, entry in enumerate(walk.entries)}
         )
-    return torch.tensor([[sum(a[e] * b[e] for e in a.keys() & b.keys()) for b in rows] for a in rows]).double()
+    matrix = [[sum(a[e] * b[e] for e in a.keys() & b.keys()) for b in rows] for a in rows]
+    return torch.tensor(matrix, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("density", [0.7, 0.45])
+@pytest.mark.parametrize("density", [0.6, 0.4])
 def test_the_matrix_is_that_of_walking_each_path(name: str, density: float) -> None:
     given = case(name)
-    masks = given.masks(density, 3 if name in ("average", "maximum") else 2)
+    masks = living(given, density)
     walks = given.kept(masks)
-    assert 1 < len(walks) < 450
     found = path_kernel(given.model, masks, inputs=given.x)
     assert found.matrix is not None
     keys = [(path.start, path.end, path.weights) for path in found.rows]
@@ -65,7 +71,7 @@ def test_the_matrix_is_that_of_walking_each_path(name: str, density: float) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_eigenvalues_and_eigenvectors_of_the_whole_kernel(name: str) -> None:
     given = case(name)
-    found = path_kernel(given.model, given.masks(0.5, 2), inputs=given.x)
+    found = path_kernel(given.model, living(given, 0.5), inputs=given.x)
     assert found.matrix is not None
     assert found.eigenvectors is not None
     wanted = torch.linalg.eigvalsh(found.matrix).flip(0)[: len(found.eigenvalues)]
@@ -78,7 +84,7 @@ def test_eigenvalues_and_eigenvectors_of_the_whole_kernel(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_leading_eigenpairs_without_the_matrix(name: str) -> None:
     given = case(name)
-    masks = given.masks(0.6, 2)
+    masks = living(given, 0.5)
     whole = path_kernel(given.model, masks, inputs=given.x)
     found = path_kernel(given.model, masks, inputs=given.x, leading=3)
     assert found.matrix is None
@@ -165,7 +171,7 @@ def test_a_weight_used_twice_along_a_path_counts_as_its_derivative() -> None:
         leaf = weight.clone().flatten().requires_grad_()
         (value,) = torch.autograd.grad(math.prod(leaf[j] for _, j in path.weights), leaf)
         wanted = [float(value[j]) for _, j in found.columns]
-        torch.testing.assert_close(found.jacobian[row], torch.tensor(wanted).double())
+        torch.testing.assert_close(found.jacobian[row], torch.tensor(wanted, dtype=torch.float64))
     leading = path_kernel(model, inputs=torch.zeros(1, 2), leading=4)
     torch.testing.assert_close(leading.eigenvalues, found.eigenvalues[:4])
 
@@ -221,7 +227,7 @@ def test_few_paths_through_large_layers_are_refused_too() -> None:
     masks = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in model.named_parameters()}
     masks["0.weight"][0, 0, 1, 1] = True
     masks["2.weight"][0, 7] = True
-    with pytest.raises(ValueError, match=r"layers are too large to list the paths .* leading=10"):
+    with pytest.raises(ValueError, match=r"paths are few, but the layers too large to list them .* leading=10"):
         path_kernel(model, Masks(masks), inputs=torch.zeros(1, 1, 48, 48))
     assert path_kernel(model, Masks(masks), inputs=torch.zeros(1, 1, 48, 48), leading=1).paths.value == 1
 
@@ -297,8 +303,8 @@ def test_eigenvalues_beyond_float64_come_as_log10() -> None:
 
 
 @pytest.mark.slow
-def test_a_residual_network_with_a_million_weights() -> None:
-    model, x = create("wide-resnet-20", input_shape=(3, 32, 32)), torch.zeros(1, 3, 32, 32)
+def test_a_network_of_the_papers() -> None:
+    model, x = create("resnet-20", input_shape=(3, 32, 32)), torch.zeros(1, 3, 32, 32)
     found = path_kernel(model, inputs=x, leading=2)
     trace = path_kernel_trace(model, inputs=x)
     assert trace.value is not None

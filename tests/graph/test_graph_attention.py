@@ -124,6 +124,7 @@ MASKING = {
     "subtracted": lambda s, m: s - 1e30 * (~CAUSAL).to(s.dtype),
     "from-right": lambda s, m: m.bias + s,
     "index": lambda s, m: _index(s),
+    "statements": lambda s, m: _statements(s, m.bias),
     "capped": lambda s, m: 30 * torch.tanh(s / 30) + m.bias,
     "relative-positions": lambda s, m: s + torch.arange(N, dtype=s.dtype) * 0.1 * 0 + m.bias,
     "learned-temperature": lambda s, m: s * m.temperature.exp() + m.bias,
@@ -132,6 +133,14 @@ MASKING = {
 
 def _index(s: Tensor) -> Tensor:
     s[..., ~CAUSAL] = -math.inf
+    return s
+
+
+def _statements(s: Tensor, bias: Tensor) -> Tensor:
+    """What an operation in place returns is not used; the tensor it changed is."""
+    s.mul_(0.5)
+    s.add_(bias)
+    s.masked_fill_(~CAUSAL, -1e30)
     return s
 
 
@@ -210,6 +219,25 @@ def test_cross_attention_with_separate_projections() -> None:
     total = float(found["head.weight"].sum())
     assert total > 0
     assert float(found["attention.v_proj_weight"].sum()) == pytest.approx(total)
+
+
+def test_learned_extra_keys_and_values_are_constants() -> None:
+    """`add_bias_kv` appends a learned token: no path begins there, and attention is uniform over the real ones."""
+
+    def through(m: Any, x: Tensor) -> Tensor:
+        x = m.embed(x)
+        return weighted_read(m, x + m.extended(x, x, x)[0])
+
+    modules = parts()
+    plain, extended = modules["attention"], nn.MultiheadAttention(C, H, batch_first=True, add_bias_kv=True)
+    extended.in_proj_weight, extended.out_proj = plain.in_proj_weight, plain.out_proj
+    assert_same_scores(
+        through,
+        lambda m, x: weighted_read(m, m.embed(x) + by_module(m, m.embed(x))),
+        TOKENS,
+        **modules,
+        extended=extended,
+    )
 
 
 def test_sequence_first_and_padding() -> None:

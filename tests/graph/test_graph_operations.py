@@ -388,6 +388,36 @@ def test_masks_among_the_inputs_are_constants(pool: Any, dtype: torch.dtype) -> 
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-12, atol=0)
 
 
+def test_a_constant_that_a_mask_of_the_inputs_selects_from_stays_one() -> None:
+    """Integers that look something up are token ids; booleans are not."""
+    table = torch.ones(1, 5, 6)
+    network = Network(
+        lambda m, x, mask: m.head(m.a(x).mean(1) + m.table[mask].sum(0)),
+        a=nn.Linear(4, 6),
+        head=nn.Linear(6, 2),
+        table=table,
+    ).double()
+    found = scores(network, torch.rand(1, 5, 4).double(), torch.ones(1, 5, dtype=torch.bool))
+    assert float(found["a.weight"].sum()) == pytest.approx(float(found["head.weight"].sum()), rel=1e-12)
+
+
+def test_an_operation_in_place_on_the_gate_turns_it_into_the_value() -> None:
+    def in_place(m: Any, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(m.b(m.a(x)))
+        gate *= m.a(x)
+        output: Tensor = m.head(gate)
+        return output
+
+    def statement(m: Any, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(m.b(m.a(x)))
+        gate.mul_(m.a(x))
+        output: Tensor = m.head(gate)
+        return output
+
+    for forward in (in_place, statement):
+        assert_same_scores(forward, lambda m, x: m.head(m.a(x)), FLAT, **flats())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_scored_in_single(dtype: torch.dtype) -> None:
     """float16 holds no more than 65504; the path sum of this network is larger at every layer."""

@@ -55,7 +55,7 @@ def test_density_sparsity_and_compression_are_one_knob() -> None:
 def test_unknown_methods_suggest_near_ones() -> None:
     with pytest.raises(ValueError, match="unknown method 'synflw'; did you mean 'synflow'"):
         prune("synflw", density=0.5)
-    with pytest.raises(ValueError, match="unknown method 'zzz'; there are er, erk, force, "):
+    with pytest.raises(ValueError, match=r"unknown method 'zzz'; there are .*\ber, erk, .*\bsynflow, "):
         prune("zzz", density=0.5)
     for wrong in (foreprune.method("snip"), None, 3):
         with pytest.raises(TypeError, match="method must be a name such as 'synflow', not"):

@@ -85,8 +85,7 @@ def literal_synflow(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
             parameter.abs_()
     named = dict(model.named_parameters())
     total = model(torch.ones_like(x[:1])).sum()
-    assert math.isfinite(total)
-    assert total > 0
+    assert 0 < float(total.detach()) < math.inf
     grads = torch.autograd.grad(total, list(named.values()))
     return {name: (named[name] * grad).detach() for name, grad in zip(named, grads, strict=True)}
 
@@ -113,7 +112,7 @@ def test_exponents_are_kept_track_of_over_branches(gain: float, in_place: bool) 
     wanted = literal_synflow(model, x)
     found = foreprune.score(model, "synflow", inputs=x)
     factor = sum(float(w.sum()) for w in wanted.values()) / sum(float(f.sum()) for f in found.values())
-    assert not 1e-6 < factor < 1e6  # some scaling has taken place
+    assert gain < 1 or factor > 1e6  # some scaling has taken place
     for name in wanted:
         torch.testing.assert_close(found[name] * factor, wanted[name], rtol=1e-9, atol=0, msg=name)
 

@@ -24,6 +24,7 @@ Weight = tuple[str, int]  # name of the parameter, position in the flattened ten
 _WEIGHTED = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul rmatmul mm bmm mv
 dot einsum tensordot addmm addmv baddbmm mul multiply rmul"""
 _MOST_ENTRIES = 2**24  # of one matrix from cut to cut
+_MOST_EDGES = 2**26  # entries before times entries after times weights of one cut
 _LEADING = "ask for the leading eigenvalues: path_kernel(..., leading=10)"
 
 
@@ -134,10 +135,11 @@ class _Recorder:
 
             self.gates = gates
             self._arrive(value.clone(), flow.exponent)
+            leaf = torch.ones_like(run(torch.ones_like(value).detach())).detach().requires_grad_()
             if self.inside:
                 used = {name: one for name, one in self.ones.items() if any(_depends(item, one) for item in weights)}
+                _check_size(value.numel() * leaf.numel() * sum(one.numel() for one in used.values()), _MOST_EDGES)
                 self.cuts[-1].inside = list(_edges(run, value, used))
-            leaf = torch.ones_like(run(torch.ones_like(value).detach())).detach().requires_grad_()
             self.leaves.append(leaf)
             self.origin.append(len(self.cuts) - 1)
             return gates.finish(call, leaf.clone(), Flow())
@@ -150,12 +152,7 @@ class _Recorder:
             if not any(leaf is source for leaf in self.leaves):
                 self.leaves.append(source)
                 self.origin.append(None)
-        largest = max((leaf.numel() for leaf in self.leaves), default=0)
-        if largest * value.numel() > _MOST_ENTRIES:
-            raise ValueError(
-                f"the layers are too large to list the paths between them one by one ({largest:,} x {value.numel():,} "
-                f"entries); {_LEADING}"
-            )
+        _check_size(max((leaf.numel() for leaf in self.leaves), default=0) * value.numel(), _MOST_ENTRIES)
         if any(_depends(value, one) for one in self.ones.values()):
             raise PathError(
                 "the paths of this network cannot be listed one by one: some operation uses weights in a way that "
@@ -163,6 +160,14 @@ class _Recorder:
             )
         blocks = _jacobians(value, self.leaves)
         self.cuts.append(_Cut([block * 2.0**exponent for block in blocks]))
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise ValueError(
+            f"the paths are few, but the layers too large to list them one by one ({size:,} possible connections, up to "
+            f"{most:,}); {_LEADING}"
+        )
 
 
 def _depends(value: Tensor, leaf: Tensor) -> bool:

@@ -181,7 +181,9 @@ def _leading(pruned: Pruned, paths: PathCount, leading: int) -> PathKernel:
     log10 = values.log10() + math.log10(largest) + total.exponent * math.log10(2)
     return PathKernel(
         paths=paths,
-        eigenvalues=torch.tensor([_ldexp(float(value) * largest, total.exponent) for value in values]).double(),
+        eigenvalues=torch.tensor(
+            [_ldexp(float(value) * largest, total.exponent) for value in values], dtype=torch.float64
+        ),
         log10_eigenvalues=log10,
         directions={name: torch.stack([column[at].cpu() for column in columns]) for at, name in enumerate(names)},
     )

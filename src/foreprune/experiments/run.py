@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from foreprune import ablations
+from foreprune.analysis.analyze import analyze
 from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
@@ -139,6 +140,23 @@ def layers_of(masks: Masks) -> tuple[Layer, ...]:
     )
 
 
+def structure_of(model: nn.Module, masks: Masks, shape: tuple[int, int, int]) -> dict[str, float | int | None]:
+    """What the masks leave of the network at its initial weights, as the numbers of `Record.analysis`."""
+    try:
+        found = analyze(model, masks, inputs=torch.zeros(1, *shape))
+    except ValueError as error:  # a network too odd to analyse can be pruned and trained all the same
+        warnings.warn(f"analysis: {error}", stacklevel=2)
+        return {}
+    shares = [width.connected / width.units for width in found.widths.values() if width.connected is not None]
+    plain = found.to_dict()
+    names = ("effective_density", "log10_paths", "log10_path_norm", "log10_path_kernel_trace", "macs", "dense_macs")
+    return {
+        **{name: plain[name] for name in names},
+        "width": sum(shares) / len(shares) if shares else None,
+        "dead_layers": len(found.dead_layers),
+    }
+
+
 def run_experiment(
     experiment: Experiment,
     *,
@@ -209,6 +227,7 @@ def _measure(
     seconds = time.perf_counter() - begun
     reinitialise_for(experiment, model, masks)
     masks.save(folder / "masks.safetensors", metadata={"experiment": experiment.id})
+    left = structure_of(model, masks, data.shape)
     history = fit(
         model,
         train,
@@ -227,6 +246,7 @@ def _measure(
         "kept": masks.kept,
         "total": masks.total,
         "layers": layers_of(masks),
+        "analysis": left,
         "curve": history.curve,
         "seconds_prune": seconds,
         "seconds_train": history.seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from foreprune.analysis.analyze import Analysis, analyze
 from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
@@ -70,6 +72,30 @@ def prune_once(
         prunable=list(exclude) or None,
         **arguments,
     )
+
+
+def analyze_once(
+    *,
+    model: str,
+    masks: Path | None,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    weights: Path | None,
+    init: str,
+    seed: int,
+    out: Path | None,
+) -> Analysis:
+    """Build a network and analyse what masks leave of it; with `out`, write all numbers there as JSON.
+
+    Raises:
+        ValueError: unknown names, masks or weights of another network.
+    """
+    network = _network(model, input_shape, classes, weights=weights, init=init, seed=seed)
+    mask = None if masks is None else Masks.load(masks)
+    found = analyze(network, mask, inputs=torch.zeros(1, *input_shape))
+    if out is not None:
+        atomic_write(out, json.dumps(found.to_dict(), indent=2) + "\n")
+    return found
 
 
 def train_once(

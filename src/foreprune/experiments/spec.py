@@ -90,6 +90,9 @@ class Record(_Value):
     """What one run measured. `status` is "finished" or "failed"; a failed run carries `error` and no accuracy.
 
     `top1` and `top5` are test accuracies of the *last* epoch, fractions in [0, 1] (`top5` only with 6 classes or more).
+    `analysis` holds the numbers of `foreprune.analyze` on the pruned initial network: effective_density, width (mean
+    over layers of the share of units on a kept path), dead_layers, log10_paths, log10_path_norm,
+    log10_path_kernel_trace, macs, dense_macs; None where they have no meaning or are infinite.
     `warnings` are what the library warned of, such as layers that lost all their weights.
     """
 
@@ -103,6 +106,7 @@ class Record(_Value):
     kept: int | None = None
     total: int | None = None
     layers: tuple[Layer, ...] = ()
+    analysis: dict[str, float | int | None] = {}
     curve: tuple[Epoch, ...] = ()
     seconds_prune: float | None = None
     seconds_train: float | None = None

@@ -153,7 +153,7 @@ def finished(out: str | Path, experiment: Experiment) -> Record | None:
 
 _SETTINGS = (
     *("data", "model", "method", "density", "sparsity", "seed"),
-    *("scope", "init", "samples_per_class", "train_size"),
+    *("scope", "ablation", "init", "samples_per_class", "train_size"),
 )
 _RESULTS = ("status", "error", "kept", "total", "top1", "top5", "seconds_prune", "seconds_train")
 _COLUMNS = ("id", *_SETTINGS, *_RESULTS)
@@ -164,9 +164,10 @@ _NUMBERS = ("density", "sparsity", "top1", "top5", "seconds_prune", "seconds_tra
 def frame(records: Sequence[Record]) -> pandas.DataFrame:
     """One row per record: settings, results, and `hyper.*` and `recipe.*` columns for the nested settings.
 
-    Columns: id, data, model, method, density, sparsity, seed, scope, init, samples_per_class, train_size, status,
-    error, kept, total, top1, top5 (fractions), seconds_prune, seconds_train, then `hyper.*` and `recipe.*`. `density`
-    and `sparsity` are those asked for; `kept / total` is what was kept. Missing counts are `<NA>`, missing numbers NaN.
+    Columns: id, data, model, method, density, sparsity, seed, scope, ablation, init, samples_per_class, train_size,
+    status, error, kept, total, top1, top5 (fractions), seconds_prune, seconds_train, then `analysis.*`, `hyper.*` and
+    `recipe.*`. `density` and `sparsity` are those asked for; `kept / total` is what was kept. Missing counts are
+    `<NA>`, missing numbers NaN.
 
     Raises:
         ImportError: pandas is not installed.
@@ -188,6 +189,7 @@ def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {"id": record.id}
     row |= {key: getattr(experiment, key) for key in _SETTINGS}
     row |= {key: getattr(record, key) for key in _RESULTS}
+    row |= {f"analysis.{key}": value for key, value in record.analysis.items()}
     row |= {f"hyper.{key}": value for key, value in experiment.hyper.items()}
     row |= {f"recipe.{key}": value for key, value in experiment.recipe.model_dump(mode="json").items()}
     return row

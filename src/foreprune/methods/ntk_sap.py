@@ -19,7 +19,7 @@ from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net, Params, gradients, primary_output, scoring
 from foreprune.core.task import Inputs, Task
 
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+_FEW_PIXELS = 16  # on a CPU, maps larger than this are convolved faster with their channels last in memory
 _PERTURBED = "perturbed "
 
 
@@ -61,14 +61,13 @@ def ntk_sap(
     """
     _check(resamplings=resamplings, epsilon=epsilon, samples=samples, batch_size=batch_size)
     assert task.example is not None
-    totals = {name: _aligned_empty(weight).zero_() for name, weight in net.weights.items()}
-    kept = {name: _aligned_empty(mask).copy_(mask) for name, mask in masks.items()}
+    totals = {name: torch.zeros_like(weight) for name, weight in net.weights.items()}
     sizes = _batch_sizes(samples, batch_size) * resamplings
     for draw in draws(net, task.example, device_generator(net, task), sizes=sizes, epsilon=epsilon, init=init):
-        _, parts = sensitivity(net, kept, draw)
+        _, parts = sensitivity(net, masks, draw)
         for name, part in parts.items():
             totals[name].add_(part)
-    return {name: total.abs_().contiguous() for name, total in totals.items()}
+    return {name: total.abs_() for name, total in totals.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +93,8 @@ def draws(
     Raises:
         ValueError: inputs that cannot be Gaussian (integers, booleans, complex numbers).
     """
-    weights = {name: _aligned_empty(value) for name, value in net.params.items()}
-    perturbed = {name: _aligned_empty(value) for name, value in net.weights.items()}
+    weights = {name: torch.empty_like(value, memory_format=torch.contiguous_format) for name, value in net.params.items()}
+    perturbed = {name: torch.empty_like(weights[name]) for name in net.prunable}
     for size in sizes:
         fresh(net, generator, init=init, out=weights)
         for name, tensor in perturbed.items():
@@ -103,10 +102,10 @@ def draws(
         yield Draw(weights, perturbed, _gaussian(net, example, size, generator))
 
 
-def sensitivity(net: Net, kept: Params, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective ||f(z; w m) - f(z; (w + D) m)||^2, summed over the batch, and m times its gradient in m.
 
-    `kept` are the masks by name. They are applied to the draw in place.
+    The masks are applied to the draw in place.
 
     The mask scales both sets of weights, so m d/dm = (w m) d/d(w m) + ((w + D) m) d/d((w + D) m), and one backward pass
     over both evaluations gives the two terms.
@@ -114,7 +113,7 @@ def sensitivity(net: Net, kept: Params, draw: Draw) -> tuple[Tensor, dict[str, T
     Raises:
         ValueError: batch normalisation over a single value, or two evaluations that take different ways.
     """
-    for name, mask in kept.items():
+    for name, mask in masks._tensors.items():
         draw.weights[name].mul_(mask)
         draw.perturbed[name].mul_(mask)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in draw.perturbed.items()}
@@ -162,6 +161,8 @@ class _FrozenStatistics(TorchFunctionMode):
             bound.apply_defaults()
             given = bound.arguments
             return self._normalise(given["input"], given["weight"], given["bias"], given["eps"])
+        if func is F.conv2d and args[0].shape[-2:].numel() <= _FEW_PIXELS:
+            args = (args[0].contiguous(), *args[1:])
         if func is Tensor.view and isinstance(args[0], Tensor) and not args[0].is_contiguous():
             try:
                 return func(*args, **kwargs)
@@ -217,15 +218,11 @@ def _gaussian(net: Net, example: Inputs, size: int, generator: torch.Generator) 
                 "method such as 'snip'"
             )
         shape = (size, *tensor.shape[1:]) if tensor.dim() else ()
-        return normal_(_aligned_empty(torch.empty(shape, dtype=dtype, device=generator.device)), 1.0, generator)
+        drawn = normal_(torch.empty(shape, dtype=dtype, device=generator.device), 1.0, generator)
+        cpu_images = drawn.dim() == 4 and drawn.device.type == "cpu"
+        return drawn.contiguous(memory_format=torch.channels_last) if cpu_images else drawn
 
     return example.map(draw)
-
-
-def _aligned_empty(tensor: Tensor) -> Tensor:
-    """An empty tensor like it, in the memory order in which a CPU convolves fastest: channels last."""
-    last = tensor.device.type == "cpu" and tensor.dim() in _FORMATS
-    return torch.empty_like(tensor, memory_format=_FORMATS[tensor.dim()] if last else torch.contiguous_format)
 
 
 def device_generator(net: Net, task: Task) -> torch.Generator:

@@ -120,7 +120,8 @@ def panel(name: str) -> Callable[[PanelFunction], PanelFunction]:
 
 def build_panels(section: Section) -> tuple[Panel, ...]:
     """Every registered panel that has something to draw for `section`."""
-    import foreprune.report.panels  # noqa: F401  # registers the built-in panels
+    import foreprune.report.panels  # registers the built-in panels
+    import foreprune.report.structure  # noqa: F401
 
     drawn = (function(section) for function in PANELS.values())
     return tuple(found for found in drawn if found is not None)

@@ -49,7 +49,7 @@ def accuracy(section: Section) -> Panel | None:
     densities = sorted({row.density for row in rows if row.method != DENSE})
     if not densities:
         return None
-    limits = (densities[0] / 1.25, densities[-1] * 1.25)
+    limits = _limits(densities)
     style = styles(section)
     lines: list[Series] = []
     for label, method in section.methods():
@@ -75,13 +75,11 @@ def accuracy(section: Section) -> Panel | None:
                 reference=method == DENSE,
             )
         )
-    axis = Axis(
-        label="density, with sparsity below it",
-        scale="log",
-        ticks=tuple((density, "\n".join(density_texts(density))) for density in _thinned_densities(densities)),
-        limits=limits,
+    chart = Chart(
+        x=density_axis(densities),
+        y=Axis(label="top-1 test accuracy (%)"),
+        series=tuple(line for line in lines if line.x),
     )
-    chart = Chart(x=axis, y=Axis(label="top-1 test accuracy (%)"), series=tuple(line for line in lines if line.x))
     return Panel(
         name="accuracy",
         title="Accuracy against density",
@@ -91,6 +89,20 @@ def accuracy(section: Section) -> Panel | None:
             f"{_dense_words(chart.series)}The table below holds the same numbers."
         ),
         views=(View(label="", charts=(chart,)),),
+    )
+
+
+def _limits(densities: Sequence[float]) -> tuple[float, float]:
+    return densities[0] / 1.25, densities[-1] * 1.25
+
+
+def density_axis(densities: Sequence[float]) -> Axis:
+    """The logarithmic axis of densities (ascending), with the sparsity under each."""
+    return Axis(
+        label="density, with sparsity below it",
+        scale="log",
+        ticks=tuple((density, "\n".join(density_texts(density))) for density in _thinned_densities(densities)),
+        limits=_limits(densities),
     )
 
 
