@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import warnings
@@ -46,6 +47,23 @@ def test_prune_writes_masks_and_prints_the_counts(
     assert masks.metadata["model"] == "resnet-8"
     text = " ".join(capsys.readouterr().out.split())
     assert f"kept {masks.kept}/{masks.total} (density {masks.density:.6g}, sparsity {masks.sparsity:.6g})" in text
+
+
+def test_analyze_prints_and_saves_everything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, numbers = tmp_path / "m.safetensors", tmp_path / "numbers.json"
+    shape = ("--model", "lenet-5", "--input-shape", "1", "16", "16")
+    assert run(monkeypatch, "prune", *shape, "--method", "phew", "--density", "0.05", "--out", str(masks)) == 0
+    assert run(monkeypatch, "analyze", *shape, "--masks", str(masks), "--out", str(numbers)) == 0
+    found = json.loads(numbers.read_text())
+    kept = Masks.load(masks)
+    assert (found["kept"], found["total"]) == (kept.kept, kept.total)
+    assert found["effective_density"] == found["density"] == kept.density
+    assert found["dead_layers"] == []
+    text = capsys.readouterr().out
+    for words in ("path-kernel trace", "effective density", "multiply-adds"):
+        assert words in text
 
 
 def test_prune_then_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

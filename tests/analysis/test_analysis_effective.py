@@ -18,7 +18,6 @@ from foreprune.core.net import Net
 from foreprune.graph import PathError
 from foreprune.zoo.models import create
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
 
 

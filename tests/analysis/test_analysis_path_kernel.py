@@ -19,6 +19,7 @@ from foreprune.core.masks import Masks
 from foreprune.graph import PathError
 from foreprune.zoo.models import create
 
+
 def living(given: Case, density: float, most: int = 450) -> Masks:
     """The first random masks that leave some paths, and few enough to compare each with each."""
     found = (given.masks(density, seed) for seed in range(100))
@@ -29,9 +30,7 @@ Key = tuple[int, int, tuple[tuple[str, int], ...]]
 
 
 def key_of(given: Case, walk: Walk) -> Key:
-    flat = tuple(
-        (name, int(np.ravel_multi_index(at, given.weights[name].shape))) for name, at in walk.entries
-    )
+    flat = tuple((name, int(np.ravel_multi_index(at, given.weights[name].shape))) for name, at in walk.entries)
     return walk.start, walk.end, flat
 
 
@@ -223,7 +222,9 @@ def test_too_many_paths_are_refused_by_number() -> None:
 
 
 def test_few_paths_through_large_layers_are_refused_too() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(8 * 48 * 48, 1, bias=False))
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(8 * 48 * 48, 1, bias=False)
+    )
     masks = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in model.named_parameters()}
     masks["0.weight"][0, 0, 1, 1] = True
     masks["2.weight"][0, 7] = True

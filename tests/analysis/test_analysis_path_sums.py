@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -255,8 +256,7 @@ def test_interpolation_with_coefficients_has_no_count() -> None:
 
 def test_counts_are_exact_up_to_two_to_the_53_and_none_above() -> None:
     def count(widths: list[int]) -> Any:
-        pairs = zip(widths, widths[1:], strict=False)
-        layers = [nn.Linear(i, o, bias=False) for i, o in pairs]
+        layers = [nn.Linear(i, o, bias=False) for i, o in itertools.pairwise(widths)]
         return path_count(nn.Sequential(*layers), inputs=torch.zeros(1, widths[0]))
 
     odd = [3, 243, 243, 243, 243, 243]
@@ -320,7 +320,7 @@ def test_only_one_sample_counts_and_only_its_shape() -> None:
 
 def test_masks_of_another_model_are_refused() -> None:
     given = case("mlp")
-    with pytest.raises(ValueError, match="masks belong to another model: it has no parameter 'stem.weight'"):
+    with pytest.raises(ValueError, match=r"masks belong to another model: it has no parameter 'stem\.weight'"):
         path_count(given.model, case("residual").masks(0.5), inputs=given.x)
     with pytest.raises(TypeError, match=r"masks must be foreprune.Masks or None .* not dict"):
         path_count(given.model, {}, inputs=given.x)  # type: ignore[arg-type]

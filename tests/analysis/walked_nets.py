@@ -79,9 +79,7 @@ def pool(x: Walks, kernel: int, *, stride: int, padding: int = 0, mean: bool) ->
         for i, j in itertools.product(range(kernel), range(kernel)):
             y, z = row * stride + i - padding, column * stride + j - padding
             if 0 <= y < height and 0 <= z < width:
-                out[c, row, column] += [
-                    replace(walk, coefficient=walk.coefficient * share) for walk in x[c, y, z]
-                ]
+                out[c, row, column] += [replace(walk, coefficient=walk.coefficient * share) for walk in x[c, y, z]]
     return out
 
 

@@ -220,6 +220,6 @@ def _least_squares(
     (a, b), *_ = np.linalg.lstsq(columns, values, rcond=None)
     residual = float(np.square(values - columns @ np.array([a, b])).sum())
     total = float(np.square(values - values.mean()).sum())
-    if total == 0:
-        return Fit(float(a), float(b), 1.0 if residual == 0 else 0.0)
+    if total == 0:  # nothing to explain
+        return Fit(float(a), float(b), 1.0 if residual <= 1e-12 * float(np.square(values).sum()) else 0.0)
     return Fit(float(a), float(b), 1 - residual / total)

@@ -1,0 +1,53 @@
+"""The command line. Arguments and printing only; the work is done elsewhere, and imported only when a command runs."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import tyro
+
+from foreprune.cli.compare import Compare, Report
+from foreprune.cli.lists import Methods
+from foreprune.cli.shared import errors
+from foreprune.cli.single import Analyze, Prune, Train
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    errors.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the `foreprune` command."""
+    commands: dict[str, Callable[..., Any]] = {
+        "compare": Compare,
+        "prune": Prune,
+        "analyze": Analyze,
+        "train": Train,
+        "methods": Methods,
+        "report": Report,
+    }
+    command = tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="foreprune",
+        description="Prune neural networks before training them. `foreprune compare` shows what that does.",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    warnings.showwarning = _show_warning
+    try:
+        code = command.run()
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,196 @@
+"""Commands on one network: `foreprune prune`, `train` and `analyze`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from foreprune.cli.shared import Device, Training, errors, screen
+from foreprune.core.density import as_density
+from foreprune.experiments.plan import parse_method
+
+if TYPE_CHECKING:
+    from foreprune.core.masks import Masks
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Prune one network and write the masks. Prints how many weights each layer keeps.
+
+    foreprune prune --model resnet-20 --method synflow --density 0.05 --input-shape 3 32 32
+    foreprune prune --model my.package:build --method snip --sparsity 0.9 --data mnist --data-dir ~/data
+    """
+
+    model: str
+    """a network of the zoo, or package.module:factory (given input_shape, classes and seed if it takes them)"""
+    method: str
+    """method, with settings as name:setting=value"""
+    density: float | None = None
+    """fraction of weights to keep"""
+    sparsity: float | None = None
+    """or: fraction to remove"""
+    compression: float | None = None
+    """or: total over kept weights"""
+    data: str | None = None
+    """data set to score on (data-driven methods), which also sets input shape and classes"""
+    data_dir: Path | None = None
+    """folder with the data; default: the environment variable FOREPRUNE_DATA"""
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    """channels, height, width of an input, where no data set says it"""
+    classes: int = 10
+    """number of classes, where no data set says it"""
+    weights: Path | None = None
+    """initial weights, a safetensors file of the state dict; default: drawn from the seed"""
+    init: str = "kaiming-normal-fan-in"
+    """distribution of the initial weights (zoo networks)"""
+    samples_per_class: int = 10
+    """training images of each class that data-driven methods look at"""
+    exclude: tuple[str, ...] = ()
+    """parts not to prune: module names, globs, or re:expression"""
+    scope: Literal["global", "local"] = "global"
+    """compare scores over all layers, or keep the same fraction in each"""
+    seed: int = 0
+    """of weights and masks"""
+    out: Path = Path("masks.safetensors")
+    """file to write"""
+
+    def run(self) -> int:
+        from foreprune.experiments.single import prune_once
+
+        density = as_density(density=self.density, sparsity=self.sparsity, compression=self.compression)
+        name, hyper = parse_method(self.method)
+        with screen.status(f"pruning {self.model} with {name}"):
+            masks = prune_once(
+                model=self.model,
+                method=name,
+                hyper=hyper,
+                density=density,
+                data=self.data,
+                data_dir=self.data_dir,
+                input_shape=self.input_shape,
+                classes=self.classes,
+                weights=self.weights,
+                init=self.init,
+                samples_per_class=self.samples_per_class,
+                exclude=self.exclude,
+                scope=self.scope,
+                seed=self.seed,
+            )
+            masks.save(self.out, metadata={"model": self.model})
+        _print_layers(masks)
+        screen.print(f"wrote {self.out}", highlight=False, soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one network, sparse if masks are given, and write weights and training curve.
+
+    foreprune train --model lenet-300-100 --data mnist --data-dir ~/data --masks masks.safetensors
+    """
+
+    model: str
+    """a network of the zoo, or package.module:factory"""
+    data: str = "digits"
+    """data set"""
+    data_dir: Path | None = None
+    """folder with the data; default: the environment variable FOREPRUNE_DATA"""
+    masks: Path | None = None
+    """masks written by `foreprune prune`"""
+    weights: Path | None = None
+    """initial weights, a safetensors file of the state dict; default: drawn from the seed"""
+    init: str = "kaiming-normal-fan-in"
+    """distribution of the initial weights (zoo networks)"""
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+    seed: int = 0
+    """of weights and order of the data; the same as in `foreprune prune` gives the weights that were pruned"""
+    out: Path = Path("runs/train")
+    """output folder: weights.safetensors, history.json, and a checkpoint to continue from if interrupted"""
+    device: Device = "auto"
+    """where to run"""
+
+    def run(self) -> int:
+        from foreprune.experiments.check import resolve_device
+        from foreprune.experiments.single import train_once
+
+        try:
+            train_once(
+                model=self.model,
+                data=self.data,
+                data_dir=self.data_dir,
+                masks=self.masks,
+                weights=self.weights,
+                init=self.init,
+                recipe=self.training.resolve(self.data, self.model),
+                seed=self.seed,
+                out=self.out,
+                device=resolve_device(self.device),
+                console=screen,
+            )
+        except KeyboardInterrupt:
+            errors.print(f"\ninterrupted. Run the same command again to go on from the checkpoint in {self.out}")
+            return 130
+        return 0
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Measure what masks leave of a network: densities, widths, paths, path-kernel trace, MACs. Without masks, the
+    dense one.
+
+    foreprune analyze --model resnet-20 --masks masks.safetensors --input-shape 3 32 32 --out analysis.json
+    """
+
+    model: str
+    """a network of the zoo, or package.module:factory"""
+    masks: Path | None = None
+    """masks written by `foreprune prune`"""
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    """channels, height, width of an input"""
+    classes: int = 10
+    """number of classes"""
+    weights: Path | None = None
+    """weights, a safetensors file of the state dict; default: drawn from the seed"""
+    init: str = "kaiming-normal-fan-in"
+    """distribution of the initial weights (zoo networks)"""
+    seed: int = 0
+    """of the weights; the same as in `foreprune prune`"""
+    out: Path | None = None
+    """also write all numbers to this JSON file"""
+
+    def run(self) -> int:
+        from foreprune.experiments.single import analyze_once
+
+        with screen.status(f"analysing {self.model}"):
+            found = analyze_once(
+                model=self.model,
+                masks=self.masks,
+                input_shape=self.input_shape,
+                classes=self.classes,
+                weights=self.weights,
+                init=self.init,
+                seed=self.seed,
+                out=self.out,
+            )
+        screen.print(found)
+        if self.out is not None:
+            screen.print(f"wrote {self.out}", highlight=False, soft_wrap=True)
+        return 0
+
+
+def _print_layers(masks: Masks) -> None:
+    from rich.table import Table
+
+    table = Table("layer", "shape", "kept", "total", "density", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for name, (kept, total) in masks.layer_counts().items():
+        shape = "x".join(map(str, masks.shapes[name]))
+        table.add_row(name, shape, f"{kept:,}", f"{total:,}", f"{kept / max(total, 1):.4f}")
+    screen.print(table, markup=False)
+    screen.print(
+        f"kept {masks.kept}/{masks.total} (density {masks.density:.6g}, sparsity {masks.sparsity:.6g})", highlight=False
+    )
