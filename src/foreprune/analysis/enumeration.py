@@ -165,8 +165,8 @@ class _Recorder:
 def _check_size(size: int, most: int) -> None:
     if size > most:
         raise ValueError(
-            f"the paths are few, but the layers too large to list them one by one ({size:,} possible connections, up to "
-            f"{most:,}); {_LEADING}"
+            f"the paths are few, but the layers too large to list them one by one ({size:,} possible connections, at "
+            f"most {most:,}); {_LEADING}"
         )
 
 
@@ -174,14 +174,15 @@ def _depends(value: Tensor, leaf: Tensor) -> bool:
     return value is leaf or any(getattr(node, "variable", None) is leaf for node in graph_nodes(value))
 
 
-def _jacobians(value: Tensor, variables: Sequence[Tensor]) -> list[Tensor]:
-    """d value / d variable as matrices; without rows or columns where they do not depend on each other."""
-    unit = torch.eye(value.numel(), dtype=value.dtype, device=value.device).view(-1, *value.shape)
+def _jacobians(value: Tensor, variables: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
+    """d value / d variable as matrices, of some rows if they are given; empty where they do not depend on each other."""
+    unit = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
+    unit = (unit if rows is None else unit[rows]).view(-1, *value.shape)
     grads = torch.autograd.grad(
         value, list(variables), unit, is_grads_batched=True, allow_unused=True, retain_graph=True
     )
     none = value.new_zeros(0, 0)
-    return [none if grad is None else grad.reshape(value.numel(), -1) for grad in grads]
+    return [none if grad is None else grad.reshape(len(unit), -1) for grad in grads]
 
 
 def _edges(run: Callable[[Tensor], Tensor], value: Tensor, used: Mapping[str, Tensor]) -> Iterator[_Edge]:
@@ -189,9 +190,13 @@ def _edges(run: Callable[[Tensor], Tensor], value: Tensor, used: Mapping[str, Te
     for start in range(value.numel()):
         unit = torch.zeros_like(value).detach()
         unit.view(-1)[start] = 1
-        for name, matrix in zip(used, _jacobians(run(unit), list(used.values())), strict=True):
-            for stop, position in matrix.nonzero().tolist():
-                yield _Edge(start, stop, (name, position), float(matrix[stop, position]))
+        result = run(unit)
+        stops = result.detach().flatten().nonzero().flatten()
+        if not len(stops):
+            continue
+        for name, matrix in zip(used, _jacobians(result, list(used.values()), stops), strict=True):
+            for row, position in matrix.nonzero().tolist():
+                yield _Edge(start, int(stops[row]), (name, position), float(matrix[row, position]))
 
 
 def _live(recorder: _Recorder) -> list[set[int]]:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 # name in Record.analysis -> (axis label, factor, column head)
 _MEASURES = {
-    "effective_density": ("weights on a kept path, % of those kept", 100.0, "effective\n%"),
-    "width": ("units on a kept path, %, mean over layers", 100.0, "width\n%"),
-    "log10_path_kernel_trace": ("log10 of the path-kernel trace", 1.0, "log10\ntrace"),
+    "effective_density": ("effective of kept weights (%)", 100.0, "effective\n%"),
+    "width": ("connected units (%)", 100.0, "width\n%"),
+    "log10_path_kernel_trace": ("log10 path-kernel trace", 1.0, "log10\ntrace"),
 }
 
 
@@ -72,8 +72,8 @@ def structure(section: Section) -> Panel | None:
         title="What is left of the network",
         description=(
             "The pruned network before training, against density: the share of kept weights that lie on a path from "
-            "input to output; the share of units on such a path; and the trace of the path kernel. Means over seeds "
-            "with a band of one standard deviation."
+            "input to output (effective); the share of units on such a path (connected), mean over layers; and the trace "
+            "of the path kernel. Means over seeds with a band of one standard deviation."
         ),
         views=(View(label="", charts=tuple(charts)),),
     )
