@@ -113,7 +113,7 @@ def score(
     found = method if isinstance(method, Method) else find_method(method)
     if found.score is None:
         raise ValueError(
-            f"method {method!r} builds masks directly and has no scores; use prune(model, {method!r}, ...)"
+            f"method {found.name!r} builds masks directly and has no scores; use prune(model, {found.name!r}, ...)"
         )
     found.check_hyper(hyper)
     _check_scope_and_seed("global", seed)

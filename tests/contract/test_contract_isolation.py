@@ -178,6 +178,8 @@ def test_another_seed_gives_another_random_mask(name: str) -> None:
 def test_defaults_of_type_and_device_do_not_matter(method: Method) -> None:
     """`torch.set_default_device("cuda")` is common; "meta" stands for it here."""
     given = example("mlp")
+    scope: Any = "local" if method.score else "global"
+    few = foreprune.prune(given.model, method.name, density=0.013, scope=scope, **given.arguments(method))
     wanted = foreprune.prune(given.model, method.name, density=0.3, **given.arguments(method))
     try:
         torch.set_default_dtype(torch.float64)
@@ -185,6 +187,8 @@ def test_defaults_of_type_and_device_do_not_matter(method: Method) -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     with torch.device("meta"):
+        found = foreprune.prune(given.model, method.name, density=0.013, scope=scope, **given.arguments(method))
+        assert found == few
         assert foreprune.prune(given.model, method.name, density=0.3, **given.arguments(method)) == wanted
 
 

@@ -79,7 +79,6 @@ def test_conv1d_of_transformers_is_recognised_by_name() -> None:
         ("head.weight", ("head.weight",)),
         (["head.weight", "free", "embedding.weight"], ("free", "embedding.weight", "head.weight")),
         (["norm"], DEFAULT),
-        ([], DEFAULT),
         (lambda name, parameter: parameter.dim() == 1 and name.startswith("norm"), ("norm.weight", "norm.bias")),
     ],
 )
@@ -141,3 +140,8 @@ def test_a_model_with_nothing_to_prune_says_what_it_has() -> None:
 def test_complex_weights_are_refused() -> None:
     with pytest.raises(ValueError, match=r"parameter '0.weight' is torch.complex64"):
         Net.of(nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)))
+
+
+def test_an_empty_list_is_not_the_default() -> None:
+    with pytest.raises(ValueError, match="prunable is an empty list; give None for the default"):
+        Net.of(nn.Linear(2, 2), prunable=[])

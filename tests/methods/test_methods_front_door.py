@@ -57,9 +57,17 @@ def test_unknown_methods_suggest_near_ones() -> None:
         prune("synflw", density=0.5)
     with pytest.raises(ValueError, match=r"unknown method 'zzz'; there are .*\ber, erk, .*\bsynflow, "):
         prune("zzz", density=0.5)
-    for wrong in (foreprune.method("snip"), None, 3):
+    for wrong in (None, 3, ["snip"]):
         with pytest.raises(TypeError, match="method must be a name such as 'synflow', not"):
             prune(wrong, density=0.5)  # type: ignore[arg-type]
+
+
+def test_a_record_is_as_good_as_its_name() -> None:
+    record = foreprune.method("magnitude")
+    assert prune(record, density=0.5) == prune("magnitude", density=0.5)  # type: ignore[arg-type]
+    assert prune(record, density=0.5).metadata["method"] == "magnitude"  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"method 'erk' builds masks directly and has no scores; use .*\(model, 'erk'"):
+        foreprune.score(example("mlp").model, foreprune.method("erk"))
 
 
 def test_unknown_hyperparameters_suggest_near_ones() -> None:

@@ -129,6 +129,10 @@ def test_scores_are_not_changed() -> None:
     before = {name: score.detach().clone() for name, score in scores.items()}
     keep_top(scores, 2, generator=torch.Generator(), among=Masks({name: score > 1 for name, score in before.items()}))
     assert all(torch.equal(scores[name], before[name]) for name in scores)
+    alive = Masks({"a": torch.tensor([False, True])})
+    keep_top({"a": scores["a"]}, 1, generator=torch.Generator(), among=alive)
+    keep_top_per_layer({"a": scores["a"]}, {"a": 1}, generator=torch.Generator(), among=alive)
+    assert torch.equal(scores["a"], before["a"])
 
 
 def by_bisection(

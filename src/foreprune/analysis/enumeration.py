@@ -66,7 +66,7 @@ def every_path(pruned: Pruned) -> list[Path]:
         if cut is None:
             for entry in live[leaf]:
                 here[entry] = [Path(first + entry, entry, (), 1.0)]
-            first += tensor.numel()
+            pass
         else:
             arriving = _arriving(ways, cuts.cuts[cut], counted.cuts[cut])
             for edge in cuts.cuts[cut].inside:
@@ -175,7 +175,7 @@ def _depends(value: Tensor, leaf: Tensor) -> bool:
 
 
 def _jacobians(value: Tensor, variables: Sequence[Tensor], rows: Tensor | None = None) -> list[Tensor]:
-    """d value / d variable as matrices, of some rows if they are given; empty where they do not depend on each other."""
+    """d value / d variable as matrices, of some rows if they are given; empty where there is no dependence."""
     unit = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
     unit = (unit if rows is None else unit[rows]).view(-1, *value.shape)
     grads = torch.autograd.grad(

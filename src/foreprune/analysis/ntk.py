@@ -34,7 +34,10 @@ def ntk(
     probes: None = None,
     chunk: int | None = None,
     seed: int = 0,
-) -> Tensor: ...
+) -> Tensor:
+    """The matrix."""
+
+
 @overload
 def ntk(
     model: nn.Module,
@@ -48,7 +51,10 @@ def ntk(
     probes: int | None = None,
     chunk: int | None = None,
     seed: int = 0,
-) -> float: ...
+) -> float:
+    """Its trace."""
+
+
 @overload
 def ntk(
     model: nn.Module,
@@ -62,7 +68,8 @@ def ntk(
     probes: None = None,
     chunk: int | None = None,
     seed: int = 0,
-) -> Spectrum: ...
+) -> Spectrum:
+    """Its eigenvalues."""
 
 
 def ntk(

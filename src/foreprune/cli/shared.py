@@ -30,6 +30,7 @@ class Training:
     """learning rate"""
 
     def resolve(self, data: str, model: str) -> Recipe:
+        """The recipe these arguments mean for `model` on `data`."""
         chosen = recipe(self.recipe) if self.recipe else default_recipe(data, model)
         given = {"batch_size": self.batch_size, "lr": self.lr}
         settings = chosen.model_dump() | {key: value for key, value in given.items() if value is not None}
@@ -38,4 +39,5 @@ class Training:
 
 
 def print_report(page: Path) -> None:
+    """Say where the report is."""
     screen.print(f"report: {page.resolve()}", highlight=False, soft_wrap=True)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.masks import parameters_of
+from foreprune.core.masks import parameters_of, unwrapped
 
 
 class _Removable(Protocol):
@@ -127,7 +127,7 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
             f"optimizer must be the torch.optim.Optimizer that trains the module, not {type(optimizer).__name__}; "
             "give the one inside a wrapper, or None to mask gradients only"
         )
-    masked = _masked_parameters(masks, _unwrapped(module))
+    masked = _masked_parameters(masks, unwrapped(module))
     if optimizer is not None and masked:
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if not any(id(parameter) in trained for parameter, _ in masked):
@@ -168,16 +168,6 @@ def _masked_parameters(masks: Mapping[str, Tensor], module: nn.Module) -> list[t
                 "give only one of them, or the same mask twice"
             )
     return [(parameter, mask) for _, parameter, mask in found.values()]
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while True:
-        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # torch.compile(model)
-            module = inner
-        else:
-            return module
 
 
 def _hook_gradient(parameter: nn.Parameter, factor: _Factor) -> _Removable:

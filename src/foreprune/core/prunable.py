@@ -104,6 +104,8 @@ def _by_entries(entries: list[str], default: tuple[str, ...], slots: Mapping[str
     bad = [entry for entry in entries if not isinstance(entry, str)]
     if bad:
         raise TypeError(f"prunable holds {bad[0]!r}; entries must be names or patterns (strings)")
+    if not entries:
+        raise ValueError("prunable is an empty list; give None for the default, or names or patterns")
     named = [entry for entry in entries if entry in slots]
     if named and len(named) == len(entries):
         keys = {slots[entry] for entry in entries}

@@ -106,7 +106,7 @@ def _has_signal(flat: Floats) -> bool:
 def _largest(flat: Floats, keep: int, generator: torch.Generator) -> Tensor:
     """Boolean tensor with exactly `keep` entries true, at the largest values; ties drawn at random."""
     if not keep:
-        return torch.zeros(flat.size, dtype=torch.bool)
+        return torch.zeros(flat.size, dtype=torch.bool, device="cpu")
     threshold = _kth_largest(flat, keep)
     kept = flat > threshold
     ties = np.flatnonzero(flat == threshold)

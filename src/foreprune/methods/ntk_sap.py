@@ -114,8 +114,9 @@ def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, T
         ValueError: batch normalisation over a single value, or two evaluations that take different ways.
     """
     for name, mask in masks._tensors.items():
-        draw.weights[name].mul_(mask)
-        draw.perturbed[name].mul_(mask)
+        dead = ~mask
+        draw.weights[name].masked_fill_(dead, 0)  # several times as fast as a product with booleans
+        draw.perturbed[name].masked_fill_(dead, 0)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in draw.perturbed.items()}
     first = {**draw.weights, **{name: draw.weights[name].detach().requires_grad_() for name in leaves}}
     second = {**draw.weights, **leaves}
