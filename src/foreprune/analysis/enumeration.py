@@ -66,7 +66,7 @@ def every_path(pruned: Pruned) -> list[Path]:
         if cut is None:
             for entry in live[leaf]:
                 here[entry] = [Path(first + entry, entry, (), 1.0)]
-            pass
+            first += tensor.numel()
         else:
             arriving = _arriving(ways, cuts.cuts[cut], counted.cuts[cut])
             for edge in cuts.cuts[cut].inside:

@@ -96,7 +96,8 @@ class Compare:
                 highlight=False,
             )
             return 130
-        for table in [*console_table(records, width=screen.width), *structure_table(records)]:
+        trained = [record for record in records if record.experiment.recipe.epochs or record.status == "failed"]
+        for table in [*console_table(trained, width=screen.width), *structure_table(records)]:
             screen.print(table)
         failed = sum(record.status == "failed" for record in records)
         print_report(write_report(self.out))
@@ -129,7 +130,8 @@ class Report:
 
         page = write_report(self.folder, out=self.out)
         records = read_records(self.folder).records
-        for table in [*console_table(records, width=screen.width), *structure_table(records)]:
+        trained = [record for record in records if record.experiment.recipe.epochs or record.status == "failed"]
+        for table in [*console_table(trained, width=screen.width), *structure_table(records)]:
             screen.print(table)
         print_report(page)
         return 0
