@@ -174,7 +174,7 @@ def _leading(pruned: Pruned, paths: PathCount, leading: int) -> PathKernel:
         assert isinstance(along, Tensor)
         bent = torch.autograd.grad(along, variables, retain_graph=True, materialize_grads=True)
         curved = torch.cat([part[kept[name]] for name, part in zip(names, bent, strict=True)])
-        return ((theta * curved) / largest).cpu()
+        return ((theta * curved + slope * vector) / largest).cpu()
 
     values, vectors = leading_eigenpairs(multiply, size, leading)
     columns = [spread(vector.to(theta.device)) for vector in vectors.T]

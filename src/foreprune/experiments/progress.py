@@ -52,7 +52,7 @@ def live(experiments: Sequence[Experiment], *, console: Console) -> Iterator[Cal
         if event.kind == "started":
             bar.update(task, description=name)
         if event.kind == "ended" and event.record is not None:
-            result = "FAILED" if event.record.status == "failed" else f"{100 * (event.record.top1 or 0):.2f} %"
+            result = "done" if event.record.top1 is None else f"{100 * event.record.top1:.2f} %"
             if event.record.status == "failed":
                 bar.console.print(f"failed: {name}: {event.record.error}", style="red", markup=False, highlight=False)
             elif not console.is_terminal:
