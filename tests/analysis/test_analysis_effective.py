@@ -156,6 +156,27 @@ def test_weights_of_gates_count_where_something_passes_them(model: nn.Module, sh
 
 
 def test_a_feature_that_only_feeds_a_gate_is_kept() -> None:
+    class Deeper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.gated = nn.Linear(2, 2, bias=False), Gated()
+            self.gated.both = nn.Linear(2, 8, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gated(self.first(x))
+
+    both = torch.zeros(8, 2, dtype=torch.bool)
+    both[:4, 0] = both[4:6, 1] = True  # feature 0 feeds the values, feature 1 two of their gates
+    masks = {"first.weight": torch.ones(2, 2).bool(), "gated.both.weight": both}
+    out = torch.ones(2, 4, dtype=torch.bool)
+    found = effective_masks(Deeper(), Masks({**masks, "gated.out.weight": out}), inputs=torch.zeros(1, 2))
+    assert found.density == Masks({**masks, "gated.out.weight": out}).density
+    out[:, :2] = False  # the gated values are not used any more
+    found = effective_masks(Deeper(), Masks({**masks, "gated.out.weight": out}), inputs=torch.zeros(1, 2))
+    assert found["first.weight"].tolist() == [[True, True], [False, False]]
+
+
+def test_a_channel_that_only_feeds_excitation_is_kept() -> None:
     model = Excitation()
     masks = {name: mask.clone() for name, mask in Masks.dense(Net.of(model).weights).items()}
     masks["out.weight"][:, 2] = False  # channel 2 goes nowhere but into the gates of the others
@@ -196,7 +217,7 @@ def test_weights_scaled_before_use_and_products_in_place() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = F.linear(x, self.a.weight * 0.01)
-            x *= self.scale
+            x.mul_(self.scale)
             return F.linear(x, 1e-3 * self.b.weight)
 
     model = Odd()

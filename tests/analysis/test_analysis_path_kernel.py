@@ -194,6 +194,35 @@ def test_parallel_routes_without_weights_are_paths_of_their_own() -> None:
     assert float(found.matrix.trace()) == pytest.approx(trace)
 
 
+def test_constants_far_from_one_keep_their_size() -> None:
+    class Faint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(1e-9 * self.first(x)) * 3e8
+
+    found = path_kernel(Faint(), inputs=torch.zeros(1, 2))
+    assert [path.coefficient for path in found.rows] == pytest.approx([0.3] * 4)
+
+
+@pytest.mark.timeout(60)
+def test_dead_ends_are_not_walked() -> None:
+    """One thread of single weights beside layers of nine units that end nowhere: 9^12 ways into the dead end."""
+    layers = [nn.Linear(10, 10, bias=False) for _ in range(14)]
+    mask = torch.ones(10, 10, dtype=torch.bool)
+    mask[0, 1:] = mask[1:, 0] = False
+    masks = {f"{at}.weight": mask.clone() for at in range(14)}
+    masks["0.weight"][1:, 0] = True
+    masks["0.weight"][:, 1:] = False
+    masks["13.weight"][:, 1:] = False
+    found = path_kernel(nn.Sequential(*layers), Masks(masks), inputs=torch.zeros(1, 10))
+    assert len(found.rows) == 1
+    with pytest.raises(ValueError, match="leading must be from 1 to 14, the size"):  # the weights on the thread
+        path_kernel(nn.Sequential(*layers), Masks(masks), inputs=torch.zeros(1, 10), leading=15)
+
+
 def test_weights_that_are_not_prunable_and_several_inputs() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
