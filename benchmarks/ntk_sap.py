@@ -25,8 +25,14 @@ def _literal(model: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
     model = copy.deepcopy(model)
     twin = copy.deepcopy(model)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
-    norms = [pair for pair in zip(model.modules(), twin.modules(), strict=True) if isinstance(pair[0], nn.BatchNorm2d)]
+    norms = [
+        (norm, other)
+        for norm, other in zip(model.modules(), twin.modules(), strict=True)
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(other, nn.BatchNorm2d)
+    ]
     masks = {f"{name}.weight": torch.ones_like(layer.weight).requires_grad_() for name, layer in layers.items()}
+    for norm, _ in norms:
+        norm.momentum = 1.0
     for parameter in [*model.parameters(), *twin.parameters()]:
         parameter.requires_grad_(False)
 
@@ -41,7 +47,6 @@ def _literal(model: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
         x = torch.randn(100, *shape)
         for norm, _ in norms:
             norm.reset_running_stats()
-            norm.momentum = 1.0
         model.train()
         with torch.no_grad():
             masked(model, x)

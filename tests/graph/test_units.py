@@ -190,6 +190,24 @@ def test_an_addition_of_a_constant_or_of_zeros_is_none() -> None:
     np.testing.assert_array_equal(layers(graph)[1].sources, layers(graph)[0].targets)
 
 
+def test_what_is_padded_with_is_a_constant() -> None:
+    for value in ({}, {"value": 1.0}):
+        model = Network(
+            lambda self, x, v=value: self.b(F.pad(self.a(x), (2, 1), **v)), a=nn.Linear(4, 3), b=nn.Linear(6, 2)
+        )
+        layer = layers(record(model, FLAT))[1]
+        np.testing.assert_array_equal(layer.sources, [[4, 5, 6]])
+        np.testing.assert_array_equal(layer.columns[..., 0], [[2, 3, 4]])
+
+
+def test_places_of_a_channel_that_hold_several_units_are_their_sum() -> None:
+    """Each unit counts once, at however many places it is."""
+    graph = record(nn.Sequential(conv(2, 8), nn.PixelShuffle(2), conv(2, 3)), IMAGE)
+    (join,) = joins(graph)
+    np.testing.assert_array_equal(np.sort(join.sources, 0), layers(graph)[0].targets.reshape(2, 4).T)
+    np.testing.assert_array_equal(layers(graph)[1].sources, join.targets[None])
+
+
 TAPS: dict[str, tuple[nn.Module, tuple[int, ...], list[int]]] = {
     "one pixel": (nn.Conv2d(1, 1, 3, padding=1), (1, 1), [4]),
     "two pixels": (nn.Conv2d(1, 1, 3, padding=1), (2, 2), list(range(9))),

@@ -303,7 +303,7 @@ def einsums() -> Case:
 def products_from_the_left() -> Case:
     def forward(self: Any, x: Tensor) -> Tensor:
         x = (self.a.weight @ x.t()).relu()
-        return torch.mm(self.b.weight, x).t() @ self.shuffle + torch.bmm(self.c[None], x[None])[0].t()
+        return x.__rmatmul__(self.b.weight).t() @ self.shuffle + torch.bmm(self.c[None], x[None])[0].t()
 
     shuffle = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
     parts = {"a": nn.Linear(4, 3), "b": nn.Linear(3, 2), "c": nn.Parameter(torch.randn(2, 3)), "shuffle": shuffle}
@@ -351,6 +351,18 @@ def squeeze_and_excitation() -> Case:
         return self.head((x * gate).mean((2, 3)))
 
     return image(forward, a=conv(2, 4), shrink=nn.Conv2d(4, 2, 1), grow=nn.Conv2d(2, 4, 1), head=nn.Linear(4, 2))
+
+
+@case
+def gates_of_places() -> Case:
+    """A map of gates that is pooled and resized before it is multiplied remains one."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        gate = F.interpolate(F.avg_pool2d(torch.sigmoid(self.gate(x)), 2), scale_factor=2).mean(1, keepdim=True)
+        return self.head((gate * x).mean((2, 3)))
+
+    return image(forward, a=conv(2, 4), gate=conv(4, 2), head=nn.Linear(4, 2))
 
 
 @case

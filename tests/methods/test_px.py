@@ -244,12 +244,26 @@ def test_labels_are_not_looked_at_and_data_are() -> None:
     one = foreprune.prune(given.model, "px", density=0.3, data=(given.x, given.y), rounds=3)
     two = foreprune.prune(given.model, "px", density=0.3, data=(given.x, 0 * given.y), rounds=3)
     assert one == two
-    first = foreprune.score(given.model, "px", data=(given.x, given.y))
-    other = foreprune.score(given.model, "px", data=(given.x.flip(0)[:3] - 0.5, given.y[:3]))
-    assert any(
-        not torch.allclose(first[name] / first[name].sum(), other[name] / other[name].sum(), rtol=1e-3)
-        for name in first
-    )
+    model, x = mlp()
+    net = Net.of(model)
+    masks = some_masks(net)
+    shares = [
+        {name: score / score.sum() for name, score in px(net, task(values), masks).items()} for values in (x, -x, 2 * x)
+    ]
+    for name, share in shares[0].items():
+        torch.testing.assert_close(share, shares[2][name])  # gates stay where they are
+        assert not torch.allclose(share, shares[1][name], rtol=1e-2)
+
+
+def test_below_a_dense_last_layer_all_outputs_have_the_same_energy() -> None:
+    """So that data change the scores by a factor only, until the last layer is pruned."""
+    model, x = mlp()
+    net = Net.of(model)
+    masks = Masks({**some_masks(net), "4.weight": torch.ones(2, 4, dtype=torch.bool)})
+    scores = [px(net, task(values), masks) for values in (x, -x)]
+    ratio = scores[1]["0.weight"].sum() / scores[0]["0.weight"].sum()
+    for name, score in scores[0].items():
+        torch.testing.assert_close(score * ratio, scores[1][name])
 
 
 def test_batch_normalisation_sets_gates_in_inference_mode_or_by_the_batch() -> None:

@@ -134,7 +134,7 @@ class _Recorder:
                 return result * 2.0**after.exponent
 
             self.gates = gates
-            self._arrive(value.clone(), flow.exponent)
+            self._arrive(value, flow.exponent)
             leaf = torch.ones_like(run(torch.ones_like(value).detach())).detach().requires_grad_()
             if self.inside:
                 used = {name: one for name, one in self.ones.items() if any(_depends(item, one) for item in weights)}

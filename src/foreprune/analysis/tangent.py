@@ -47,7 +47,7 @@ class Tangent:
         names = list(net.prunable)
         if parameters == "trainable":
             own = dict(net.module.named_parameters(remove_duplicate=False))
-            names = [name for name in net.params if True]
+            names = [name for name in net.params if own[name].requires_grad]
         if not names:
             raise ValueError('no parameter has requires_grad; use parameters="prunable" or make some trainable')
         pruned = masks(net.params)

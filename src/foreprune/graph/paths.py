@@ -108,16 +108,7 @@ class PathGraph:
         names = list(names)
         leaves = {**weights, **{name: weights[name].detach().requires_grad_() for name in names}}
         grads = gradients(self.sum(leaves, image=image).value, leaves, names)
-        for name, grad in grads.items():
-            # more weight never means less flow, unless something between the weights and the paths subtracts
-            least = float(grad.min()) if grad.numel() else 0.0
-            if least < 0 and least < -_ROUNDING * float(grad.max()):
-                raise PathError(
-                    f"the sum over paths falls where {name!r} grows, so it is no sum over paths: is that weight "
-                    "normalised before use (cosine classifier, weight normalisation), or is there an operation with "
-                    "negative coefficients (bicubic interpolation)? Use a method that follows the real network "
-                    "('snip', 'grasp', 'magnitude', 'erk', ...)"
-                )
+        check_growing(grads)
         return grads
 
     def _start(self, gates: Gates, tensors: Params, image: Tensor | None) -> Inputs:
@@ -141,6 +132,20 @@ class PathGraph:
         if image is not None and len(self.inputs.tensors()) != 1:
             raise ValueError("a mean image needs a network with exactly one input tensor")
         return self.inputs.map(source)
+
+
+def check_growing(grads: Mapping[str, Tensor]) -> None:
+    """Raise PathError for a derivative of a sum over paths that is negative."""
+    for name, grad in grads.items():
+        # more weight never means less flow, unless something between the weights and the paths subtracts
+        least = float(grad.min()) if grad.numel() else 0.0
+        if least < 0 and least < -_ROUNDING * float(grad.max()):
+            raise PathError(
+                f"the sum over paths falls where {name!r} grows, so it is no sum over paths: is that weight "
+                "normalised before use (cosine classifier, weight normalisation), or is there an operation with "
+                "negative coefficients (bicubic interpolation)? Use a method that follows the real network "
+                "('snip', 'grasp', 'magnitude', 'erk', ...)"
+            )
 
 
 def _same_precision(tensors: Params) -> dict[str, Tensor]:

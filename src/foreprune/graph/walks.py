@@ -1,14 +1,6 @@
-"""Random walks along the units of a network, thousands at a time.
-
-All walks of a batch go through a layer together: the next unit comes from one binary search in the running sum of the
-layer's kernel masses, the weight inside the kernel from another in the few sums of that kernel.
-"""
+"""Random walks along the units of a network, thousands at a time."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,346 +8,228 @@ from numpy.typing import NDArray
 
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
-from foreprune.graph.units import Layer, UnitGraph
+from foreprune.graph.steps import Bias, Crossing, Floats, Junction, choose
+from foreprune.graph.units import Ints, Layer, UnitGraph
 
-Bias = Literal["weights", "uniform", "inverse"]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-
-@dataclass(eq=False)
-class _Step:
-    """A layer ready to be walked through. `mass[g, i, o]` is the sum of the biased weights between two units, zero
-    where no walk may pass; the sums run along targets (forward) and along sources (backward)."""
-
-    start: int  # of the layer's parameter among all prunable weights; -1 if it is not prunable
-    sources: Ints  # (G, I)
-    targets: Ints  # (G, O)
-    rows: Ints  # (G, O)
-    columns: Ints  # (G, I, K)
-    biased: Floats  # the parameter, flattened, as positive numbers
-    mass: Floats  # (G, I, O)
-
-    @cached_property
-    def forward(self) -> Floats:
-        return np.cumsum(self.mass.ravel())
-
-    @cached_property
-    def backward(self) -> Floats:
-        return np.cumsum(self.mass.transpose(0, 2, 1).ravel())
-
-    def kernel(self, group: Ints, source: Ints, target: Ints) -> Ints:
-        """Positions in the parameter of the kernels between pairs of units, (n, K), -1 for padding."""
-        columns = self.columns[group, source]
-        return np.where(columns >= 0, self.rows[group, target][:, None] + columns, -1)
-
-    @cached_property
-    def edge_of(self) -> Ints:
-        """Position in the parameter -> flat index in `mass` of the pair of units it joins; -1 for none."""
-        found = np.full(self.biased.size, -1, np.int64)
-        pairs = np.arange(self.mass.size).reshape(self.mass.shape)
-        for k in range(self.columns.shape[2]):
-            columns = self.columns[:, :, None, k]
-            real = np.broadcast_to(columns >= 0, self.mass.shape)
-            found[(self.rows[:, None, :] + columns)[real]] = pairs[real]
-        return found
-
-
-@dataclass(eq=False)
-class _Branch:
-    """An addition ready to be walked through: source units by branch (-1: closed), and the units they add up to."""
-
-    sources: Ints  # (B, U)
-    targets: Ints  # (U,)
+Visits = list[tuple[Ints, Ints]]  # numbers of walks and the prunable weights they visit, one entry per visit
 
 
 class Walker:
     """Draws walks over the graph of a network's units.
 
+    A walk is at a unit. Forward it takes one of the doors that lead through, all equally likely: a layer that reads the
+    unit, an addition, or the end at an output. Through a layer it goes on to a unit with a probability proportional to
+    the mass of the kernel between them, the sum of the preferences of its weights, and visits one weight of that kernel
+    in proportion to its preference. Backward it crosses the layer that made the unit by the same rule, or takes one of
+    the branches of the addition, all equally likely. No walk enters a unit from which no path leads through.
+
     Args:
-        net: the network; its weights give the probabilities.
+        net: the network; its weights give the preferences.
         graph: its units.
-        bias: what the probability of a weight is proportional to: |w|, 1 where w is not zero, or 1/|w|.
+        bias: the preference for a weight: |w|, 1 where w is not zero, or 1/|w|.
         kernels: a visit to a weight counts for its whole kernel.
         rng: decides everything.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
     """
 
     def __init__(self, net: Net, graph: UnitGraph, *, bias: Bias, kernels: bool, rng: np.random.Generator) -> None:
         self.net, self.graph, self.kernels, self.rng = net, graph, kernels, rng
         self.offsets: dict[str, int] = {}
-        self.total = 0
+        self.total = 0  # prunable weights
         for name, weight in net.weights.items():
             self.offsets[name] = self.total
             self.total += weight.numel()
-        self.steps: list[_Step | _Branch] = [
-            self._step(node, bias)
+        self.steps: list[Crossing | Junction] = [
+            Crossing(node, self._values(node.weight), start=self.offsets.get(node.weight, -1), bias=bias)
             if isinstance(node, Layer)
-            else _Branch(node.sources.numpy().copy(), node.targets.numpy())
+            else Junction(node)
             for node in graph.nodes
         ]
-        self._close_dead_ends()
-        self._index()
-        self.connected = all(len(units) for units in self.starts.values())
+        alive = self._close_dead_ends()
+        self.inputs, self.outputs = (units[alive[units]] for units in (graph.inputs, graph.outputs))
+        self._open_doors()
 
-    def _step(self, layer: Layer, bias: Bias) -> _Step:
-        weight = self.net.params[layer.weight].flatten().cpu()
-        positive = weight.abs().float() if weight.dtype != torch.float64 else weight.abs()
-        if bias == "uniform":
-            positive = (positive > 0).to(positive.dtype)
-        elif bias == "inverse":
-            positive = torch.where(positive > 0, 1 / positive, 0.0)
-        rows, columns = layer.rows, layer.columns
-        groups, outside, inside, width = *rows.shape, *columns.shape[1:]
-        size = groups * outside * inside * width
-        if size == weight.numel() and _in_order(rows, columns):
-            mass = positive.view(groups, outside, inside, width).sum(-1, dtype=torch.float64)
-        else:
-            mass = torch.zeros(groups, outside, inside, dtype=torch.float64, device="cpu")
-            for k in range(width):
-                at = rows[:, :, None] + columns[:, None, :, k]
-                mass += torch.where(columns[:, None, :, k] >= 0, positive[at.clamp(min=0)], 0.0)
-        return _Step(
-            self.offsets.get(layer.weight, -1),
-            layer.sources.numpy(),
-            layer.targets.numpy(),
-            rows.numpy(),
-            columns.numpy(),
-            positive.numpy(),
-            np.ascontiguousarray(mass.numpy().transpose(0, 2, 1)),
-        )
+    def _values(self, name: str) -> NDArray[np.floating]:
+        weight = self.graph.constants[name] if name in self.graph.constants else self.net.params[name]
+        weight = weight.detach().flatten().cpu()
+        values: NDArray[np.floating] = (
+            weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+        ).numpy()
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{name!r} holds NaN or infinite values, so walks have no probabilities; look at its values"
+            )
+        return values
 
-    def _close_dead_ends(self) -> None:
-        """No walk may enter a unit that no path from the inputs reaches, or from which none reaches the outputs."""
+    def _close_dead_ends(self) -> NDArray[np.bool_]:
+        """Close the ways to units that no path from the inputs reaches, or from which none reaches the outputs."""
         count = self.graph.count + 1  # the last entry stands for "nothing there" and is never alive
         reached, leading = np.zeros(count, bool), np.zeros(count, bool)
-        reached[self.graph.inputs.numpy()] = True
-        leading[self.graph.outputs.numpy()] = True
+        reached[self.graph.inputs] = leading[self.graph.outputs] = True
         for step in self.steps:
-            if isinstance(step, _Step):
-                open_ = (step.mass > 0) & reached[step.sources][:, :, None]
-                reached[step.targets] |= open_.any(1)
-            else:
-                reached[step.targets] |= reached[step.sources].any(0)
+            reached[step.targets] |= step.reached(reached)
         for step in reversed(self.steps):
-            if isinstance(step, _Step):
-                open_ = (step.mass > 0) & leading[step.targets][:, None, :]
-                np.logical_or.at(leading, step.sources, open_.any(2))
-            else:
-                for branch in step.sources:
-                    np.logical_or.at(leading, branch, leading[step.targets])
-                leading[-1] = False
+            leading[step.sources[step.leading(leading)]] = True
         alive = reached & leading
-        alive[-1] = False
         for step in self.steps:
-            if isinstance(step, _Step):
-                step.mass *= alive[step.sources][:, :, None] & alive[step.targets][:, None, :]
-            else:
-                step.sources = np.where(alive[step.sources] & alive[step.targets], step.sources, -1)
-        self.alive = alive[:-1]
-        self.starts = {
-            "forward": self.graph.inputs.numpy()[self.alive[self.graph.inputs.numpy()]],
-            "backward": self.graph.outputs.numpy()[self.alive[self.graph.outputs.numpy()]],
-        }
+            step.close(alive)
+        return alive
 
-    def _index(self) -> None:
-        """Where each unit is made, through which doors it is read, and at which place behind the door."""
+    def _open_doors(self) -> None:
+        """Which steps lead on from each unit, and at which place it stands there; which step made it, likewise."""
         count = self.graph.count
-        self.is_output = np.zeros(count, bool)
-        self.is_output[self.graph.outputs.numpy()] = True
-        self.maker = np.full(count, -1, np.int64)
-        self.place_out = np.zeros(count, np.int64)  # unit -> index among its maker's targets, flattened
-        depth = np.zeros(count, np.int64)
-        self.doors: list[int] = []  # step behind each door: one for a layer, one for each branch of an addition
-        self.places: list[Ints] = []  # by door: unit -> index among the layer's sources, or the unit it is added into
-        readers: list[NDArray[np.bool_]] = []
+        self.maker, self.made_at = np.full(count, -1), np.zeros(count, np.int64)
+        found: list[tuple[Ints, Ints, int]] = [(self.outputs, np.zeros_like(self.outputs), len(self.steps))]
         for number, step in enumerate(self.steps):
-            self.maker[step.targets.ravel()] = number
-            self.place_out[step.targets.ravel()] = np.arange(step.targets.size)
-            if isinstance(step, _Step):
-                ways = [(step.sources.ravel(), np.arange(step.sources.size), (step.mass > 0).any(2).ravel())]
-                depth[step.targets.ravel()] = depth[step.sources].max(initial=0) + 1
+            targets = step.targets.ravel()
+            self.maker[targets], self.made_at[targets] = number, np.arange(targets.size)
+            if isinstance(step, Crossing):
+                places = np.flatnonzero(step.leading(np.ones(count, bool)))
+                found.append((step.sources.ravel()[places], places, number))
             else:
-                ways = [(branch, step.targets, branch >= 0) for branch in step.sources]
-                depth[step.targets] = depth[step.sources].max(0, initial=0)
-            for units, place, open_ in ways:
-                self.doors.append(number)
-                self.places.append(np.zeros(count, np.int64))
-                self.places[-1][units[open_]] = place[open_]
-                readers.append(np.zeros(count, bool))
-                readers[-1][units[open_]] = True
-        self.length = max(1, int(depth[self.graph.outputs.numpy()].max(initial=1)))
-        self.readers = np.array(readers).reshape(len(readers), count) & ~self.is_output
-        self.branches = self.readers.sum(0)
-        self.only = self.readers.argmax(0)
+                branch, places = np.nonzero(step.sources >= 0)
+                found.append((step.sources[branch, places], places, number))
+        units = np.concatenate([entry[0] for entry in found])
+        order = np.argsort(units, kind="stable")
+        self.door_place = np.concatenate([entry[1] for entry in found])[order]
+        self.door_step = np.concatenate([np.full(len(entry[0]), entry[2]) for entry in found])[order]
+        self.doors = np.bincount(units, minlength=count)
+        self.first_door = np.cumsum(self.doors) - self.doors
 
     def free(self, count: int, *, begin: int) -> tuple[Ints, Ints]:
-        """`count` walks, numbered `begin`, `begin + 1`, ...: even ones from an input, odd ones from an output.
+        """`count` walks, numbered `begin`, `begin + 1`, ...: even ones from an input, odd ones from an output, each
+        from the next in turn.
 
         Returns:
-            Numbers of the walks, from 0, and the prunable weights they visit, one entry per visit.
+            Positions of the walks, from 0, and the prunable weights they visit, one entry per visit.
         """
         numbers = np.arange(begin, begin + count)
-        here: list[tuple[Ints, Ints]] = []
-        for odd, direction, go in ((0, "forward", self._forward), (1, "backward", self._backward)):
+        visits: Visits = []
+        for odd, starts, go in ((0, self.inputs, self._onward), (1, self.outputs, self._back)):
             mine = numbers[numbers % 2 == odd]
-            starts = self.starts[direction]
-            here += go(mine - begin, starts[(mine // 2) % len(starts)])
-        return _joined(here)
+            if len(starts):
+                visits += go(mine - begin, starts[(mine // 2) % len(starts)])
+        return _joined(visits)
 
     def through(self, weights: Ints) -> tuple[Ints, Ints]:
         """One walk through each of these reachable weights: onward to an output, and back to an input."""
-        numbers = np.arange(len(weights))
+        walks = np.arange(len(weights))
         before, after = np.zeros_like(weights), np.zeros_like(weights)
-        here: list[tuple[Ints, Ints]] = []
+        visits: Visits = []
         missing = np.ones(len(weights), bool)
         for step in self.steps:
-            if isinstance(step, _Branch) or step.start < 0 or not missing.any():
+            if isinstance(step, Junction) or step.start < 0:
                 continue
-            chosen = np.flatnonzero(missing & (weights >= step.start) & (weights < step.start + step.biased.size))
-            position = weights[chosen] - step.start
-            code = step.edge_of[position]
-            usable = (code >= 0) & (step.mass.ravel()[code] > 0)  # a tied weight may be dead in one of its layers
-            chosen, position, code = chosen[usable], position[usable], code[usable]
-            group, source, target = np.unravel_index(code, step.mass.shape)
+            chosen = np.flatnonzero(missing & (weights >= step.start) & (weights < step.start + step.weights.size))
+            if not len(chosen):
+                continue
+            pair = step.pair_of[weights[chosen] - step.start]
+            chosen, pair = chosen[pair >= 0], pair[pair >= 0]  # a tied weight may be dead in one of its layers
+            group, target, source = np.unravel_index(pair, step.mass.shape)
             before[chosen], after[chosen] = step.sources[group, source], step.targets[group, target]
-            kernel = step.kernel(group, source, target) if self.kernels else position[:, None]
-            here.append(self._visit(step, numbers[chosen], kernel))
+            position = weights[chosen] - step.start
+            visits.append(self._visited(step, walks[chosen], position, (group, source, target)))
             missing[chosen] = False
-        here += self._forward(numbers, after)
-        here += self._backward(numbers, before)
-        return _joined(here)
+        return _joined([*visits, *self._onward(walks, after), *self._back(walks, before)])
 
-    def _forward(self, walks: Ints, units: Ints) -> list[tuple[Ints, Ints]]:
-        here = []
-        units = units.copy()
-        following = self._next_door(units)
-        for door, (number, places) in enumerate(zip(self.doors, self.places, strict=True)):
-            chosen = np.flatnonzero(following == door)
+    def _onward(self, walks: Ints, units: Ints) -> Visits:
+        visits: Visits = []
+        following, places = self._door(units)
+        for number, step in enumerate(self.steps):
+            chosen = np.flatnonzero(following == number)
             if not len(chosen):
                 continue
-            step, place = self.steps[number], places[units[chosen]]
-            if isinstance(step, _Branch):
-                units[chosen] = place
+            if isinstance(step, Junction):
+                units = step.targets[places[chosen]]
             else:
-                width = step.mass.shape[2]
-                target = _draw(step.forward, place * width, width, self.rng) - place * width
-                group, source = np.divmod(place, step.mass.shape[1])
-                here.append(self._cross(step, walks[chosen], group, source, target))
-                units[chosen] = step.targets[group, target]
-            following[chosen] = self._next_door(units[chosen])
-        return here
+                pair = step.onward(places[chosen], self.rng)
+                visits.append(self._cross(step, walks[chosen], pair))
+                units = step.targets[pair[0], pair[2]]
+            following[chosen], places[chosen] = self._door(units)
+        return visits
 
-    def _backward(self, walks: Ints, units: Ints) -> list[tuple[Ints, Ints]]:
-        here = []
-        units = units.copy()
+    def _door(self, units: Ints) -> tuple[Ints, Ints]:
+        """A door that leads on from each unit: the step behind it, and the place there."""
+        door = self.first_door[units] + choose(self.doors[units], self.rng)
+        return self.door_step[door], self.door_place[door]
+
+    def _back(self, walks: Ints, units: Ints) -> Visits:
+        visits: Visits = []
+        maker, places = self.maker[units], self.made_at[units]
         for number in range(len(self.steps) - 1, -1, -1):
-            step = self.steps[number]
-            chosen = np.flatnonzero(self.maker[units] == number)
+            chosen = np.flatnonzero(maker == number)
             if not len(chosen):
                 continue
-            place = self.place_out[units[chosen]]
-            if isinstance(step, _Branch):
-                branches = step.sources[:, place]
-                branch = _pick(branches >= 0, self.rng)
-                units[chosen] = branches[branch, np.arange(len(chosen))]
+            step = self.steps[number]
+            if isinstance(step, Junction):
+                units = step.back(places[chosen], self.rng)
             else:
-                width = step.mass.shape[1]
-                source = _draw(step.backward, place * width, width, self.rng) - place * width
-                outside = step.mass.shape[2]
-                group, target = place // outside, place % outside
-                here.append(self._cross(step, walks[chosen], group, source, target))
-                units[chosen] = step.sources[group, source]
-        return here
+                pair = step.back(places[chosen], self.rng)
+                visits.append(self._cross(step, walks[chosen], pair))
+                units = step.sources[pair[0], pair[1]]
+            maker[chosen], places[chosen] = self.maker[units], self.made_at[units]
+        return visits
 
-    def _next_door(self, units: Ints) -> Ints:
-        """A door that leads on from each unit, each as likely as its others; -1 at an output."""
-        following = np.where(self.branches[units] > 0, self.only[units], -1)
-        several = np.flatnonzero(self.branches[units] > 1)
-        following[several] = _pick(self.readers[:, units[several]], self.rng)
-        return following
-
-    def _cross(self, step: _Step, walks: Ints, group: Ints, source: Ints, target: Ints) -> tuple[Ints, Ints]:
-        """The weight (or kernel) by which walks pass from `source` to `target`."""
-        kernel = step.kernel(group, source, target)
-        if self.kernels or kernel.shape[1] == 1:
-            return self._visit(step, walks, kernel)
-        sums = np.cumsum(np.where(kernel >= 0, step.biased[kernel], 0.0), axis=1, dtype=np.float64)
-        level = self.rng.random(len(walks)) * sums[:, -1]
-        k = np.minimum((sums <= level[:, None]).sum(1), (sums < sums[:, -1:]).sum(1))
-        return self._visit(step, walks, kernel[np.arange(len(walks)), k][:, None])
-
-    def _visit(self, step: _Step, walks: Ints, positions: Ints) -> tuple[Ints, Ints]:
+    def _cross(self, step: Crossing, walks: Ints, pair: tuple[Ints, Ints, Ints]) -> tuple[Ints, Ints]:
+        """The weight by which walks pass between pairs (group, source, target) of units."""
         if step.start < 0:
             return walks[:0], walks[:0]
-        real = (positions >= 0) & (step.biased[positions] > 0)
-        return np.broadcast_to(walks[:, None], positions.shape)[real], positions[real] + step.start
+        return self._visited(step, walks, walks if self.kernels else step.weight(*pair, self.rng), pair)
+
+    def _visited(
+        self, step: Crossing, walks: Ints, positions: Ints, pair: tuple[Ints, Ints, Ints]
+    ) -> tuple[Ints, Ints]:
+        if not self.kernels:
+            return walks, positions + step.start
+        kernels, sizes = step.kernels(*pair)
+        return np.broadcast_to(walks[:, None], kernels.shape)[sizes > 0], kernels[sizes > 0] + step.start
 
     def masks(self, kept: NDArray[np.bool_]) -> Masks:
         """Masks from one boolean for each prunable weight."""
         found = {}
         for name, weight in self.net.weights.items():
-            start = self.offsets[name]
-            flat = torch.from_numpy(kept[start : start + weight.numel()])
+            flat = torch.from_numpy(kept[self.offsets[name] : self.offsets[name] + weight.numel()])
             found[name] = flat.view(weight.shape).to(weight.device)
         return Masks(found)
 
     def visit_probability(self) -> Floats:
-        """For every prunable weight the exact probability that one walk from an input visits it.
+        """For every prunable weight the expected number of visits by one walk from an input.
 
-        The product of Markov matrices: p_l = Q_l ... Q_1 1/D, with the branches of each unit equally likely.
+        The product of Markov matrices, p_l = Q_l ... Q_1 1/D. Unless a weight is tied, no walk visits it twice, so this
+        is the probability of a visit.
         """
-        probability = np.zeros(self.total)
-        units = np.zeros(self.graph.count)
-        starts = self.starts["forward"]
-        if len(starts):
-            units[starts] = 1 / len(starts)
-        for door, (number, places) in enumerate(zip(self.doors, self.places, strict=True)):
-            step, readers = self.steps[number], np.flatnonzero(self.readers[door])
-            leaving = np.zeros(self.graph.count)
-            leaving[readers] = units[readers] / self.branches[readers]
-            if isinstance(step, _Branch):
-                np.add.at(units, places[readers], leaving[readers])
+        expected = np.zeros(self.total)
+        units = np.zeros(self.graph.count + 1)
+        units[self.inputs] = 1 / max(1, len(self.inputs))
+        doors = np.append(np.maximum(self.doors, 1), 1)
+        for step in self.steps:
+            leaving = units[step.sources] / doors[step.sources]
+            if isinstance(step, Junction):
+                np.add.at(
+                    units, np.broadcast_to(step.targets, leaving.shape)[step.sources >= 0], leaving[step.sources >= 0]
+                )
                 continue
-            totals = step.mass.sum(2, keepdims=True)
-            # probability per unit of biased weight, (G, I, O)
-            rate = np.where(step.mass > 0, leaving[step.sources][:, :, None] / np.where(totals > 0, totals, 1), 0.0)
-            np.add.at(units, step.targets, (rate * step.mass).sum(1))
+            total = step.mass.sum(axis=1)
+            rate = np.where(total > 0, leaving / np.where(total > 0, total, 1), 0.0)[:, None, :]  # per unit of mass
+            np.add.at(units, step.targets, (rate * step.mass).sum(axis=2))
             if step.start < 0:
                 continue
-            for k in range(step.columns.shape[2]):
-                columns = step.columns[:, :, k]
-                positions = (step.rows[:, None, :] + columns[:, :, None])[columns >= 0].ravel()
-                share = rate[columns >= 0].ravel() * step.biased[positions]
-                probability[step.start + positions] += share  # a position occurs once per layer
-        return probability
+            for positions, sizes in step.entries():
+                share = rate * (step.mass > 0) * (step.mass * (sizes > 0) if self.kernels else sizes)
+                np.add.at(expected, step.start + positions, share)
+        return expected
+
+    def reachable(self) -> NDArray[np.bool_]:
+        """Which prunable weights lie on a path from an input to an output, all of whose weights are not zero."""
+        found = np.zeros(self.total, bool)
+        for step in self.steps:
+            if isinstance(step, Crossing) and step.start >= 0:
+                found[step.start : step.start + step.weights.size] |= step.pair_of >= 0
+        return found
 
 
-def _in_order(rows: torch.Tensor, columns: torch.Tensor) -> bool:
-    """Whether the positions of a layer count up through (group, target, source, k), so that a view will do."""
-    inside = columns.shape[1] * columns.shape[2]
-    entries = torch.arange(inside, device="cpu").view(1, *columns.shape[1:])
-    return torch.equal(columns, entries.expand_as(columns)) and torch.equal(
-        rows.flatten(), torch.arange(rows.numel(), device="cpu") * inside
-    )
-
-
-def _draw(sums: Floats, starts: Ints, width: int, rng: np.random.Generator) -> Ints:
-    """Indices in rows `starts ... starts + width` of a running sum, likely in proportion to its increments."""
-    high = sums[starts + width - 1]
-    low = np.where(starts > 0, sums[starts - 1], 0.0)
-    level = np.minimum(low + rng.random(len(starts)) * (high - low), np.nextafter(high, -np.inf))
-    return np.searchsorted(sums, level, side="right")
-
-
-def _pick(options: NDArray[np.bool_], rng: np.random.Generator) -> Ints:
-    """In each column one of the true rows, all equally likely."""
-    ranks = np.cumsum(options, axis=0)
-    wanted = np.floor(rng.random(options.shape[1]) * ranks[-1]) + 1
-    picked: Ints = (ranks >= wanted).argmax(0)
-    return picked
-
-
-def _joined(here: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
-    nothing: list[Any] = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
-    walks, weights = zip(*(here or nothing), strict=True)
+def _joined(visits: Visits) -> tuple[Ints, Ints]:
+    walks, weights = zip((np.zeros(0, np.int64), np.zeros(0, np.int64)), *visits, strict=True)
     return np.concatenate(walks), np.concatenate(weights)

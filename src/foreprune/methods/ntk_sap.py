@@ -54,10 +54,12 @@ def ntk_sap(
     resamplings on CIFAR-10; other data sets see one resampling in the authors' scripts. `init` says how weights are
     drawn: "kaiming" (the paper's; normal, fan-in) or "own" (each layer's own initialiser).
 
-    Batch normalisation uses the statistics of the batch under the unperturbed weights, with the unbiased variance, as
-    constants, in both evaluations. Where a normalisation is used more than once each use has its own; in the authors'
-    code all take those of the last one. That code needs three forward passes for a batch, here the first evaluation
-    finds the statistics on its way. It also draws new weights in the very network it prunes.
+    Batch normalisation uses, in both evaluations and as constants, the statistics of the batch under the unperturbed
+    weights, with the unbiased variance. The authors' code finds them in a forward pass of its own, the third of a
+    batch; here the first evaluation finds them on its way. In their pass earlier normalisations divide by the biased
+    variance, so theirs differ by a relative 1 / (samples times pixels) behind the first one. A normalisation that is
+    used twice has statistics for each use here, and those of its last use there. That code also draws the new weights
+    in the very network it prunes.
     """
     _check(resamplings=resamplings, epsilon=epsilon, samples=samples, batch_size=batch_size)
     assert task.example is not None
@@ -93,8 +95,11 @@ def draws(
     Raises:
         ValueError: inputs that cannot be Gaussian (integers, booleans, complex numbers).
     """
-    weights = {name: torch.empty_like(value, memory_format=torch.contiguous_format) for name, value in net.params.items()}
+    weights = {
+        name: torch.empty_like(value, memory_format=torch.contiguous_format) for name, value in net.params.items()
+    }
     perturbed = {name: torch.empty_like(weights[name]) for name in net.prunable}
+    example = _in_order(net, example)
     for size in sizes:
         fresh(net, generator, init=init, out=weights)
         for name, tensor in perturbed.items():
@@ -162,13 +167,13 @@ class _FrozenStatistics(TorchFunctionMode):
             bound.apply_defaults()
             given = bound.arguments
             return self._normalise(given["input"], given["weight"], given["bias"], given["eps"])
-        if func is F.conv2d and args[0].shape[-2:].numel() <= _FEW_PIXELS:
+        if func is F.conv2d and args and args[0].is_cpu and args[0].shape[-2:].numel() <= _FEW_PIXELS:
             args = (args[0].contiguous(), *args[1:])
-        if func is Tensor.view and isinstance(args[0], Tensor) and not args[0].is_contiguous():
+        elif func is Tensor.view and not args[0].is_contiguous():
             try:
                 return func(*args, **kwargs)
-            except RuntimeError:  # the user's own inputs would have had their channels first
-                return args[0].contiguous().view(*args[1:], **kwargs)
+            except RuntimeError:  # it may be possible with the channels first, as the user's inputs have them
+                args = (args[0].contiguous(), *args[1:])
         return func(*args, **kwargs)
 
     def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -177,12 +182,13 @@ class _FrozenStatistics(TorchFunctionMode):
             mean, variance = self.found[-1]
         else:
             assert self.known is not None
-            mean, variance = next(self.known, (None, None))
-            if mean is None or variance is None or mean.shape[0] != x.shape[1]:
+            noted = next(self.known, None)
+            if noted is None or noted[0].shape[0] != x.shape[1]:
                 raise ValueError(
                     "the network calls its batch normalisations in another order when its weights are perturbed "
                     "(control flow that depends on activations), so their statistics cannot be shared; use 'synflow'"
                 )
+            mean, variance = noted
         scale = (variance + eps).rsqrt()
         scale = scale if weight is None else scale * weight
         shift = -mean * scale
@@ -197,8 +203,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     count = math.prod(x.shape) // max(x.shape[1], 1)
     if count < 2:
         raise ValueError(
-            "batch normalisation cannot take statistics of one value for each channel; use samples= and batch_size= of "
-            "at least 2"
+            "batch normalisation cannot take statistics of one value for each channel; use larger "
+            "samples= and batch_size="
         )
     if x.device.type == "cpu":  # a tenth of the time of var_mean there
         mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
@@ -224,6 +230,15 @@ def _gaussian(net: Net, example: Inputs, size: int, generator: torch.Generator) 
         return drawn.contiguous(memory_format=torch.channels_last) if cpu_images else drawn
 
     return example.map(draw)
+
+
+def _in_order(net: Net, example: Inputs) -> Inputs:
+    """The arguments in the order of the forward's parameters: by name or by position, they get the same draws."""
+    try:
+        bound = inspect.signature(net.module.forward).bind(*example.args, **(example.kwargs or {}))
+    except (TypeError, ValueError):  # the call itself will say what does not fit
+        return example
+    return Inputs(bound.args, bound.kwargs)
 
 
 def device_generator(net: Net, task: Task) -> torch.Generator:

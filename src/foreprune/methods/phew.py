@@ -13,17 +13,20 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import masker
 from foreprune.core.net import Net
 from foreprune.core.task import Task
+from foreprune.graph.gates import PathError
 from foreprune.graph.record import record_units
-from foreprune.graph.walks import Bias, Walker
+from foreprune.graph.steps import Bias
+from foreprune.graph.units import Ints
+from foreprune.graph.walks import Walker
 
-Counts = NDArray[np.int64]
+Counts = NDArray[np.int32]
 Conserve = Literal["weight", "kernel"]
-_BATCH = 16_384  # walks at once; more costs memory, fewer costs calls
-_NEVER = np.iinfo(np.int64).max
-_DRY = 0.5  # new weights per walk below which free walks are given up
+_BATCHES = (64, 16_384)  # fewest and most walks at once; more cost memory, fewer cost calls
+_NEVER = np.iinfo(np.int32).max
+_DRY = 32  # visits per newly visited weight at which free walks are given up
 
 
-@masker("phew", paper="Patil & Dovrolis, ICML 2021, arXiv:2010.11354, section 5", needs={"inputs"}, exact=False)
+@masker("phew", paper="Patil & Dovrolis, ICML 2021, arXiv:2010.11354, section 4", needs={"inputs"}, exact=False)
 def phew(net: Net, task: Task, density: float, *, bias: Bias = "weights", conserve: Conserve = "weight") -> Masks:
     """Keep the weights that random walks visit, walks that prefer large weights, until enough are kept.
 
@@ -38,9 +41,12 @@ def phew(net: Net, task: Task, density: float, *, bias: Bias = "weights", conser
 
     Every kept weight lies on a kept path from input to output, so walks are never cut short: the count is the
     target or up to less than one path more (times the kernel size with `conserve="kernel"`). A weight's score is the
-    number of the first walk that visits it, so all densities of one seed are nested. Where nearly everything reachable
-    is visited already, further walks are led through the unvisited weights, likeliest first; weights on no path at all
-    are never kept.
+    number of the first walk that visits it, so all densities of one seed are nested. Once hardly a step of a walk finds
+    a new weight, further walks are led through the unvisited weights, likeliest first; weights on no path at all are
+    never kept.
+
+    Paths are those of units, as in the paper: where in a kernel a walk passes is not tied to a place in the image. On
+    images of a few pixels and with hardly any weights kept, some kept paths may run off the edge.
 
     The authors' code takes parameters in flat order for the topology, treats every 1x1 convolution as a shortcut, and
     jumps over layers on the forward walk; here the network is recorded as it is, bottlenecks included.
@@ -55,46 +61,46 @@ def phew(net: Net, task: Task, density: float, *, bias: Bias = "weights", conser
     seed = int(torch.randint(2**62, (), generator=task.generator, device="cpu"))
     walker = Walker(net, graph, bias=bias, kernels=conserve == "kernel", rng=np.random.default_rng(seed))
     first = first_visits(walker, target)
-    last = np.partition(first, target - 1)[target - 1]
+    last = np.partition(first[first != _NEVER], target - 1)[target - 1]
     return walker.masks(first <= last)
 
 
 def first_visits(walker: Walker, target: int) -> Counts:
     """For every prunable weight the number of the first walk that visits it, with at least `target` weights visited.
 
+    How many walks there are depends on `target`, but what each of them does not: the results for two targets agree
+    wherever both have visited.
+
     Raises:
-        ValueError: fewer weights than that lie on a path from input to output.
+        PathError: fewer weights than that lie on a path from input to output.
     """
-    first = np.full(walker.total, _NEVER, dtype=np.int64)
+    first = np.full(walker.total, _NEVER, dtype=np.int32)
     walks = visited = 0
-    dry = not walker.connected
-    order: Counts | None = None
+    order: Ints | None = None  # of the weights that walks are led through, once free ones find hardly anything
     while visited < target:
-        missing = target - visited
-        if dry:
-            if order is None:
-                order = _reachable(walker, target)
-            order = order[first[order] == _NEVER]
-            starts = order[: min(missing, _BATCH)]
-            numbers, weights = walker.through(starts)
-            count = len(starts)
-        else:
-            count = int(np.clip(1.2 * missing / walker.length + 2, 64, _BATCH))
+        count = min(max(_BATCHES[0], walks // 4), _BATCHES[1])
+        if order is None:
             numbers, weights = walker.free(count, begin=walks)
-        np.minimum.at(first, weights, numbers + walks)
+        else:
+            order = order[first[order] == _NEVER]
+            numbers, weights = walker.through(order[:count])
+        new = weights[first[weights] == _NEVER]
+        np.minimum.at(first, weights, (numbers + walks).astype(np.int32))
         walks += count
-        before, visited = visited, int(np.count_nonzero(first != _NEVER))
-        dry = dry or visited - before < _DRY * count
+        found = int(np.count_nonzero(np.diff(np.sort(new), prepend=-1)))
+        visited += found
+        if order is None and found * _DRY <= len(weights):
+            order = _likeliest(walker, target)
     return first
 
 
-def _reachable(walker: Walker, target: int) -> Counts:
+def _likeliest(walker: Walker, target: int) -> Ints:
     """The weights on some path from input to output, most likely visited first."""
-    probability = walker.visit_probability()
-    order = np.argsort(-probability, kind="stable")[: np.count_nonzero(probability)]
-    if len(order) < target:
-        raise ValueError(
-            f"only {len(order):,} of {walker.total:,} prunable weights lie on a path from input to output, and "
-            f"{target:,} are to be kept; ask for a smaller density (a weight that is exactly zero carries no path)"
+    reachable = np.flatnonzero(walker.reachable())
+    if len(reachable) < target:
+        raise PathError(
+            f"only {len(reachable):,} of {walker.total:,} prunable weights lie on a path from input to output, and "
+            f"{target:,} are to be kept; ask for a smaller density, or exclude with prunable= what carries no path: "
+            "weights that are exactly zero, or that only make attention scores or gates"
         )
-    return order
+    return reachable[np.argsort(-walker.visit_probability()[reachable], kind="stable")]
