@@ -232,6 +232,9 @@ def test_weights_scaled_before_use_and_products_in_place() -> None:
     assert found["b.weight"].int().tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
     scaled = Masks({"scale": torch.tensor([True, True, True, False])})
     assert effective_masks(model, scaled, inputs=torch.zeros(1, 3)) == scaled
+    both = Masks({"a.weight": torch.ones(4, 3).bool(), "scale": scaled["scale"]})
+    found = effective_masks(model, both, inputs=torch.zeros(1, 3))
+    assert found["a.weight"].any(1).tolist() == [True, True, True, False]
 
 
 def test_interpolation_is_no_obstacle() -> None:

@@ -81,7 +81,7 @@ def undisturbed() -> Iterator[None]:
     fused = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.inference_mode(False), torch.enable_grad(), isolated_randomness(0), sdpa_kernel(SDPBackend.MATH):
+        with torch.inference_mode(False), isolated_randomness(0), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
