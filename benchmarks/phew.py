@@ -32,25 +32,25 @@ _TRIED = 40  # walks of the slow implementation in each measurement
 
 class OneByOne:
     """Patil & Dovrolis' loop on a chain of layers: a walk at a time from alternating ends, `np.random.choice` for the
-    next unit and again for the weight in the kernel, until the masks hold enough ones. Probabilities come from NumPy,
-    which the authors compute by nested Python loops.
+    next unit and again for the weight in the kernel, until the masks hold enough ones. The probabilities of the units,
+    which take the authors nested Python loops, come from NumPy and are not timed.
 
     With `recount` all masks are summed after each walk, as the authors do; otherwise new ones are counted as they come.
     """
 
     def __init__(self, model: nn.Module, *, recount: bool) -> None:
         self.recount = recount
-        self.weights = [p.detach().abs().double().flatten(2) for p in model.parameters() if p.dim() == 4]
-        self.weights += [p.detach().abs().double()[:, :, None] for p in model.parameters() if p.dim() == 2]
-        norms = [weight.sum(2).numpy() for weight in self.weights]
+        parameters = [p.detach().abs().double() for p in model.parameters() if p.dim() > 1]
+        self.weights = [p.reshape(*p.shape[:2], -1).numpy() for p in parameters]
+        norms = [weight.sum(2) for weight in self.weights]
         self.onward = [norm / norm.sum(0) for norm in norms]
         self.back = [norm / norm.sum(1, keepdims=True) for norm in norms]
-        self.masks = [torch.zeros(weight.shape) for weight in self.weights]
+        self.masks = [np.zeros(weight.shape, np.float32) for weight in self.weights]
         self.random = np.random.RandomState(0)
         self.walks = self.kept = 0
 
     def _keep(self, layer: int, target: int, source: int) -> None:
-        kernel = self.weights[layer][target, source].numpy()
+        kernel = self.weights[layer][target, source]
         place = self.random.choice(len(kernel), p=kernel / kernel.sum())
         self.kept += int(self.masks[layer][target, source, place] == 0)
         self.masks[layer][target, source, place] = 1
@@ -71,7 +71,7 @@ class OneByOne:
                 target = source
         self.walks += 1
         if self.recount:
-            self.kept = int(sum(mask.sum() for mask in self.masks))
+            self.kept = int(sum(float(mask.sum()) for mask in self.masks))
 
 
 def _network(name: str, shape: tuple[int, int, int], classes: int) -> tuple[nn.Module, Tensor]:

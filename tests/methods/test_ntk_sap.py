@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import foreprune
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
+from foreprune.core.prunable import Prunable
 from foreprune.core.task import Inputs, Task, as_inputs
 from foreprune.methods.ntk_sap import Draw, draws, ntk_sap, sensitivity
 
@@ -85,10 +86,10 @@ def literal(
 
 
 def both(
-    model: nn.Module, x: Tensor, statistics: Callable[..., None], *, sizes: list[int]
+    model: nn.Module, x: Tensor, statistics: Callable[..., None], *, sizes: list[int], prunable: Prunable = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The score and the literal one, for the same draws."""
-    net = Net.of(model)
+    net = Net.of(model, prunable=prunable)
     masks = some_masks(net)
     found = ntk_sap(net, task(x), masks, resamplings=2, epsilon=0.05, samples=sum(sizes) // 2, batch_size=max(sizes))
     generator = torch.Generator().manual_seed(0)
@@ -102,6 +103,14 @@ def test_scores_are_those_of_the_procedure_written_down_literally(name: str) -> 
     found, wanted = both(given.model, given.x, consistent, sizes=[3, 4, 3, 4])
     for key, score in wanted.items():
         assert score.any()
+        torch.testing.assert_close(found[key], score, rtol=1e-9, atol=1e-12)
+
+
+def test_whatever_may_be_pruned_is_perturbed_and_scored() -> None:
+    given = example("conv")
+    found, wanted = both(given.model, given.x, consistent, sizes=[3, 4, 3, 4], prunable=lambda *_: True)
+    assert found.keys() == dict(given.model.named_parameters()).keys()
+    for key, score in wanted.items():
         torch.testing.assert_close(found[key], score, rtol=1e-9, atol=1e-12)
 
 
@@ -301,6 +310,27 @@ def test_statistics_momentum_and_modes_are_untouched_also_after_an_exception(fai
     after = state(given.model)
     assert before.keys() == after.keys()
     assert [key for key in before if not torch.equal(before[key], after[key])] == []
+
+
+def test_a_forward_may_work_on_its_inputs_in_place() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = example("mlp").model
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.body(x.mul_(2))
+            return output
+
+    given = example("mlp")
+    wanted = foreprune.score(given.model, "ntk-sap", inputs=given.x)
+    model = InPlace()
+    found = foreprune.score(model, "ntk-sap", inputs=given.x)
+    model.forward = lambda x: model.body(2 * x)  # type: ignore[method-assign]
+    other = foreprune.score(model, "ntk-sap", inputs=given.x)
+    for name, score in wanted.items():
+        torch.testing.assert_close(found[f"body.{name}"], other[f"body.{name}"], rtol=1e-12, atol=0)
+        assert not torch.allclose(found[f"body.{name}"], score)
 
 
 class Viewing(nn.Module):

@@ -21,6 +21,8 @@ from foreprune.graph import PathError
 from foreprune.graph.operations import HANDLERS
 from foreprune.methods.px import _HANDLERS, active_energy, px
 
+HALVES = torch.tensor([[True, True, False, False], [False, False, True, True]])
+
 
 def mlp() -> tuple[nn.Module, Tensor]:
     torch.manual_seed(1)
@@ -206,12 +208,35 @@ def test_samples_are_summed_however_they_are_batched() -> None:
 
 def test_batches_of_very_different_energy_are_brought_to_one_scale() -> None:
     model, x = mlp()
-    net, dense = Net.of(model), Masks.dense(Net.of(model).weights)
-    batches = torch.cat([x, 1e6 * x])
-    _, _, _, wanted = brute_force(net, dense, batches)
-    found = px(net, task(batches, 5, 5), dense)
+    net = Net.of(model)
+    masks = Masks({**Masks.dense(net.weights), "4.weight": HALVES})
+    batches = torch.cat([x, -1e4 * x, 3e4 * x.abs()])
+    _, _, _, wanted = brute_force(net, masks, batches)
+    exponents = [active_energy(net, batch, masks, 2, batchnorm="eval")[1] for batch in task(batches, 5, 5, 5).batches]
+    assert len(set(exponents)) > 1
+    found = px(net, task(batches, 5, 5, 5), masks)
     for name, score in wanted.items():
         torch.testing.assert_close(found[name] / found[name].sum(), score / score.sum(), rtol=1e-12, atol=0)
+
+
+def test_a_forward_may_work_on_its_inputs_in_place() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()[0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.body(x.mul_(2))
+            return output
+
+    model, x = mlp()
+    wanted = px(Net.of(model), task(2 * x), Masks.dense(Net.of(model).weights))
+    net = Net.of(InPlace())
+    before = x.clone()
+    found = px(net, task(x), Masks.dense(net.weights))
+    assert torch.equal(x, before)
+    for name, score in wanted.items():  # a constant factor counts for paths as it is, in both sums
+        torch.testing.assert_close(found[f"body.{name}"], score, rtol=1e-12, atol=0)
 
 
 def test_deep_networks_do_not_overflow_float32() -> None:
@@ -246,8 +271,7 @@ def test_labels_are_not_looked_at_and_data_are() -> None:
     assert one == two
     model, x = mlp()
     net = Net.of(model)
-    halves = torch.tensor([[True, True, False, False], [False, False, True, True]])
-    masks = Masks({**Masks.dense(net.weights), "4.weight": halves})
+    masks = Masks({**Masks.dense(net.weights), "4.weight": HALVES})
     shares = [
         {name: score / score.sum() for name, score in px(net, task(values), masks).items()} for values in (x, -x, 2 * x)
     ]

@@ -106,6 +106,6 @@ def _reset(layers: list[nn.Module], net: Net, drawn: Mapping[str, Tensor]) -> No
                 slot = f"{prefix}.{key}" if prefix else key
                 parts[id(parameter)] = nn.Parameter(drawn[net._slots[slot]], requires_grad=False)
     for layer in layers:
-        reset = _own_reset(layer)
+        reset = _own_reset(copy.deepcopy(layer, parts))
         assert reset is not None
         reset()

@@ -37,6 +37,7 @@ class Crossing:
     Attributes:
         start: where its parameter begins among all prunable weights; -1 if it is not prunable.
         mass: (G, O, I) sums of the preferences of the weights between two units; 0 where no walk may pass.
+        in_order: positions count up through (group, target, source, place), as in a convolution.
     """
 
     def __init__(self, layer: Layer, weights: NDArray[np.floating], *, start: int, bias: Bias) -> None:
@@ -44,7 +45,8 @@ class Crossing:
         self.sources, self.targets = layer.sources, layer.targets
         groups, inside, width = layer.columns.shape
         shape = (groups, layer.rows.shape[1], inside)
-        if np.prod(shape) * width == weights.size and _in_order(layer):
+        self.in_order = np.prod(shape) * width == weights.size and _in_order(layer)
+        if self.in_order:
             entries = weights.reshape(*shape, width)
             self.mass = preference(entries[..., 0], bias)
             for k in range(1, width):
@@ -105,13 +107,19 @@ class Crossing:
 
     def weight(self, group: Ints, source: Ints, target: Ints, rng: np.random.Generator) -> Ints:
         """One position in the parameter for each kernel, drawn by preference."""
-        if self.layer.columns.shape[2] == 1:
+        width = self.layer.columns.shape[2]
+        if width == 1:
             only: Ints = self.layer.rows[group, target] + self.layer.columns[group, source, 0]
             return only
-        positions, sizes = self.kernels(group, source, target)
+        if self.in_order:  # one row of the parameter for each kernel
+            row = (group * self.mass.shape[1] + target) * self.mass.shape[2] + source
+            sizes = preference(self.weights.reshape(-1, width).take(row, axis=0), self.bias)
+        else:
+            positions, sizes = self.kernels(group, source, target)
         sums = np.cumsum(sizes, axis=1)
         level = np.minimum(rng.random(len(sums)) * sums[:, -1], np.nextafter(sums[:, -1], 0))
-        drawn: Ints = positions[np.arange(len(sums)), (sums <= level[:, None]).sum(axis=1)]
+        place = (sums <= level[:, None]).sum(axis=1)
+        drawn: Ints = row * width + place if self.in_order else positions[np.arange(len(place)), place]
         return drawn
 
     @cached_property
@@ -186,5 +194,7 @@ def _running(mass: Floats) -> Floats:
 def _draw(sums: Floats, rows: Ints, width: int, rng: np.random.Generator) -> Ints:
     """An entry in each of these rows, likely in proportion to its mass; never one of no mass."""
     level = np.minimum(rows + rng.random(len(rows)), np.nextafter(rows + 1.0, 0))
-    drawn: Ints = np.searchsorted(sums, level, side="right") - rows * width
-    return drawn
+    order = np.argsort(level)  # so that the search goes through memory once
+    drawn = np.empty(len(rows), np.int64)
+    drawn[order] = np.searchsorted(sums, level[order], side="right")
+    return drawn - rows * width

@@ -72,8 +72,8 @@ def structure(section: Section) -> Panel | None:
         title="What is left of the network",
         description=(
             "The pruned network before training, against density: the share of kept weights that lie on a path from "
-            "input to output (effective); the share of units on such a path (connected), mean over layers; and the trace "
-            "of the path kernel. Means over seeds with a band of one standard deviation."
+            "input to output (effective); the share of units on such a path (connected), mean over layers; and the "
+            "trace of the path kernel. Means over seeds with a band of one standard deviation."
         ),
         views=(View(label="", charts=tuple(charts)),),
     )
