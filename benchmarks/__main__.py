@@ -9,11 +9,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import scoring, selection, startup, training
+from benchmarks import ntk_sap, phew, scoring, selection, startup, training
 
 PARTS = {
     "snip": scoring.snip_rows,
     "synflow": scoring.synflow_rows,
+    "phew": phew.rows,
+    "ntk-sap": ntk_sap.rows,
     "selection": selection.rows,
     "training": training.rows,
     "startup": startup.rows,
