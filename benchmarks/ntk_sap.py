@@ -33,8 +33,9 @@ def _literal(model: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
     masks = {f"{name}.weight": torch.ones_like(layer.weight).requires_grad_() for name, layer in layers.items()}
     for norm, _ in norms:
         norm.momentum = 1.0
-    for parameter in [*model.parameters(), *twin.parameters()]:
-        parameter.requires_grad_(False)
+    for name in masks:  # as there, the other parameters are not frozen
+        model.get_parameter(name).requires_grad_(False)
+        twin.get_parameter(name).requires_grad_(False)
 
     def masked(module: nn.Module, x: Tensor) -> Tensor:
         weights = {name: module.get_parameter(name) * mask for name, mask in masks.items()}

@@ -288,7 +288,7 @@ def grouped_queries() -> Case:
 @case
 def einsums() -> Case:
     def forward(self: Any, x: Tensor) -> Tensor:
-        q, k, v = (torch.einsum("bti, ohi -> bhto", x, part) for part in (self.q, self.k, self.v))
+        q, k, v = (torch.einsum("bti, hoi -> bhto", x, part.transpose(0, 1)) for part in (self.q, self.k, self.v))
         weights = torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1)
         found = torch.einsum("bhij,bhjd->bhid", weights, v)
         return torch.einsum("bhto,hoc->btc", found, self.out)

@@ -29,6 +29,7 @@ NAMES = (
     "twice the same",
     "tied layers",
     "addmm",
+    "einsums",
     "vision transformer",
     "constant kernels",
     "two inputs",
