@@ -80,7 +80,7 @@ def prune(
         keep_count(kept, net.total)
         task = _task(found, net, inputs=inputs, data=data, loss=loss, seed=int(seed))
         made = found.make(net, task, kept, scope=scope, progress=progress, **hyper)
-        masks = Masks(made._tensors, metadata=metadata)
+        masks = made.with_metadata(metadata)
     if lost := masks.collapsed():
         warnings.warn(
             f"{found.name} at density {kept:g} leaves no weight in {len(lost)} of {len(masks)} layers: "
