@@ -80,9 +80,11 @@ class Compare:
         data_dir = None if self.data_dir is None else str(self.data_dir)
         check(experiments, data_dir=data_dir)
         device = resolve_device(self.device)
+        counts = ((len(self.methods), "method"), (len(chosen), "density"), (self.seeds, "seed"))
+        size = " x ".join(_count(*each) for each in counts)
         screen.print(
-            f"{len(experiments)} runs: {self.model} on {self.data}, {len(self.methods)} methods x "
-            f"{len(chosen)} densities x {self.seeds} seeds, {experiments[0].recipe.epochs} epochs, on {device}",
+            f"{len(experiments)} runs: {self.model} on {self.data}, {size} and the dense network, "
+            f"{experiments[0].recipe.epochs} epochs, on {device}",
             highlight=False,
         )
         try:
@@ -135,3 +137,8 @@ class Report:
             screen.print(table)
         print_report(page)
         return 0
+
+
+def _count(number: int, word: str) -> str:
+    plural = {"density": "densities"}.get(word, f"{word}s")
+    return f"{number} {word if number == 1 else plural}"
