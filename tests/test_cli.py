@@ -61,6 +61,12 @@ def test_analyze_prints_and_saves_everything(
     assert (found["kept"], found["total"]) == (kept.kept, kept.total)
     assert found["effective_density"] == found["density"] == kept.density
     assert found["dead_layers"] == []
+    assert found["ntk_trace"] is None
+    on_data = ("--model", "fc-16", "--data", "digits", "--out", str(numbers))
+    assert run(monkeypatch, "analyze", *on_data) == 0
+    found = json.loads(numbers.read_text())
+    assert found["ntk_samples"] == 10
+    assert 0 < found["ntk_largest"] <= found["ntk_trace"]
     text = capsys.readouterr().out
     for words in ("path-kernel trace", "effective density", "multiply-adds"):
         assert words in text

@@ -148,10 +148,16 @@ class Analyze:
     """a network of the zoo, or package.module:factory"""
     masks: Path | None = None
     """masks written by `foreprune prune`"""
+    data: str | None = None
+    """data set, which sets input shape and classes, and on which the tangent kernel is measured too"""
+    data_dir: Path | None = None
+    """folder with the data; default: the environment variable FOREPRUNE_DATA"""
+    samples_per_class: int = 1
+    """training images of each class for the tangent kernel; its cost grows with samples times classes"""
     input_shape: tuple[int, int, int] = (3, 32, 32)
-    """channels, height, width of an input"""
+    """channels, height, width of an input, where no data set says it"""
     classes: int = 10
-    """number of classes"""
+    """number of classes, where no data set says it"""
     weights: Path | None = None
     """weights, a safetensors file of the state dict; default: drawn from the seed"""
     init: str = "kaiming-normal-fan-in"
@@ -168,6 +174,9 @@ class Analyze:
             found = analyze_once(
                 model=self.model,
                 masks=self.masks,
+                data=self.data,
+                data_dir=self.data_dir,
+                samples_per_class=self.samples_per_class,
                 input_shape=self.input_shape,
                 classes=self.classes,
                 weights=self.weights,

@@ -78,6 +78,9 @@ def analyze_once(
     *,
     model: str,
     masks: Path | None,
+    data: str | None,
+    data_dir: Path | None,
+    samples_per_class: int,
     input_shape: tuple[int, int, int],
     classes: int,
     weights: Path | None,
@@ -85,14 +88,20 @@ def analyze_once(
     seed: int,
     out: Path | None,
 ) -> Analysis:
-    """Build a network and analyse what masks leave of it; with `out`, write all numbers there as JSON.
+    """Build a network and analyse what masks leave of it; with `data` the tangent kernel too; with `out`, write all
+    numbers there as JSON.
 
     Raises:
         ValueError: unknown names, masks or weights of another network.
     """
-    network = _network(model, input_shape, classes, weights=weights, init=init, seed=seed)
+    batches = None
+    if data is not None:
+        loaded = load_data(data, None if data_dir is None else str(data_dir))
+        input_shape, classes = loaded.shape, loaded.classes
+        batches = scoring_batches(loaded.train, per_class=samples_per_class, seed=seed, device="cpu")
+    network = _network(model, input_shape, classes, weights=weights, init=init, seed=seed).eval()
     mask = None if masks is None else Masks.load(masks)
-    found = analyze(network, mask, inputs=torch.zeros(1, *input_shape))
+    found = analyze(network, mask, inputs=torch.zeros(1, *input_shape), data=batches)
     if out is not None:
         atomic_write(out, json.dumps(found.to_dict(), indent=2) + "\n")
     return found
