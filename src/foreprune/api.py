@@ -130,8 +130,8 @@ def _check_scope_and_seed(scope: str, seed: int) -> None:
         raise ValueError(
             f'scope must be "global" (compare over all layers) or "local" (each layer by itself), not {scope!r}'
         )
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1 (torch seeds with 32 bits), not {seed!r}")
 
 
 def _task(found: Method, net: Net, *, inputs: Any, data: Any, loss: Loss | None, seed: int) -> Task:

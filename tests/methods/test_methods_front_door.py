@@ -112,9 +112,9 @@ def test_missing_data_and_inputs() -> None:
         foreprune.score(example("mlp").model, "snip")
 
 
-@pytest.mark.parametrize("seed", [-1, 1.5, "3", True, 2**63, None])
+@pytest.mark.parametrize("seed", [-1, 1.5, "3", True, 2**32, None])
 def test_seeds_that_cannot_be(seed: Any) -> None:
-    with pytest.raises(ValueError, match="seed must be a whole number of at least 0, not"):
+    with pytest.raises(ValueError, match=r"seed must be a whole number from 0 to .* not"):
         prune(density=0.5, seed=seed)
 
 

@@ -38,7 +38,7 @@ class Experiment(_Value):
     model: str
     method: str
     density: Annotated[float, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     hyper: dict[str, Scalar] = {}
     scope: Literal["global", "local"] = "global"
     ablation: Ablation = "none"
