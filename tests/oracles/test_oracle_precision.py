@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 
 import pytest
@@ -198,10 +197,6 @@ def test_powers_of_two_leave_every_bit_where_plain_arithmetic_stays_in_range() -
     assert all(torch.equal(ours * factor, theirs) for ours, theirs in zip(found, plain, strict=True))
 
 
-ZOO = pytest.mark.skipif(importlib.util.find_spec("foreprune.zoo.models") is None, reason="the zoo is not there")
-
-
-@ZOO
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("resnet-110", 32), ("resnet-50", 224)])
 def test_networks_of_the_papers(name: str, size: int) -> None:

@@ -185,9 +185,8 @@ def by_score(
                 raise
             warnings.warn(
                 f"no signal gets through the network any more in round {done} of {rounds}, at density "
-                f"{masks.density:.3g}; the last scores "
-                "decide about the rest. Keep more, give more data, or use a method that cannot cut the "
-                "network (synflow)",
+                f"{masks.density:.3g}; the last scores decide about the rest. Keep more, give more data, or use a "
+                "method that cannot cut the network (synflow)",
                 LayerCollapse,
                 stacklevel=4,
             )
