@@ -29,7 +29,10 @@ def test_id_depends_on_every_setting_and_not_on_how_it_was_given() -> None:
         {"seed": 1},
         {"density": 0.2},
         {"scope": "local"},
+        {"prune_at": 1},
         {"ablation": "shuffle"},
+        {"ablation": "widen"},
+        {"ablation": "widen", "widen": 0.5},
         {"hyper": {"batchnorm": "eval"}},
         {"init": "xavier-normal"},
         {"samples_per_class": 5},
@@ -49,6 +52,10 @@ def test_nonsense_is_refused() -> None:
         Experiment(data="d", model="m", method="dense", density=0.5)
     with pytest.raises(ValidationError, match="nothing to ablate"):
         Experiment(data="d", model="m", method="dense", ablation="shuffle")
+    with pytest.raises(ValidationError, match="never pruned: prune_at must be 0, not 7"):
+        Experiment(data="d", model="m", method="dense", prune_at=7)
+    with pytest.raises(ValidationError, match="widen=0.5 belongs to ablation='widen', not 'shuffle'"):
+        Experiment(data="d", model="m", method="snip", density=0.1, ablation="shuffle", widen=0.5)
 
 
 def test_density_of_a_record_comes_from_counts() -> None:

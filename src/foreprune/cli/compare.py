@@ -11,7 +11,6 @@ import tyro
 from foreprune.cli.shared import Device, Training, errors, print_report, screen
 from foreprune.core.density import as_density
 from foreprune.experiments.plan import grid
-from foreprune.experiments.spec import Ablation
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,8 @@ class Compare:
     """
 
     methods: tuple[str, ...] = ("random", "erk", "magnitude", "snip", "grasp", "synflow")
-    """methods to compare, with settings as name:setting=value, e.g. grasp:keep=magnitude"""
+    """methods to compare, with settings as name:setting=value, e.g. grasp:keep=magnitude; snip@1000 prunes after 1,000
+    steps of dense training"""
     densities: tuple[float, ...] = ()
     """fractions of weights to keep; default 0.2 0.05 0.02 0.01"""
     sparsities: tuple[float, ...] = ()
@@ -40,8 +40,9 @@ class Compare:
     """folder with the data; default: the environment variable FOREPRUNE_DATA"""
     model: str = "lenet-300-100"
     """a network of the zoo, or package.module:factory"""
-    ablations: tuple[Ablation, ...] = ()
-    """also run every method with its masks shuffled within layers, its weights drawn anew, or its scores inverted"""
+    ablations: tuple[str, ...] = ()
+    """also run every method with its masks shuffled within layers (shuffle) or over lost units too (widen:0.5), its
+    weights drawn anew (reinit, reinit-layer, reinit-neuron), or its scores inverted (invert)"""
     init: str = "kaiming-normal-fan-in"
     """distribution of the initial weights (zoo networks)"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)

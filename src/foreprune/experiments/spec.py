@@ -19,7 +19,7 @@ __all__ = ["FORMAT", "Ablation", "Epoch", "Experiment", "Layer", "Record", "Scal
 
 FORMAT = "foreprune-record/1"
 Scalar = bool | int | float | str | None
-Ablation = Literal["none", "shuffle", "reinit", "reinit-layer", "reinit-neuron", "invert"]
+Ablation = Literal["none", "shuffle", "reinit", "reinit-layer", "reinit-neuron", "invert", "widen"]
 
 
 class _Value(BaseModel):
@@ -30,7 +30,10 @@ class Experiment(_Value):
     """One run: which network, on which data, pruned how, trained how. Its `id` depends on nothing else.
 
     `density` is the fraction of prunable weights kept; the method `"dense"` is the unpruned reference (density 1).
-    `ablation` changes the masks or weights after pruning, or inverts the scores (`foreprune.ablations`).
+    `prune_at` trains the dense network for so many optimizer steps first; the pruned network then trains for the whole
+    recipe again (Frankle et al. 2021, section 6).
+    `ablation` changes the masks or weights after pruning, or inverts the scores (`foreprune.ablations`); `widen` is the
+    fraction of the lost units that the ablation of that name brings back.
     `train_size` limits the training images to the first so many of a seeded permutation (0: all).
     """
 
@@ -41,7 +44,9 @@ class Experiment(_Value):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     hyper: dict[str, Scalar] = {}
     scope: Literal["global", "local"] = "global"
+    prune_at: Annotated[int, Field(ge=0)] = 0
     ablation: Ablation = "none"
+    widen: Annotated[float, Field(ge=0, le=1)] = 1.0
     init: str = "kaiming-normal-fan-in"
     samples_per_class: Annotated[int, Field(ge=1)] = 10
     train_size: Annotated[int, Field(ge=0)] = 0
@@ -55,6 +60,10 @@ class Experiment(_Value):
             raise ValueError(
                 f"the dense reference has nothing to ablate: ablation must be 'none', not {self.ablation!r}"
             )
+        if self.method == "dense" and self.prune_at:
+            raise ValueError(f"the dense reference is never pruned: prune_at must be 0, not {self.prune_at}")
+        if self.widen != 1.0 and self.ablation != "widen":
+            raise ValueError(f"widen={self.widen:g} belongs to ablation='widen', not {self.ablation!r}")
         return self
 
     @property
@@ -76,7 +85,12 @@ class Experiment(_Value):
 
 
 class Layer(_Value):
-    """One prunable weight tensor: how many entries were kept, and how many of its output units are still fed."""
+    """One prunable weight tensor: how many entries were kept, and how many of its output units are still fed.
+
+    `unit_densities` counts the output units by the fraction of their incoming weights that was kept: the first entry
+    those that keep nothing, then twenty of width 0.05, open below and closed above, so that their sum is `units`. Empty
+    in records of earlier versions.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -84,6 +98,7 @@ class Layer(_Value):
     total: int
     units: int
     units_alive: int
+    unit_densities: tuple[int, ...] = ()
 
 
 class Record(_Value):
@@ -92,7 +107,9 @@ class Record(_Value):
     `top1` and `top5` are test accuracies of the *last* epoch, fractions in [0, 1] (`top5` only with 6 classes or more).
     `analysis` holds the numbers of `foreprune.analyze` on the pruned initial network: effective_density, width (mean
     over layers of the share of units on a kept path), dead_layers, log10_paths, log10_path_norm,
-    log10_path_kernel_trace, macs, dense_macs; None where they have no meaning or are infinite.
+    log10_path_kernel_trace, macs, dense_macs; and two that training adds, weight_distance and output_distance: the
+    Euclidean distance of the kept weights, and the mean over up to 1,000 test images of that of the outputs, between
+    the first and the last step (Gebhart et al. 2021, figures 1-2). None where they have no meaning or are infinite.
     `warnings` are what the library warned of, such as layers that lost all their weights.
     """
 
@@ -112,6 +129,11 @@ class Record(_Value):
     seconds_train: float | None = None
     warnings: tuple[str, ...] = ()
     environment: dict[str, Any] = {}
+
+    @property
+    def test_loss(self) -> float | None:
+        """Test loss of the last epoch, the result where there are no classes to count."""
+        return self.curve[-1].test_loss if self.curve else None
 
     @property
     def density(self) -> float | None:

@@ -153,21 +153,21 @@ def finished(out: str | Path, experiment: Experiment) -> Record | None:
 
 _SETTINGS = (
     *("data", "model", "method", "density", "sparsity", "seed"),
-    *("scope", "ablation", "init", "samples_per_class", "train_size"),
+    *("scope", "prune_at", "ablation", "widen", "init", "samples_per_class", "train_size"),
 )
-_RESULTS = ("status", "error", "kept", "total", "top1", "top5", "seconds_prune", "seconds_train")
+_RESULTS = ("status", "error", "kept", "total", "top1", "top5", "test_loss", "seconds_prune", "seconds_train")
 _COLUMNS = ("id", *_SETTINGS, *_RESULTS)
-_COUNTS = ("seed", "samples_per_class", "train_size", "kept", "total")
-_NUMBERS = ("density", "sparsity", "top1", "top5", "seconds_prune", "seconds_train")
+_COUNTS = ("seed", "prune_at", "samples_per_class", "train_size", "kept", "total")
+_NUMBERS = ("density", "sparsity", "widen", "top1", "top5", "test_loss", "seconds_prune", "seconds_train")
 
 
 def frame(records: Sequence[Record]) -> pandas.DataFrame:
     """One row per record: settings, results, and `hyper.*` and `recipe.*` columns for the nested settings.
 
-    Columns: id, data, model, method, density, sparsity, seed, scope, ablation, init, samples_per_class, train_size,
-    status, error, kept, total, top1, top5 (fractions), seconds_prune, seconds_train, then `analysis.*`, `hyper.*` and
-    `recipe.*`. `density` and `sparsity` are those asked for; `kept / total` is what was kept. Missing counts are
-    `<NA>`, missing numbers NaN.
+    Columns: id, data, model, method, density, sparsity, seed, scope, prune_at, ablation, widen, init,
+    samples_per_class, train_size, status, error, kept, total, top1, top5 (fractions), test_loss, seconds_prune,
+    seconds_train, then `analysis.*`, `hyper.*` and `recipe.*`. `density` and `sparsity` are those asked for;
+    `kept / total` is what was kept. Missing counts are `<NA>`, missing numbers NaN.
 
     Raises:
         ImportError: pandas is not installed.

@@ -138,7 +138,7 @@ def _own(experiment: Experiment) -> dict[str, Any]:
     """What makes one variant of a method; the dense reference is not pruned, so it has none."""
     if experiment.method == DENSE:
         return {}
-    values = experiment.model_dump(mode="json", include={"scope", "samples_per_class", "ablation"})
+    values = experiment.model_dump(mode="json", include={"scope", "samples_per_class", "prune_at", "ablation", "widen"})
     return values | {f"hyper.{key}" if key in values else key: value for key, value in experiment.hyper.items()}
 
 
