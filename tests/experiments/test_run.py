@@ -8,6 +8,7 @@ from torch import nn
 
 from foreprune.core.masks import Masks
 from foreprune.experiments.check import check, resolve_device
+from foreprune.experiments.procedures import PROCEDURES
 from foreprune.experiments.run import load_data, load_model, mean_image, run_experiment, scoring_batches
 from foreprune.experiments.spec import Experiment
 from foreprune.experiments.store import finished, read_records, run_folder
@@ -151,6 +152,21 @@ def test_check_finds_what_would_fail() -> None:
         check([experiment(model="lennet")], data_dir=None)
     with pytest.raises(FileNotFoundError, match="FOREPRUNE_DATA"):
         check([experiment(data="mnist")], data_dir="/nowhere")
+
+
+def test_check_knows_what_prunes_later() -> None:
+    check([experiment(name) for name in PROCEDURES], data_dir=None)
+    check([experiment(prune_at=24), experiment("ltr", hyper={"rewind_to": 24})], data_dir=None)  # 2 epochs of 12 steps
+    with pytest.raises(ValueError, match=r"unknown method 'magnitud-after'; did you mean 'magnitude-after'\?"):
+        check([experiment("magnitud-after")], data_dir=None)
+    with pytest.raises(TypeError, match="procedure 'gmp' has no hyperparameter 'evry'; did you mean 'every'"):
+        check([experiment("gmp", hyper={"evry": 1})], data_dir=None)
+    with pytest.raises(ValueError, match="procedure 'gmp' takes no ablation 'reinit'; allowed: none"):
+        check([experiment("gmp", ablation="reinit")], data_dir=None)
+    with pytest.raises(ValueError, match=r"no step 25 in the dense training: it has 24 .* prune or rewind at one of 0"):
+        check([experiment(prune_at=25)], data_dir=None)
+    with pytest.raises(ValueError, match="no step 24 in the dense training: it has 2 optimizer steps"):
+        check([experiment("ltr", hyper={"rewind_to": 24}, train_size=100)], data_dir=None)
 
 
 def test_device() -> None:

@@ -277,3 +277,43 @@ def test_the_store_does_without_torch_and_pandas() -> None:
     code = "import sys, foreprune.experiments.store; print([m for m in ('torch', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_record_that_cannot_be_used_is_an_error_where_it_matters(tmp_path: Path) -> None:
+    record = make()
+    path = write_record(tmp_path, record)
+    assert store.earlier(tmp_path, record.experiment) == record
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"^not valid JSON: EOF"):
+        store.earlier(tmp_path, record.experiment)
+    assert finished(tmp_path, record.experiment) is None
+    assert store.earlier(tmp_path, make(seed=9).experiment) is None
+
+
+def test_what_is_set_aside_never_replaces_what_was(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        path = tmp_path / "record.json"
+        path.write_text(f"{number}")
+        assert store.set_aside(path) == tmp_path / f"record.damaged-{number}.json"
+    assert [(tmp_path / f"record.damaged-{n}.json").read_text() for n in (1, 2, 3)] == ["1", "2", "3"]
+    assert not path.exists()
+
+
+def test_only_records_of_another_version_are_another_format(tmp_path: Path) -> None:
+    store.check_formats(tmp_path)
+    write_record(tmp_path, make())
+    for name, content in (("damaged", '{"format": "forep'), ("foreign", '{"format": "png"}'), ("empty", "")):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "record.json").write_text(content)
+    store.check_formats(tmp_path)
+    other = tmp_path / "runs" / "x" / "record.json"
+    other.parent.mkdir()
+    other.write_text('{"id": "x", "format" :"foreprune-record/12"}')
+    with pytest.raises(ValueError, match=r"x/record\.json has the format 'foreprune-record/12', and this version"):
+        store.check_formats(tmp_path)
+
+
+def test_which_errors_mean_a_full_disk() -> None:
+    full = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded")]
+    other = [OSError(errno.EIO, "Input/output error"), ValueError("No space left on device"), OSError("no space")]
+    assert [store.is_full(error) for error in [*full, *other]] == [True, True, False, False, False]

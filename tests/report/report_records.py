@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import zlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
 
 from foreprune.experiments.spec import Epoch, Experiment, Layer, Record
 from foreprune.training.recipes import Recipe
@@ -125,3 +131,95 @@ def comparison(
     seeds, densities = tuple(seeds), tuple(densities)
     found = [full("dense", 1.0, seed, **more) for seed in seeds] if dense else []
     return found + [full(m, density, seed, **more) for m in methods for density in densities for seed in seeds]
+
+
+ABLATIONS: tuple[tuple[str, float], ...] = (
+    ("shuffle", 1.0),
+    ("reinit", 1.0),
+    ("reinit-layer", 1.0),
+    ("invert", 1.0),
+    ("widen", 0.5),
+)
+# what an ablation adds to the accuracy of a made-up run
+_SHIFTS = {"none": 0.0, "shuffle": 0.004, "reinit": -0.001, "reinit-layer": -0.002, "invert": -0.2, "widen": 0.006}
+
+
+def whole(method: str, density: float, seed: int, **more: Any) -> Record:
+    """`full` with all that later versions measure: units by density, distances, traces."""
+    run = full(method, density, seed, **more)
+    draw = random.Random(f"{run.id} more")
+    shift = _SHIFTS[run.experiment.ablation] + 0.01 * (run.experiment.prune_at > 0) + 0.02 * (method == "ltr")
+    curve = tuple(
+        epoch.model_copy(
+            update={"test_top1": min(1.0, max(0.0, (epoch.test_top1 or 0) + shift + draw.gauss(0, 0.002)))}
+        )
+        for epoch in run.curve
+    )
+    layers = []
+    for layer in run.layers:
+        bins = [0] * 21
+        bins[0] = layer.units - layer.units_alive
+        for _ in range(layer.units_alive):
+            bins[max(1, min(20, math.ceil(20 * layer.kept / layer.total * draw.uniform(0.4, 1.6))))] += 1
+        layers.append(layer.model_copy(update={"unit_densities": tuple(bins)}))
+    trace = 3 + math.log10(density) + 0.5 * (method == "synflow") + draw.gauss(0, 0.1)
+    analysis = {
+        "effective_density": 0.97 * (run.density or 0),
+        "width": 0.9,
+        "log10_path_kernel_trace": trace,
+        "log10_paths": 5.0,
+        "weight_distance": 4 + 1.5 * trace + draw.gauss(0, 0.3),
+        "output_distance": 9 + 2.5 * trace + draw.gauss(0, 0.8),
+    }
+    return run.model_copy(
+        update={"layers": tuple(layers), "analysis": analysis, "curve": curve, "top1": curve[-1].test_top1}
+    )
+
+
+def study(
+    *,
+    methods: Iterable[str] = ("random", "magnitude", "snip", "synflow"),
+    densities: Iterable[float] = (0.1, 0.01),
+    seeds: Iterable[int] = (0, 1, 2),
+    steps: Iterable[int] = (100, 1000),
+    ablated: Iterable[tuple[str, float]] = ABLATIONS,
+    **more: Any,
+) -> list[Record]:
+    """A comparison with ablations, pruning later, and references that see the trained network."""
+    seeds, densities, methods = tuple(seeds), tuple(densities), tuple(methods)
+    found = [whole("dense", 1.0, seed, **more) for seed in seeds]
+    for seed in seeds:
+        for density in densities:
+            found += [whole(method, density, seed, **more) for method in (*methods, "magnitude-after", "ltr")]
+            for method in methods:
+                found += [whole(method, density, seed, prune_at=step, **more) for step in steps]
+                if method != "random":
+                    found += [
+                        whole(method, density, seed, ablation=name, widen=fraction, **more)
+                        for name, fraction in ablated
+                    ]
+    return found
+
+
+def write_masks(runs: Path, record: Record, *, seed: int | None = None) -> Path:
+    """Made-up masks with the record's layer counts, in the run's folder."""
+    draw = np.random.default_rng(zlib.crc32(record.id.encode()) if seed is None else seed)
+    tensors = {}
+    for layer in record.layers:
+        bits = np.zeros(layer.total, dtype=bool)
+        bits[draw.permutation(layer.total)[: layer.kept]] = True
+        tensors[layer.name] = np.packbits(bits)
+    header = {"format": "foreprune-masks/1", "shapes": json.dumps({x.name: list(x.shape) for x in record.layers})}
+    path = runs / record.id / "masks.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(save(tensors, metadata=header))
+    return path
+
+
+def regression(method: str, density: float, seed: int, **more: Any) -> Record:
+    """A finished record without accuracies."""
+    run = full(method, density, seed, data="rotated", model="mlp", **more)
+    curve = tuple(
+        epoch.model_copy(update={"train_top1": None, "test_top1": None, "test_top5": None}) for epoch in run.curve
+    )
+    return run.model_copy(update={"curve": curve, "top1": None, "top5": None})

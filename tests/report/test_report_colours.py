@@ -7,7 +7,18 @@ import itertools
 import numpy as np
 import pytest
 
-from foreprune.report.colours import COLOURS, DASHES, DENSE_COLOUR, MARKERS, method_order, style_of, translucent
+from foreprune.report.colours import (
+    COLOURS,
+    DASHES,
+    DENSE_COLOUR,
+    LATER,
+    MARKERS,
+    ablation_style,
+    method_order,
+    style_of,
+    translucent,
+)
+from foreprune.report.figures import HEAT
 
 # Machado, Oliveira & Fernandes 2009, table 1, severity 1.0; applied to linear RGB.
 VISION = {
@@ -60,6 +71,13 @@ def test_colours_stand_out_on_white() -> None:
         assert 1.05 / (luminance + 0.05) >= 3.0, colour
 
 
+def test_numbers_can_be_read_on_every_heat() -> None:
+    """Ink on both ends of the scale; what lies between is lighter than the darker end."""
+    ink = linear("#1d2430") @ [0.2126, 0.7152, 0.0722]
+    for colour in HEAT:
+        assert (linear(colour) @ [0.2126, 0.7152, 0.0722] + 0.05) / (ink + 0.05) >= 4.5
+
+
 def test_known_methods_have_styles_of_their_own() -> None:
     known = [
         *("random", "magnitude", "snip", "grasp", "synflow", "phew", "ntk-sap", "iterative-snip", "force"),
@@ -91,6 +109,23 @@ def test_the_dense_reference_is_near_black_dashed_and_without_markers() -> None:
 def test_dense_comes_first_then_baselines_then_the_unknown_by_name() -> None:
     names = ["zeta", "synflow", "alpha", "dense", "random"]
     assert sorted(names, key=method_order) == ["dense", "random", "synflow", "alpha", "zeta"]
+
+
+def test_methods_that_see_the_trained_network_are_upper_references() -> None:
+    names = ["gmp", "zeta", "ltr", "synflow", "imp", "magnitude-after", "dense"]
+    assert sorted(names, key=method_order) == ["dense", "synflow", "zeta", "magnitude-after", "ltr", "imp", "gmp"]
+    styles = [style_of(name) for name in LATER]
+    assert {style.colour for style in styles} == {DENSE_COLOUR}
+    assert len({style.marker for style in styles}) == len(styles)
+    assert {style.dash for style in styles} == {"longdash"}
+    assert style_of("ltr", variant=1).dash == "solid"
+
+
+def test_ablations_have_styles_of_their_own() -> None:
+    words = ["original", "shuffled", "reinitialised", "reinitialised per layer", "reinitialised per neuron", "inverted"]
+    styles = [ablation_style(each) for each in words] + [ablation_style("widened 0.5", variant=at) for at in range(4)]
+    assert len(set(styles)) == len(styles)
+    assert all(style.marker in MARKERS and style.colour in COLOURS and style.dash in DASHES for style in styles)
 
 
 def test_translucent() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import itertools
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,11 +13,12 @@ from typing import Any
 import matplotlib
 import pytest
 from PIL import Image
-from report_records import METHODS, comparison
+from report_records import METHODS, comparison, study
 
-from foreprune.report.charts import Panel, build_panels
+from foreprune.report.charts import Heatmap, Panel, View, build_panels
 from foreprune.report.figures import draw, image_files
-from foreprune.report.tables import sections
+from foreprune.report.interactive import heatmap
+from foreprune.report.sections import sections
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -73,6 +75,49 @@ def test_every_view_has_its_axes_and_the_legend_overlaps_none() -> None:
         assert titles == [view.label for view in found[name].views if view.label]
 
 
+def test_heatmaps_show_their_numbers() -> None:
+    names = ("snip", "<b>&$x$")
+    values = ((1.0, 0.25), (0.25, None))
+    chart = Heatmap(title="measured", names=names, values=values, notes=(("", "n"), ("n", "")), limit=0.5)
+    panel = Panel("x", "Overlap", "An alternative text.", (View("density 0.1", (chart, chart)),))
+    files = image_files(panel, heading="digits")
+    found = [text.strip("\N{ZERO WIDTH SPACE}") for text in texts(files["svg"])]
+    assert found.count("1.00") == 2
+    assert found.count("0.25") == 4
+    assert found.count("<b>&$x$") == 4
+    assert b"<b>" not in files["svg"]
+    figure = draw(panel, heading="digits")
+    assert not figure.legends
+    image = figure.axes[0].images[0]
+    assert image.get_clim() == (0, 0.5)
+    data = heatmap(chart)["data"][0]
+    assert data["z"] == [[1.0, 0.25], [0.25, None]]
+    assert data["text"] == [["1.00", "0.25"], ["0.25", ""]]
+    assert data["x"] == ["snip", "&lt;b&gt;&amp;$x$"]
+    assert data["meta"] == list(names)
+
+
+def test_small_multiples_begin_on_a_new_line_and_their_labels_stay_apart() -> None:
+    (section,) = sections(study(epochs=2, seeds=(0, 1), densities=(0.4, 0.2, 0.1, 0.05, 0.02, 0.01)))
+    panel = next(panel for panel in build_panels(section) if panel.name == "ablations")
+    figure = draw(panel, heading="x")
+    figure.draw_without_rendering()
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+    words = ("top-1 test accuracy", "difference to the original")
+    assert titles == [f"{view}: {method}" for view in words for method in ("magnitude", "snip", "synflow")]
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        assert len(boxes) >= 3
+        assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+
+
+def test_secondary_views_are_left_to_the_page() -> None:
+    (section,) = sections(study(epochs=2, seeds=(0,)))
+    panel = next(panel for panel in build_panels(section) if panel.name == "curves")
+    assert len(panel.views) > 2
+    assert len([axes for axes in draw(panel, heading="x").axes if axes.axison]) == 2 * 2
+
+
 def test_bands_are_drawn_where_there_is_a_spread() -> None:
     def bands(**choices: Any) -> int:
         return len(draw(panels(**choices)["accuracy"], heading="x").axes[0].collections)
@@ -126,7 +171,7 @@ def test_drawing_leaves_pyplot_alone() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "from report_records import comparison;"
-        "from foreprune.report.tables import sections;"
+        "from foreprune.report.sections import sections;"
         "from foreprune.report.charts import build_panels;"
         "from foreprune.report.figures import image_files;"
         "section, = sections(comparison(densities=[0.1], seeds=[0]));"

@@ -9,8 +9,10 @@ from foreprune.experiments.spec import Epoch, Layer
 from foreprune.report import charts
 from foreprune.report.charts import Panel, Series, build_panels, panel
 from foreprune.report.colours import style_of
-from foreprune.report.panels import accuracy, curves, layer_density, layer_width, short_name
-from foreprune.report.tables import Section, sections
+from foreprune.report.curves import curves
+from foreprune.report.layers import layer_density, layer_width, short_name
+from foreprune.report.panels import accuracy
+from foreprune.report.sections import Section, sections
 
 
 def only(records: list) -> Section:

@@ -21,7 +21,7 @@ FILES = {
         for n in ("accuracy", "curves", "layer-density", "layer-width")
         for k in ("png", "svg")
     ),
-    *("report.html", "table.md", "records.csv"),
+    *("report.html", "table.md", "records.csv", "significance.csv"),
 }
 
 

@@ -8,17 +8,10 @@ import pytest
 from report_records import comparison, failed, full, record
 from rich.console import Console
 
-from foreprune.report.tables import (
-    Spread,
-    console_table,
-    density_texts,
-    markdown_table,
-    percent,
-    printable,
-    sections,
-    spread,
-    summary,
-)
+from foreprune.report.labels import printable
+from foreprune.report.measures import Spread, density_texts, percent, spread
+from foreprune.report.sections import sections
+from foreprune.report.tables import console_table, markdown_table, summary
 from foreprune.training.recipes import Recipe
 
 
@@ -190,7 +183,7 @@ def test_one_seed_has_no_spread_and_no_dense_no_row() -> None:
 def test_top5_can_be_chosen_and_nothing_else() -> None:
     assert "top-5" in text_of(comparison(), metric="top5")
     for table in (console_table, markdown_table):
-        with pytest.raises(ValueError, match="metric must be 'top1' or 'top5', not 'top3'"):
+        with pytest.raises(ValueError, match="metric must be 'top1', 'top5' or 'test_loss', not 'top3'"):
             table([record()], metric="top3")
 
 

@@ -21,6 +21,8 @@ def seeded(seed: int = 0) -> torch.Generator:
         ("kaiming-normal-fan-out", 2 / 200),
         ("kaiming-uniform-fan-in", 2 / 600),
         ("xavier-normal", 2 / 800),
+        ("xavier-uniform", 2 / 800),
+        ("normal-0.1", 0.01),
         ("constant-variance", 1.0),
     ],
 )
@@ -43,6 +45,8 @@ def test_every_initialiser_is_tested_above_and_listed() -> None:
         "kaiming-normal-fan-out",
         "kaiming-uniform-fan-in",
         "xavier-normal",
+        "xavier-uniform",
+        "normal-0.1",
         "constant-variance",
     }
 

@@ -11,7 +11,7 @@ from foreprune.zoo import models
 from foreprune.zoo.models import create
 from foreprune.zoo.resnets import BasicBlock, Bottleneck
 
-SHAPES = {"lenet-300-100": (1, 28, 28), "lenet-5": (1, 28, 28), "fc": (1, 28, 28)}
+SHAPES = {"lenet-300-100": (1, 28, 28), "lenet-5": (1, 28, 28), "fc": (1, 28, 28), "mlp": (1, 28, 28)}
 HEAVY = ("wrn-14-10", "wrn-20-8", "resnet-110", "vgg-19", "fc-2000", "resnet-50")
 
 
@@ -34,6 +34,10 @@ COUNTS = [
     ("fc-500", 1_650_010, 1_647_000),
     ("fc-1000", 5_800_010, 5_794_000),
     ("fc-2000", 21_600_010, 21_588_000),
+    ("mlp-bn-100", 131_210, 129_400),
+    ("mlp-bn-200", 362_410, 358_800),
+    ("mlp-bn-300", 693_610, 688_200),
+    ("mlp-bn-400", 1_124_810, 1_117_600),
     ("resnet-8", 78_042, 77_360),
     ("resnet-20", 272_474, 270_896),
     ("resnet-32", 466_906, 464_432),
@@ -72,6 +76,25 @@ def test_exact_parameter_counts_at_other_sizes() -> None:
     # 13 convolutions alone, as in Simonyan and Zisserman 2015, configuration D
     vgg = create("vgg-16", input_shape=(3, 32, 32))
     assert sum(m.weight.numel() for m in vgg.modules() if isinstance(m, nn.Conv2d)) == 14_710_464
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "weights"),
+    [("mlp-bn-100", 209_384, 206_800), ("mlp-bn-400", 1_435_184, 1_427_200), ("mlp-bn-100-3", 178_484, 176_800)],
+)
+def test_an_image_as_output(name: str, parameters: int, weights: int) -> None:
+    """784 n + (layers - 1) n^2 + 784 n weights, layers n + 784 biases, and 2 n for each batch normalisation."""
+    assert counts(create(name, input_shape=(1, 28, 28), classes=784)) == (parameters, weights)
+
+
+@pytest.mark.parametrize(("name", "width", "norm"), [("fc-100", 100, 0), ("fc-2000", 2000, 0), ("mlp-bn-300", 300, 1)])
+def test_six_hidden_layers(name: str, width: int, norm: int) -> None:
+    """Of equal width, each with batch normalisation before its ReLU or with ReLU alone; the output is linear."""
+    model = create(name, input_shape=(1, 28, 28))
+    hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU] if norm else [nn.Linear, nn.ReLU]
+    assert [type(layer) for layer in model] == [nn.Flatten, *hidden * 6, nn.Linear]
+    linear = [(layer.in_features, layer.out_features) for layer in model if isinstance(layer, nn.Linear)]
+    assert linear == [(784, width), *[(width, width)] * 5, (width, 10)]
 
 
 def test_every_named_network_is_counted_above_and_described() -> None:

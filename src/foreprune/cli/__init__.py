@@ -13,6 +13,7 @@ from foreprune.cli.compare import Compare, Report
 from foreprune.cli.lists import Methods
 from foreprune.cli.shared import errors
 from foreprune.cli.single import Analyze, Prune, Train
+from foreprune.cli.sweep import Recipes, Sweep
 
 
 def _show_warning(
@@ -26,6 +27,12 @@ def _show_warning(
     errors.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
+def _brief(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same command, described by its first line alone."""
+    assert isinstance(command, type)
+    return type(command.__name__, (command,), {"__doc__": (command.__doc__ or "").split("\n")[0]})
+
+
 def main() -> None:
     """Entry point of the `foreprune` command."""
     commands: dict[str, Callable[..., Any]] = {
@@ -33,9 +40,13 @@ def main() -> None:
         "prune": Prune,
         "analyze": Analyze,
         "train": Train,
+        "sweep": Sweep,
+        "recipes": Recipes,
         "methods": Methods,
         "report": Report,
     }
+    if sys.argv[1:2] in ([], ["-h"], ["--help"]):  # one line for each; their own --help has the rest
+        commands = {name: _brief(command) for name, command in commands.items()}
     command = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="foreprune",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import tyro
 
 from foreprune.cli.shared import screen
+from foreprune.experiments.procedures import PROCEDURES, Procedure
 from foreprune.training.recipes import RECIPES
 
 
 @dataclass(frozen=True)
 class Methods:
-    """List the pruning methods: what each keeps, where it comes from, what it needs.
+    """List the pruning methods: what each keeps, what it needs, where it comes from.
 
-    With names, everything about those: formula, settings, what the authors' code does differently.
+    With names, everything about those: formula, settings, what the authors'
+    code does differently.
+
+      foreprune methods
+      foreprune methods grasp ltr
     """
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -29,19 +35,51 @@ class Methods:
         from foreprune.methods import method, methods
 
         for name in self.names:
+            if name in PROCEDURES:
+                _print_procedure(PROCEDURES[name])
+                continue
             found = method(name)
             paragraphs = [" ".join(part.split()) for part in found.doc.split("\n\n")[1:]]
             screen.print("\n\n".join([str(found), *paragraphs]) + "\n", markup=False, highlight=False)
         if not self.names:
-            from rich.table import Table
-
-            table = Table("method", "needs", "settings", "paper", box=None, pad_edge=False, header_style="bold")
-            for found in methods():
-                needs = "labels" if "labels" in found.needs else "input shape" if found.needs else "-"
-                settings = ", ".join(f"{key}={value}" for key, value in found.hyper.items()) or "-"
-                table.add_row(found.name, needs, settings, found.paper)
-            screen.print(table, markup=False)
+            screen.print("Methods: prune a network as it is, at initialization or after some steps", style="bold")
+            _print_entries(
+                (found.name, _first_sentence(found.doc), _needs(found.needs), found.hyper, found.paper)
+                for found in methods()
+            )
+            screen.print("\nProcedures: prune after training or during it; for compare and sweep", style="bold")
+            _print_entries(
+                (found.name, found.summary, "a training", found.hyper, found.paper) for found in PROCEDURES.values()
+            )
         return 0
+
+
+def _print_entries(entries: Iterable[tuple[str, str, str, Mapping[str, object], str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, text, needs, hyper, paper in entries:
+        settings = ", ".join(f"{key}={value}" for key, value in hyper.items())
+        facts = [*([f"needs {needs}"] if needs else []), *([settings] if settings else []), paper]
+        table.add_row(name, Text.assemble(text, "\n", ("; ".join(facts), "dim")))
+    screen.print(table)
+
+
+def _print_procedure(found: Procedure) -> None:
+    settings = ", ".join(f"{key}={value}" for key, value in found.hyper.items()) or "none"
+    lines = (found.name, found.summary, f"settings: {settings}", f"ablations: {', '.join(found.ablations) or 'none'}")
+    screen.print("\n".join([*lines, f"paper: {found.paper}"]) + "\n", markup=False, highlight=False)
+
+
+def _first_sentence(doc: str) -> str:
+    return " ".join(doc.split("\n\n")[0].split())
+
+
+def _needs(needs: frozenset[str]) -> str:
+    return "labels" if "labels" in needs else "the shape of an input" if needs else ""
 
 
 def _print_recipes() -> None:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Prune:
     """Prune one network and write the masks. Prints how many weights each layer keeps.
 
-    foreprune prune --model resnet-20 --method synflow --density 0.05 --input-shape 3 32 32
-    foreprune prune --model my.package:build --method snip --sparsity 0.9 --data mnist --data-dir ~/data
+      foreprune prune --model resnet-20 --method synflow --density 0.05
+      foreprune prune --model my.package:build --method snip --sparsity 0.9 \\
+          --data mnist --data-dir ~/data
     """
 
     model: str
@@ -89,7 +90,8 @@ class Prune:
 class Train:
     """Train one network, sparse if masks are given, and write weights and training curve.
 
-    foreprune train --model lenet-300-100 --data mnist --data-dir ~/data --masks masks.safetensors
+      foreprune train --model lenet-300-100 --masks masks.safetensors \\
+          --data mnist --data-dir ~/data
     """
 
     model: str
@@ -138,10 +140,12 @@ class Train:
 
 @dataclass(frozen=True)
 class Analyze:
-    """Measure what masks leave of a network: densities, widths, paths, path-kernel trace, MACs. Without masks, the
-    dense one.
+    """Measure what masks leave of a network: densities, widths, paths, trace, MACs.
 
-    foreprune analyze --model resnet-20 --masks masks.safetensors --input-shape 3 32 32 --out analysis.json
+    Without masks, the dense network.
+
+      foreprune analyze --model resnet-20 --masks masks.safetensors \\
+          --input-shape 3 32 32 --out analysis.json
     """
 
     model: str

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Sequence
 
 import torch
 
+from foreprune.ablations import invert
 from foreprune.core.density import keep_count
 from foreprune.core.net import Net
-from foreprune.experiments.run import load_data, load_model
+from foreprune.experiments.build import load_data, load_model
+from foreprune.experiments.dense import check_step
+from foreprune.experiments.procedures import PROCEDURES, check_procedure, steps_of
 from foreprune.experiments.spec import Experiment
 from foreprune.methods import method
 
@@ -19,16 +24,47 @@ def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
     Raises:
         ValueError, TypeError, FileNotFoundError: what the runs would have raised.
     """
-    settings = {(e.data, e.model, e.init): e for e in experiments}
+    check_methods(experiments)
+    settings = {(e.data, e.model, e.init): e for e in sorted(experiments, key=lambda e: e.data)}  # each is read once
     totals: dict[tuple[str, str, str], int] = {}
+    images: dict[str, int] = {}
     for key, experiment in settings.items():
         data = load_data(experiment.data, data_dir)
         model = load_model(experiment.model, input_shape=data.shape, classes=data.classes, init=experiment.init)
         totals[key] = Net.of(model).total
+        images[experiment.data] = len(data.train)
     for experiment in experiments:
-        if experiment.method != "dense":
-            method(experiment.method).check_hyper(experiment.hyper)
         keep_count(experiment.density, totals[experiment.data, experiment.model, experiment.init])
+        recipe = experiment.recipe
+        steps = recipe.epochs * math.ceil((experiment.train_size or images[experiment.data]) / recipe.batch_size)
+        for step in steps_of(experiment):
+            check_step(step, steps)
+
+
+def check_methods(experiments: Sequence[Experiment]) -> None:
+    """Look up every method and procedure with its settings; no data and no network is needed.
+
+    Raises:
+        ValueError, TypeError: what the runs would have raised.
+    """
+    for experiment in experiments:
+        if experiment.method in PROCEDURES:
+            check_procedure(experiment)
+        elif experiment.method != "dense":
+            _check_method(experiment)
+
+
+def _check_method(experiment: Experiment) -> None:
+    try:
+        found = method(experiment.method)
+    except ValueError:
+        if near := difflib.get_close_matches(experiment.method, PROCEDURES, n=2):
+            hint = " or ".join(map(repr, near))
+            raise ValueError(f"unknown method {experiment.method!r}; did you mean {hint}?") from None
+        raise
+    found.check_hyper(experiment.hyper)
+    if experiment.ablation == "invert":
+        invert(found)
 
 
 def resolve_device(device: str) -> str:

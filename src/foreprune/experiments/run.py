@@ -2,126 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import time
+import math
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foreprune import ablations
 from foreprune.analysis.analyze import analyze
-from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
-from foreprune.core.net import Net
+from foreprune.core.net import primary_output
+from foreprune.experiments.build import Images, load_data, load_model, mean_image, scoring_batches
+from foreprune.experiments.dense import Setting, channels_last, dense_run, network, train
+from foreprune.experiments.later import start_of, warn_of_collapse
+from foreprune.experiments.snapshots import load_into
 from foreprune.experiments.spec import Epoch, Experiment, Layer, Record
-from foreprune.experiments.store import make_folder, run_folder, write_record
-from foreprune.methods import method as find_method
-from foreprune.training.fit import fit
-from foreprune.zoo import datasets, models
-from foreprune.zoo.images import ImageFolder, ImageSet
+from foreprune.experiments.store import is_full, make_folder, run_folder, write_record
+from foreprune.zoo import datasets
 
-_REINIT_SEEDS = 1_000_003  # torch seeds its generator with 32 bits, so 2**32 more would be the same draw
-_SCORING_BATCH = 1000  # samples scored at once; ten per class fit up to a hundred classes
-Batches = list[tuple[Tensor, Tensor]]
-Images = ImageSet | ImageFolder
+__all__ = ["load_data", "load_model", "mean_image", "run_experiment", "scoring_batches"]
 
-
-@lru_cache(maxsize=1)
-def load_data(name: str, data_dir: str | None) -> datasets.DataSet:
-    """A data set, kept in memory for the next run that asks for the same."""
-    return datasets.load(name, data_dir=data_dir)
-
-
-def load_model(
-    name: str, *, input_shape: tuple[int, int, int], classes: int, init: str = "kaiming-normal-fan-in", seed: int = 0
-) -> nn.Module:
-    """A network of the zoo by name, or one that `package.module:factory` builds.
-
-    A factory is called with those of input_shape, classes and seed that it names; torch's generator is seeded around
-    it. `init` belongs to the zoo: a factory draws its own weights.
-
-    Raises:
-        ValueError: unknown name, or a factory that cannot be imported.
-        TypeError: a factory that returns no module.
-    """
-    if ":" not in name:
-        return models.create(name, input_shape=input_shape, classes=classes, init=init, seed=seed)
-    module_name, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"cannot import the model {name!r} ({error}); write package.module:factory, with the folder that "
-            "holds the package on PYTHONPATH"
-        ) from error
-    offered = {"input_shape": input_shape, "classes": classes, "seed": seed}
-    parameters = inspect.signature(factory).parameters.values()
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    known = {p.name for p in parameters}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = factory(**{key: value for key, value in offered.items() if takes_all or key in known})
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{name!r} must build a torch.nn.Module, not {type(model).__name__}")
-    return model
-
-
-def scoring_batches(train: Images, *, per_class: int, seed: int, device: torch.device | str) -> Batches:
-    """`per_class` images of each class, shuffled, in batches of at most a thousand."""
-    images, labels = train.per_class(per_class, seed=seed)
-    pairs = zip(torch.split(images, _SCORING_BATCH), torch.split(labels, _SCORING_BATCH), strict=True)
-    return [(x.to(device), y.to(device)) for x, y in pairs]
-
-
-def mean_image(train: Images, batches: Batches) -> Tensor:
-    """Mean of the raw pixels in [0, 1], (C, H, W): of all training images in memory, else of the scoring batches."""
-    if isinstance(train, ImageSet):
-        chunks = [chunk.double().sum(0) for chunk in torch.split(train.images, _SCORING_BATCH)]
-        return torch.stack(chunks).sum(0).div(255 * len(train)).float()
-    mean, std = (torch.tensor(values)[:, None, None] for values in (train.mean, train.std))
-    images = torch.cat([x.cpu() for x, _ in batches])
-    return (images.mean(0) * std + mean).clamp(min=0)
-
-
-def prune_for(experiment: Experiment, model: nn.Module, train: Images, *, device: str) -> Masks:
-    """The masks of one experiment, from its training images; the dense reference keeps everything."""
-    if experiment.method == "dense":
-        return Masks.dense(Net.of(model).weights)
-    found = find_method(experiment.method)
-    hyper: dict[str, Any] = dict(experiment.hyper)
-    batches = scoring_batches(train, per_class=experiment.samples_per_class, seed=experiment.seed, device=device)
-    if "mean_image" in found.hyper:
-        hyper.setdefault("mean_image", mean_image(train, batches))
-    masks = prune(
-        model,
-        ablations.invert(found) if experiment.ablation == "invert" else found,
-        density=experiment.density,
-        inputs=batches[0][0][:1],
-        data=batches if "labels" in found.needs else None,
-        seed=experiment.seed,
-        scope=experiment.scope,
-        **hyper,
-    )
-    return ablations.shuffle(masks, seed=experiment.seed) if experiment.ablation == "shuffle" else masks
-
-
-def reinitialise_for(experiment: Experiment, model: nn.Module, masks: Masks) -> None:
-    """Give the pruned network new weights, where that is the ablation."""
-    schemes: dict[str, ablations.Scheme] = {"reinit": "dense", "reinit-layer": "layer", "reinit-neuron": "neuron"}
-    if experiment.ablation in schemes:
-        # another draw than the one that was scored, which has the same seed
-        seed = experiment.seed + _REINIT_SEEDS
-        weights = ablations.reinitialise(model, masks, scheme=schemes[experiment.ablation], seed=seed)
-        model.load_state_dict(weights, strict=False)
+_OUTPUT_IMAGES = 1000  # test images whose outputs are compared before and after training
+_OUTPUTS_AT_ONCE = 250
+_UNIT_BINS = 20
 
 
 def layers_of(masks: Masks) -> tuple[Layer, ...]:
@@ -135,9 +43,18 @@ def layers_of(masks: Masks) -> tuple[Layer, ...]:
             total=counts[name][1],
             units_alive=widths[name][0],
             units=widths[name][1],
+            unit_densities=unit_densities(masks[name]),
         )
         for name in masks
     )
+
+
+def unit_densities(mask: Tensor) -> tuple[int, ...]:
+    """How many output units (entries of axis 0) keep which share of their weights: `Layer.unit_densities`."""
+    rows = mask.flatten(1) if mask.dim() > 1 else mask[:, None]
+    kept = rows.sum(1)
+    bins = (kept * _UNIT_BINS + rows.size(1) - 1) // max(rows.size(1), 1)  # whole numbers: 0, then 1 to 20
+    return tuple(torch.bincount(bins, minlength=_UNIT_BINS + 1).tolist())
 
 
 def structure_of(model: nn.Module, masks: Masks, shape: tuple[int, int, int]) -> dict[str, float | int | None]:
@@ -165,11 +82,25 @@ def run_experiment(
     device: str = "cpu",
     environment: dict[str, Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    data: datasets.DataSet | None = None,
+    snapshots: Sequence[int] = (),
 ) -> Record:
     """Carry one experiment out and write its record, which is returned; a failure is a record too.
 
     The run's folder holds `record.json`, `masks.safetensors` and, while it trains, `checkpoint.pt`: a run that was
-    interrupted continues from there. A failure leaves its traceback in `traceback.txt`.
+    interrupted continues from there. A failure leaves its traceback in `traceback.txt`. What runs share of the dense
+    training lies in `out/dense` (`foreprune.experiments.dense`); the dense run itself is read from there if another run
+    has needed it before. Networks with 2-d convolutions are pruned as they are and trained channels last.
+
+    Args:
+        on_epoch: called with each new point of this run's own curve, not of dense trainings that it begins from.
+        data: the data set, if it has been read already.
+        snapshots: the steps of the dense training whose weights this or other runs need, so that one training saves
+            them all: `snapshots_for(experiment, steps_needed(experiments))` of `foreprune.experiments.procedures`.
+            Without, they are trained when they are missed.
+
+    Raises:
+        OSError: the disk is full.
     """
     folder = make_folder(run_folder(out, experiment))
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -178,12 +109,15 @@ def run_experiment(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            data = load_data(experiment.data, data_dir)
+            data = data or load_data(experiment.data, data_dir)
             note = data.note
-            facts = _measure(experiment, data, folder, device=device, on_epoch=on_epoch)
+            setting = Setting(experiment, data, _train_images(experiment, data), out, device, tuple(snapshots))
+            facts = _measure(setting, folder, on_epoch)
             status, error = "finished", None
             (folder / "traceback.txt").unlink(missing_ok=True)
         except Exception as failure:  # whatever a user's model or data can raise is this run's result
+            if is_full(failure):  # no result of this run, and the next would meet it too
+                raise
             status, error = "failed", f"{type(failure).__name__}: {failure}"
             facts = {"curve": getattr(failure, "curve", ())}
             atomic_write(folder / "traceback.txt", traceback.format_exc().encode())
@@ -208,46 +142,82 @@ def run_experiment(
     return record
 
 
-def _measure(
-    experiment: Experiment,
-    data: datasets.DataSet,
-    folder: Path,
-    *,
-    device: str,
-    on_epoch: Callable[[Epoch], None] | None,
-) -> dict[str, Any]:
-    train = data.train
+def _train_images(experiment: Experiment, data: datasets.DataSet) -> Images:
     if experiment.train_size:
-        train = train.subset(experiment.train_size, seed=experiment.seed)
-    model = load_model(
-        experiment.model, input_shape=data.shape, classes=data.classes, init=experiment.init, seed=experiment.seed
-    ).to(device)
-    begun = time.perf_counter()
-    masks = prune_for(experiment, model, train, device=device)
-    seconds = time.perf_counter() - begun
-    reinitialise_for(experiment, model, masks)
-    masks.save(folder / "masks.safetensors", metadata={"experiment": experiment.id})
-    left = structure_of(model, masks, data.shape)
-    history = fit(
-        model,
-        train,
-        data.test,
-        recipe=experiment.recipe,
-        masks=masks,
-        seed=experiment.seed,
-        device=device,
-        checkpoint=folder / "checkpoint.pt",
-        checkpoint_every=max(1, experiment.recipe.epochs // 10),
-        on_epoch=on_epoch,
-    )
+        return data.train.subset(experiment.train_size, seed=experiment.seed)
+    return data.train
+
+
+def _measure(setting: Setting, folder: Path, on_epoch: Callable[[Epoch], None] | None) -> dict[str, Any]:
+    start = start_of(setting)
+    model, masks, schedule = start.model, start.masks, start.schedule
+    if schedule is None:
+        _save_masks(setting, masks, folder)
+        left = structure_of(model, masks, setting.data.shape)
+    channels_last(model)
+    masks.apply_(model)
+    weights, outputs = _weights(model, masks), _outputs(setting, model)
+    if setting.experiment.method == "dense":
+        history, state = dense_run(setting, on_epoch=on_epoch)
+        load_into(model, state, source=setting.dense_folder)
+    else:
+        history = train(
+            setting,
+            model,
+            order=start.order,
+            masks=masks,
+            mask_schedule=schedule,
+            checkpoint=folder / "checkpoint.pt",
+            on_epoch=on_epoch,
+        )
+    if schedule is not None:
+        masks = schedule.masks
+        warn_of_collapse(setting, masks)
+        _save_masks(setting, masks, folder)
+        left = structure_of(network(setting), masks, setting.data.shape)
+    moved = _weight_distance(weights, _weights(model, masks), masks)
+    changed = float(torch.linalg.vector_norm(_outputs(setting, model) - outputs, dim=1).mean())
     return {
         "top1": history.top1,
         "top5": history.top5,
         "kept": masks.kept,
         "total": masks.total,
         "layers": layers_of(masks),
-        "analysis": left,
+        "analysis": {**left, "weight_distance": _finite(moved), "output_distance": _finite(changed)},
         "curve": history.curve,
-        "seconds_prune": seconds,
+        "seconds_prune": start.seconds,
         "seconds_train": history.seconds,
     }
+
+
+def _save_masks(setting: Setting, masks: Masks, folder: Path) -> None:
+    masks.save(folder / "masks.safetensors", metadata={"experiment": setting.experiment.id})
+
+
+def _weights(model: nn.Module, masks: Masks) -> dict[str, Tensor]:
+    return {name: model.get_parameter(name).detach().to(torch.float64, copy=True) for name in masks}
+
+
+def _weight_distance(first: dict[str, Tensor], last: dict[str, Tensor], masks: Masks) -> float:
+    """Euclidean distance of all kept weights together."""
+    return math.sqrt(sum(float((last[name] - first[name])[masks[name]].square().sum()) for name in masks))
+
+
+def _outputs(setting: Setting, model: nn.Module) -> Tensor:
+    """Outputs (N, everything else) of the first test images, in evaluation mode; modes are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    found: list[Tensor] = []
+    batches = setting.data.test.batches(_OUTPUTS_AT_ONCE, seed=None, epoch=0, augment=False, device=setting.device)
+    model.eval()
+    with torch.no_grad():
+        for images, _ in batches:
+            found.append(primary_output(model(images)).double().flatten(1))
+            if sum(map(len, found)) >= _OUTPUT_IMAGES:
+                break
+    for module, training in modes:
+        module.training = training
+    return torch.cat(found)[:_OUTPUT_IMAGES]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -18,6 +18,7 @@ from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scope
+from foreprune.experiments.build import loss_of
 from foreprune.experiments.run import load_data, load_model, mean_image, scoring_batches
 from foreprune.experiments.spec import Epoch, Scalar
 from foreprune.experiments.store import make_folder
@@ -52,10 +53,11 @@ def prune_once(
     found = find_method(method)
     if data is None and ("labels" in found.needs or "mean_image" in found.hyper):
         raise ValueError(f"method {method!r} scores on data: add --data (and --data-dir), e.g. --data digits")
-    batches = None
+    batches = loss = None
     arguments: dict[str, Any] = dict(hyper)
     if data is not None:
         loaded = load_data(data, None if data_dir is None else str(data_dir))
+        loss = loss_of(loaded)
         input_shape, classes = loaded.shape, loaded.classes
         batches = scoring_batches(loaded.train, per_class=samples_per_class, seed=seed, device="cpu")
         if "mean_image" in found.hyper:
@@ -67,6 +69,7 @@ def prune_once(
         density=density,
         inputs=torch.zeros(1, *input_shape),
         data=batches if "labels" in found.needs else None,
+        loss=loss,
         scope=scope,
         seed=seed,
         prunable=list(exclude) or None,
@@ -134,7 +137,9 @@ def train_once(
     folder = make_folder(out)
 
     def show(point: Epoch) -> None:
-        test = "" if point.test_top1 is None else f"  test accuracy {100 * point.test_top1:6.2f} %"
+        test = "" if point.test_loss is None else f"  test loss {point.test_loss:.4f}"
+        if point.test_top1 is not None:
+            test = f"  test accuracy {100 * point.test_top1:6.2f} %"
         console.print(
             f"epoch {point.epoch:3d}/{recipe.epochs}  train loss {point.train_loss or 0:.4f}{test}  "
             f"{point.seconds:.1f} s",
@@ -147,6 +152,7 @@ def train_once(
         loaded.test,
         recipe=recipe,
         masks=mask,
+        loss=loss_of(loaded),
         seed=seed,
         device=device,
         checkpoint=folder / "checkpoint.pt",
@@ -157,6 +163,8 @@ def train_once(
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     if history.top1 is not None:
         console.print(f"test accuracy of the last epoch: {100 * history.top1:.2f} %", highlight=False)
+    elif history.curve:
+        console.print(f"test loss of the last epoch: {history.curve[-1].test_loss:.4g}", highlight=False)
     console.print(
         f"wrote {folder / 'weights.safetensors'} and {folder / 'history.json'}", highlight=False, soft_wrap=True
     )

@@ -110,7 +110,8 @@ class Record(_Value):
     log10_path_kernel_trace, macs, dense_macs; and two that training adds, weight_distance and output_distance: the
     Euclidean distance of the kept weights, and the mean over up to 1,000 test images of that of the outputs, between
     the first and the last step (Gebhart et al. 2021, figures 1-2). None where they have no meaning or are infinite.
-    `warnings` are what the library warned of, such as layers that lost all their weights.
+    `warnings` are what the library warned of, such as layers that lost all their weights. `attempts` counts the
+    processes that the last sweep started for the run: more than one if some of them died.
     """
 
     format: Literal["foreprune-record/1"] = "foreprune-record/1"
@@ -128,6 +129,7 @@ class Record(_Value):
     seconds_prune: float | None = None
     seconds_train: float | None = None
     warnings: tuple[str, ...] = ()
+    attempts: int = 1
     environment: dict[str, Any] = {}
 
     @property

@@ -5,6 +5,9 @@ Layout under an output folder: `runs/<experiment id>/record.json`. Nothing here 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 RECORD = "record.json"
+_FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
+_FAMILY = FORMAT.partition("/")[0].encode() + b"/"
+_FORMAT_IN_FILE = re.compile(rb'"format"\s*:\s*"([^"]{0,80})"')
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,29 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether `error` says that the disk, or one's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writes that were killed have left in and below `folder`; no other process may be writing there.
+
+    Such files begin with a dot and end in ".tmp", and nothing ever reads them.
+    """
+    for left in folder.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged record to the next free `record.damaged-<n>.json` beside it, and return that."""
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
 def write_record(out: str | Path, record: Record) -> Path:
     """Write `record` to its run's folder under `out`, replacing an earlier one whole, and return the file's path.
 
@@ -77,10 +106,11 @@ def read_record(path: str | Path) -> Record:
         OSError: it cannot be opened.
     """
     path = Path(path)
+    content = path.read_bytes()
     try:
-        record = Record.model_validate_json(path.read_bytes())
+        record = Record.model_validate_json(content)
     except ValidationError as error:
-        raise ValueError(_reason(error)) from None
+        raise ValueError(_reason(error, content)) from None
     if record.id != record.experiment.id:
         raise ValueError(
             f"its id is {record.id!r}, but its settings make {record.experiment.id!r}: one of them was changed"
@@ -90,14 +120,17 @@ def read_record(path: str | Path) -> Record:
     return record
 
 
-def _reason(error: ValidationError) -> str:
+def _reason(error: ValidationError, content: bytes) -> str:
     """The first thing wrong, in one line, without echoing what may be a large or hostile input."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "json_invalid":
         return f"not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
     if where == "format":
-        return f"not a record of the format {FORMAT!r}"
+        found = _FORMAT_IN_FILE.search(content)
+        return f"not a record of the format {FORMAT!r}" + (
+            f", but {found[1].decode(errors='replace')!r}" if found else ""
+        )
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where or 'record'}: {first['msg']}{more}"
 
@@ -145,10 +178,49 @@ def finished(out: str | Path, experiment: Experiment) -> Record | None:
     A failed run, a damaged record and the record of other settings all count as not finished.
     """
     try:
+        return earlier(out, experiment)
+    except ValueError:
+        return None
+
+
+def earlier(out: str | Path, experiment: Experiment) -> Record | None:
+    """As `finished`, but a damaged record is an error.
+
+    Raises:
+        ValueError: there is a record, but it cannot be used; see `read_record`.
+        OSError: there is one, but it cannot be opened.
+    """
+    try:
         record = read_record(run_folder(out, experiment) / RECORD)
-    except (ValueError, FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return record if record.status == "finished" and record.experiment == experiment else None
+
+
+def check_formats(out: str | Path) -> None:
+    """Refuse a folder that holds records of another version of the format: the two would be mixed up in a report.
+
+    Only the beginnings of the files are looked at, so that a folder of thousands of runs is checked in a moment.
+
+    Raises:
+        ValueError: there is one; the message names the file, its format and ours.
+    """
+    root = Path(out) / RUNS
+    try:
+        paths = sorted(run / RECORD for run in root.iterdir()) if root.is_dir() else []
+    except PermissionError as error:
+        raise PermissionError(f"no permission to read {root}") from error
+    for path in paths:
+        try:
+            with open(path, "rb") as stream:
+                found = _FORMAT_IN_FILE.search(stream.read(4096))
+        except OSError:
+            continue  # no record, or one that will be met when its run's turn comes
+        if found and found[1].startswith(_FAMILY) and found[1] != FORMAT.encode():
+            raise ValueError(
+                f"{path} has the format {found[1].decode(errors='replace')!r}, and this version of foreprune writes "
+                f"{FORMAT!r}; choose another output folder, or go on with the version that wrote it"
+            )
 
 
 _SETTINGS = (

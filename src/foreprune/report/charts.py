@@ -1,6 +1,7 @@
 """What a panel is: plain frozen values, drawn alike by `figures` (PNG, SVG) and `interactive` (HTML).
 
-A new panel is one function from a section to a `Panel`, registered with `@panel("its-name")` in `panels.py`:
+A new panel is one function from a section to a `Panel`, registered with `@panel("its-name")` in a module that
+`build_panels` imports:
 
     @panel("seconds")
     def seconds(section: Section) -> Panel | None:
@@ -12,12 +13,13 @@ Everything else (page, image files, legends, colours, the density selector) foll
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from foreprune.report.colours import Style
-from foreprune.report.tables import Section
+from foreprune.report.sections import Section
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Series:
     """One line: `x`, `y` and, where known, the band `low`..`high`, all of one length; `notes` are the texts on hover.
 
     `x` and `y` are in axis units. A `reference` is drawn behind the others, dashed and without markers. `band` is empty
-    or holds one `(low, high)` per point, `None` where the spread is unknown.
+    or holds one `(low, high)` per point, `None` where the spread is unknown. `joined` is false for loose points.
     """
 
     label: str
@@ -35,6 +37,7 @@ class Series:
     band: tuple[tuple[float, float] | None, ...] = ()
     notes: tuple[str, ...] = ()
     reference: bool = False
+    joined: bool = True
 
     def __post_init__(self) -> None:
         sizes = {len(self.x), len(self.y), len(self.band or self.x), len(self.notes or self.x)}
@@ -58,46 +61,104 @@ class Axis:
 
 @dataclass(frozen=True)
 class Chart:
-    """One pair of axes with its lines."""
+    """One pair of axes with its lines. `title` tells it from its neighbours; it is hidden with the method so named."""
 
     x: Axis
     y: Axis
     series: tuple[Series, ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A square of numbers, a row and a column for each of `names`, coloured from 0 to `limit`.
+
+    `values[i][j]` belongs to row i (from the top) and column j; `None` leaves the cell empty. `notes` are the texts on
+    hover, of the same shape.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    notes: tuple[tuple[str, ...], ...]
+    limit: float
+
+    def __post_init__(self) -> None:
+        size = len(self.names)
+        for what, rows in (("values", self.values), ("notes", self.notes)):
+            if len(rows) != size or any(len(row) != size for row in rows):
+                raise ValueError(
+                    f"heatmap {self.title!r}: {what} must be {size} rows of {size}, one for each name, not "
+                    f"{len(rows)} of {sorted({len(row) for row in rows})}"
+                )
+
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """Every value as it stands in its cell: two decimals, or two digits where all are small; nothing for `None`."""
+        form = ".2f" if self.limit >= 0.1 else ".2g"
+        return tuple(tuple("" if value is None else format(value, form) for value in row) for row in self.values)
 
 
 @dataclass(frozen=True)
 class View:
-    """One state of a panel, such as one density; `label` names it in the selector and above the small multiples."""
+    """One state of a panel, such as one density; `label` names it in the selector and above the small multiples.
+
+    A `secondary` view can be chosen on the page, but is left out of the image files.
+    """
 
     label: str
-    charts: tuple[Chart, ...]
+    charts: tuple[Chart | Heatmap, ...]
+    secondary: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A titled figure. `description` is its alternative text: what is drawn and how to read it."""
+    """A titled figure. `description` is its alternative text: what is drawn and how to read it.
+
+    `notes` are facts to read beside it, such as a fit's numbers. A panel that is not `shown` waits on the page until it
+    is switched on; `opens` is the place among the main views of the one that is chosen at first. Without views only the
+    notes are shown.
+    """
 
     name: str
     title: str
     description: str
     views: tuple[View, ...]
+    notes: tuple[str, ...] = ()
+    shown: bool = True
+    opens: int = -1
+
+    @property
+    def chosen(self) -> int:
+        """The place among all views of the one that is chosen at first."""
+        main = [at for at, view in enumerate(self.views) if not view.secondary]
+        return main[self.opens] if main else 0
 
     def labels(self) -> tuple[tuple[str, Style], ...]:
         """Every line's label and style, once, in drawing order: the legend."""
         seen: dict[str, Style] = {}
         for view in self.views:
             for chart in view.charts:
-                for series in chart.series:
+                for series in chart.series if isinstance(chart, Chart) else ():
                     seen.setdefault(series.label, series.style)
         return tuple(seen.items())
 
 
+def leading(views: Iterable[View]) -> tuple[View, ...]:
+    """The views as they are, or all of them as main views if they are all secondary."""
+    found = tuple(views)
+    if all(view.secondary for view in found):
+        return tuple(replace(view, secondary=False) for view in found)
+    return found
+
+
 PanelFunction = Callable[[Section], Panel | None]
 PANELS: dict[str, PanelFunction] = {}
+# in this order they stand on the page
+_MODULES = ("panels", "ablation_panels", "later", "layers", "collapse", "structure", "overlap", "convergence", "curves")
 
 
 def panel(name: str) -> Callable[[PanelFunction], PanelFunction]:
-    """Register a panel under `name`, which also names its files; panels appear in order of registration.
+    """Register a panel under `name`, which also names its files; others' panels come after the built-in ones.
 
     The function returns `None` for a section that holds nothing to draw.
 
@@ -120,8 +181,9 @@ def panel(name: str) -> Callable[[PanelFunction], PanelFunction]:
 
 def build_panels(section: Section) -> tuple[Panel, ...]:
     """Every registered panel that has something to draw for `section`."""
-    import foreprune.report.panels  # registers the built-in panels
-    import foreprune.report.structure  # noqa: F401
-
-    drawn = (function(section) for function in PANELS.values())
+    for module in _MODULES:  # registers the built-in panels
+        importlib.import_module(f"foreprune.report.{module}")
+    order = {f"foreprune.report.{module}": at for at, module in enumerate(_MODULES)}
+    functions = sorted(PANELS.values(), key=lambda function: order.get(function.__module__, len(order)))
+    drawn = (function(section) for function in functions)
     return tuple(found for found in drawn if found is not None)

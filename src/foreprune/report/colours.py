@@ -35,6 +35,18 @@ _KNOWN = {
     "prospr": (5, 3),
     "px": (3, 0),
 }
+# Methods that look at the trained network, and their markers: upper references, in the dense network's colour, after
+# those that prune before training.
+LATER = {"magnitude-after": 1, "ltr": 7, "imp": 3, "gmp": 5}
+# what was done to a pruned network -> (colour, marker, dash)
+_ABLATIONS = {
+    "original": (0, 0, 0),
+    "shuffled": (6, 1, 0),
+    "reinitialised": (2, 2, 0),
+    "reinitialised per layer": (2, 3, 1),
+    "reinitialised per neuron": (2, 6, 2),
+    "inverted": (1, 4, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -53,17 +65,28 @@ def style_of(method: str, *, variant: int = 0) -> Style:
     """
     if method == DENSE:
         return Style(colour=DENSE_COLOUR, marker=None, dash="dash")
+    if method in LATER:
+        dash = DASHES[(variant + DASHES.index("longdash")) % len(DASHES)]
+        return Style(colour=DENSE_COLOUR, marker=MARKERS[LATER[method]], dash=dash)
     digest = hashlib.sha256(method.encode()).digest()
     colour, marker = _KNOWN.get(method, (digest[0] % len(COLOURS), digest[1] % len(MARKERS)))
     return Style(colour=COLOURS[colour], marker=MARKERS[marker], dash=DASHES[variant % len(DASHES)])
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """Sort key of methods: dense, then the known ones with baselines first, then the others by name."""
+    """Sort key of methods: dense, the known ones with baselines first, others by name, then those of `LATER`."""
     if method == DENSE:
         return (-1, method)
     known = list(_KNOWN)
+    if method in LATER:
+        return (len(known) + 1 + list(LATER).index(method), method)
     return (known.index(method) if method in _KNOWN else len(known), method)
+
+
+def ablation_style(words: str, *, variant: int = 0) -> Style:
+    """The style of an ablation, such as "shuffled"; `variant` counts the fractions of widening, told apart by dash."""
+    colour, marker, dash = _ABLATIONS.get(words, (4, 5, variant))
+    return Style(colour=COLOURS[colour], marker=MARKERS[marker], dash=DASHES[dash % len(DASHES)])
 
 
 def translucent(colour: str, alpha: float) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from foreprune.report.charts import Axis, Chart, Panel, Series
+from foreprune.report.charts import Axis, Chart, Heatmap, Panel, Series
 from foreprune.report.colours import translucent
+from foreprune.report.figures import HEAT
 
 _INK = "#1d2430"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -35,27 +36,85 @@ def escape(text: str) -> str:
 
 def panel_figures(panel: Panel) -> list[dict[str, Any]]:
     """One entry per view: its `label` and its `charts`, each a Plotly figure as plain JSON values."""
-    return [{"label": view.label, "charts": [figure(chart) for chart in view.charts]} for view in panel.views]
+    small = max((len(view.charts) for view in panel.views), default=0) > 2
+    return [
+        {
+            "label": view.label,
+            "charts": [
+                heatmap(chart) if isinstance(chart, Heatmap) else figure(chart, small=small) for chart in view.charts
+            ],
+        }
+        for view in panel.views
+    ]
 
 
-def figure(chart: Chart) -> dict[str, Any]:
-    """One chart as `{"data": [...], "layout": {...}}`; each trace carries its label in `legendgroup`."""
+def figure(chart: Chart, *, small: bool = False) -> dict[str, Any]:
+    """One chart as `{"data": [...], "layout": {...}}`; each trace carries its label in `legendgroup`.
+
+    The layout's `meta` is the chart's title, which is the name of the method it belongs to, if to one.
+    """
     data = []
     for series in sorted(chart.series, key=lambda series: not series.reference):
         data += _traces(series)
-    layout = {
-        "font": {"family": _FONT, "size": 13, "color": _INK},
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
-        "margin": {"l": 56, "r": 14, "t": 30, "b": 48},
-        "height": 400 if chart.x.slanted else 360,
-        "showlegend": False,
-        "hovermode": "closest",
-        "hoverlabel": {"align": "left", "bgcolor": "#ffffff", "font": {"color": _INK, "size": 13}, "namelength": 0},
+    layout = _layout(chart.title) | {
+        "height": 400 if chart.x.slanted else 300 if small else 360,
         "xaxis": _axis(chart.x),
         "yaxis": _axis(chart.y),
     }
     return {"data": data, "layout": layout}
+
+
+def heatmap(chart: Heatmap) -> dict[str, Any]:
+    """One heatmap as `{"data": [...], "layout": {...}}`; the trace's `meta` holds its names as they are."""
+    names = [escape(name) for name in chart.names]
+    trace = {
+        "type": "heatmap",
+        "x": names,
+        "y": names,
+        "z": [[_rounded(value) for value in row] for row in chart.values],
+        "text": [list(row) for row in chart.texts()],
+        "texttemplate": "%{text}",
+        "textfont": {"color": _INK},
+        "hovertext": [[wrapped(escape(note)) for note in row] for row in chart.notes],
+        "hoverinfo": "text",
+        "zmin": 0,
+        "zmax": chart.limit,
+        "colorscale": [[at / (len(HEAT) - 1), colour] for at, colour in enumerate(HEAT)],
+        "showscale": False,
+        "xgap": 1,
+        "ygap": 1,
+        "meta": list(chart.names),
+    }
+    axis: dict[str, Any] = {"type": "category", "automargin": True, "ticks": "", "showgrid": False, "showline": False}
+    layout = _layout(chart.title) | {
+        "height": 420,
+        "xaxis": axis | {"tickangle": -60},
+        "yaxis": axis | {"autorange": "reversed"},
+    }
+    layout["meta"] = ""
+    return {"data": [trace], "layout": layout}
+
+
+def _layout(title: str) -> dict[str, Any]:
+    """What all charts share."""
+    found: dict[str, Any] = {
+        "font": {"family": _FONT, "size": 13, "color": _INK},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "margin": {"l": 56, "r": 14, "t": 30, "b": 48},
+        "showlegend": False,
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "bgcolor": "#ffffff", "font": {"color": _INK, "size": 13}, "namelength": 0},
+        "meta": title,
+    }
+    if title:
+        found["title"] = {"text": escape(title), "font": {"size": 14}, "x": 0, "xref": "paper", "xanchor": "left"}
+    return found
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits: finer than any screen, and half the size of the page."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _traces(series: Series) -> list[dict[str, Any]]:
@@ -68,8 +127,8 @@ def _traces(series: Series) -> list[dict[str, Any]]:
             common
             | {
                 "mode": "lines",
-                "x": [x for x, _ in outline],
-                "y": [y for _, y in outline],
+                "x": [_rounded(x) for x, _ in outline],
+                "y": [_rounded(y) for _, y in outline],
                 "fill": "toself",
                 "fillcolor": translucent(series.style.colour, 0.13),
                 "line": {"width": 0},
@@ -77,11 +136,12 @@ def _traces(series: Series) -> list[dict[str, Any]]:
             }
         )
     markers = series.style.marker is not None
+    mode = "markers" if not series.joined else "lines+markers" if markers else "lines"
     line: dict[str, Any] = common | {
         "name": escape(series.label),
-        "mode": "lines+markers" if markers else "lines",
-        "x": list(series.x),
-        "y": list(series.y),
+        "mode": mode,
+        "x": [_rounded(x) for x in series.x],
+        "y": [_rounded(y) for y in series.y],
         "line": {"color": series.style.colour, "dash": series.style.dash, "width": 2},
         "text": [wrapped(escape(note)) for note in series.notes],
         "hoverinfo": "text" if series.notes else "x+y",
@@ -90,7 +150,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         line["marker"] = {
             "color": series.style.colour,
             "symbol": series.style.marker,
-            "size": 5 if len(series.x) > 12 else 8,
+            "size": 5 if len(series.x) > 12 and series.joined else 8,
         }
     if len(known) == 1 and len(series.x) == 1:
         low, high = known[0][1]

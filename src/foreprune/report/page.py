@@ -11,11 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from foreprune.experiments.spec import Record
-from foreprune.report.charts import build_panels
+from foreprune.report.charts import Panel, build_panels
 from foreprune.report.colours import DENSE, Style
 from foreprune.report.interactive import panel_figures, plotly_source
+from foreprune.report.labels import printable
+from foreprune.report.measures import Measure, density_texts, percent
 from foreprune.report.panels import styles
-from foreprune.report.tables import Row, Section, density_texts, percent, printable, section_rows, sections
+from foreprune.report.sections import Section, sections
+from foreprune.report.significance import (
+    REFERENCES,
+    Comparison,
+    change_text,
+    explanation,
+    p_text,
+    section_tests,
+    where,
+)
+from foreprune.report.tables import Row, section_rows
 
 _LONGEST_ERROR = 4000
 _MOST_VALUES = 5
@@ -54,13 +66,17 @@ def require_page() -> None:
     plotly_source()
 
 
-def page(records: Sequence[Record], *, problems: Sequence[tuple[str, str]] = ()) -> str:
+Drawn = Sequence[tuple[Section, Sequence[Panel]]]
+
+
+def page(records: Sequence[Record], *, problems: Sequence[tuple[str, str]] = (), drawn: Drawn | None = None) -> str:
     """The whole page as HTML.
 
-    `problems` are `(file, reason)` of records that could not be read; they are listed under Provenance.
+    `problems` are `(file, reason)` of records that could not be read; they are listed under Provenance. `drawn` are the
+    records' sections with their panels, if they have been built already.
 
     Raises:
-        ImportError: jinja2 or plotly is not installed.
+        ImportError: jinja2, plotly or SciPy is not installed.
     """
     require_page()
     import jinja2
@@ -74,7 +90,9 @@ def page(records: Sequence[Record], *, problems: Sequence[tuple[str, str]] = ())
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    parts = [_section(section) for section in sections(records)]
+    if drawn is None:
+        drawn = [(section, build_panels(section)) for section in sections(records)]
+    parts = [_section(section, panels) for section, panels in drawn]
     return environment.get_template("report.html.j2").render(
         lead=lead(records),
         sections=parts,
@@ -112,12 +130,18 @@ def _key(label: str, style: Style) -> Key:
     return Key(label=label, colour=style.colour, dashes=_DASH_ARRAYS[style.dash], shape=shape)
 
 
-def _section(section: Section) -> dict[str, Any]:
+def _section(section: Section, drawn: Sequence[Panel]) -> dict[str, Any]:
     """Everything the template shows of one section."""
     style = styles(section)
     rows = section_rows(section)
+    tests = section_tests(section)
+    columns = [
+        name for name in REFERENCES if any(test.family == "methods" and _is(section, test, name) for test in tests)
+    ]
     hyper = {
-        section.labels[record.id]: ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+        section.variants[section.labels[record.id]].untimed: ", ".join(
+            f"{key}={json.dumps(value)}" for key, value in values.items()
+        )
         for record in section.records
         if (values := record.experiment.hyper)
     }
@@ -127,12 +151,16 @@ def _section(section: Section) -> dict[str, Any]:
             "title": panel.title,
             "description": panel.description,
             "views": [view.label for view in panel.views],
-            "across": max(len(view.charts) for view in panel.views),
+            "across": max((len(view.charts) for view in panel.views), default=0),
             "keys": [_key(label, look) for label, look in panel.labels()],
+            "notes": panel.notes,
+            "chosen": panel.chosen,
+            "shown": panel.shown,
             "figures": panel_figures(panel),
         }
-        for panel in build_panels(section)
+        for panel in drawn
     ]
+    ablated = [_ablation_row(section, test, style[test.label]) for test in tests if test.family.startswith("ablations")]
     return {
         "title": section.title,
         "slug": section.slug,
@@ -140,7 +168,13 @@ def _section(section: Section) -> dict[str, Any]:
         "settings": section.settings,
         "hyper": [(label, printable(text)) for label, text in sorted(hyper.items())],
         "panels": panels,
-        "rows": [_table_row(row, style[row.label]) for row in rows],
+        "measure": section.measure,
+        "references": columns,
+        "rows": [_table_row(section, row, style[row.label], tests, columns) for row in rows],
+        "ablated": ablated,
+        "explanation": explanation(section, [test for test in tests if test.family == "methods"]),
+        "ablation_explanation": explanation(section, [test for test in tests if test.family != "methods"]),
+        "seeds": _common([", ".join(map(str, row.seeds)) for row in rows if row.seeds]),
         "has_top5": any(row.top5 for row in rows),
         "has_failed": any(row.failed for row in rows),
     }
@@ -159,7 +193,21 @@ def training(section: Section) -> str:
     )
 
 
-def _table_row(row: Row, style: Style) -> dict[str, Any]:
+def _common(texts: Sequence[str]) -> str:
+    """The text that all share, or none."""
+    return texts[0] if len(set(texts)) == 1 else ""
+
+
+def _is(section: Section, test: Comparison, reference: str) -> bool:
+    return section.variants[test.against].method == reference
+
+
+def _table_row(
+    section: Section, row: Row, style: Style, tests: Sequence[Comparison], references: Sequence[str]
+) -> dict[str, Any]:
+    measure: Measure = section.measure
+    value = row.value(measure)
+    mine = [t for t in tests if t.family == "methods" and (t.label, t.density) == (row.label, row.density)]
     kept, removed = density_texts(row.density)
     astray = row.kept is not None and abs(row.kept - row.density) > 0.005 * row.density
     return {
@@ -168,14 +216,35 @@ def _table_row(row: Row, style: Style) -> dict[str, Any]:
         "density_value": row.density,
         "kept": f"{row.kept:.4g}" if astray else "",
         "sparsity": removed,
-        "top1": percent(row.top1),
-        "top1_value": row.top1.mean if row.top1 else -1.0,
+        "result": measure.text(value),
+        "result_value": value.mean if value else -1.0,
         "top5": percent(row.top5),
         "top5_value": row.top5.mean if row.top5 else -1.0,
-        "n": row.top1.n if row.top1 else 0,
+        "n": value.n if value else 0,
         "seeds": ", ".join(str(seed) for seed in row.seeds) or "–",
         "failed": row.failed,
+        "tests": [
+            _test_cells(section, next((test for test in mine if _is(section, test, name)), None)) for name in references
+        ],
     }
+
+
+def _test_cells(section: Section, test: Comparison | None) -> dict[str, Any]:
+    """The two cells of one comparison: the difference, and its p values."""
+    if test is None:
+        return {"change": "–", "change_value": -1e9, "p": "–", "holm": "", "p_value": 2.0}
+    return {
+        "change": change_text(section, test),
+        "change_value": -1e9 if test.difference is None else test.difference,
+        "p": p_text(test.p) if test.p is not None else test.note,
+        "holm": "" if test.holm is None else p_text(test.holm),
+        "p_value": 2.0 if test.holm is None else test.holm,
+    }
+
+
+def _ablation_row(section: Section, test: Comparison, style: Style) -> dict[str, Any]:
+    row = {"key": _key(test.label, style), "where": where(test), "density": test.density or 0.0, "n": test.n}
+    return row | _test_cells(section, test)
 
 
 def _failure(record: Record) -> dict[str, str]:

@@ -5,41 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 
 from foreprune.core.atomic import atomic_write
-from foreprune.experiments.store import Records, frame, make_folder, read_records
+from foreprune.experiments.store import RUNS, Records, frame, make_folder, read_records
 from foreprune.report.charts import build_panels
 from foreprune.report.figures import image_files, require_matplotlib
 from foreprune.report.page import page, require_page
-from foreprune.report.tables import markdown_table, sections
+from foreprune.report.sections import sections
+from foreprune.report.significance import markdown_tests, require_scipy, significance_csv
+from foreprune.report.tables import markdown_table
 
 
 def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
     """Write the report of every record under `folder` and return the path of its page.
 
     Written under `out` (the same folder if not given): `report.html`, self-contained; `figures/<section>-<panel>.png`
-    and `.svg`; `table.md`; `records.csv`, one row per run. Everything is drawn before the first file is written, and
-    each file is replaced whole, the page last.
+    and `.svg`; `table.md`; `records.csv`, one row per run; `significance.csv`, one row per comparison. Everything is
+    drawn before the first file is written, and each file is replaced whole, the page last.
 
     Raises:
         ValueError: `folder` holds no record that can be read.
-        ImportError: matplotlib, pandas, jinja2 or plotly is not installed.
+        ImportError: matplotlib, pandas, SciPy, jinja2 or plotly is not installed.
         OSError: a folder is missing, or may not be read or written.
     """
     require_matplotlib()
     require_page()
+    require_scipy()
     folder = Path(folder)
     out = folder if out is None else Path(out)
     found = read_records(folder)
     if not found.records:
         raise ValueError(_nothing_found(folder, found))
     files: dict[str, bytes] = {}
-    for section in sections(found.records):
-        for panel in build_panels(section):
+    runs = folder / RUNS if (folder / RUNS).is_dir() else folder
+    drawn = [(section, build_panels(section)) for section in sections(found.records, runs=runs)]
+    for section, panels in drawn:
+        for panel in panels:
+            if not panel.views:
+                continue
             for kind, content in image_files(panel, heading=section.title).items():
                 files[f"figures/{section.slug}-{panel.name}.{kind}"] = content
-    files["table.md"] = markdown_table(found.records).encode()
+    tests = markdown_tests(found.records)
+    files["table.md"] = (markdown_table(found.records) + (f"\n{tests}" if tests else "")).encode()
+    files["significance.csv"] = significance_csv(section for section, _ in drawn).encode()
     files["records.csv"] = frame(found.records).to_csv(index=False, lineterminator="\n").encode()
     problems = [(path.relative_to(folder).as_posix(), reason) for path, reason in found.problems]
-    files["report.html"] = page(found.records, problems=problems).encode()
+    files["report.html"] = page(found.records, problems=problems, drawn=drawn).encode()
     make_folder(out / "figures")
     for name, content in files.items():
         atomic_write(out / name, content)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from foreprune.experiments.spec import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, panel
 from foreprune.report.colours import DENSE
-from foreprune.report.panels import density_axis, styles
-from foreprune.report.tables import Section, Spread, density_texts, sections, spread
+from foreprune.report.measures import Spread, band, density_texts, spread
+from foreprune.report.panels import density_axis
+from foreprune.report.sections import Section, sections
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,27 +38,23 @@ def measure(record: Record, name: str) -> float | None:
 def structure(section: Section) -> Panel | None:
     """Effective density, remaining width and path-kernel trace of the pruned initial network against density."""
     densities = sorted(section.densities())
-    style = styles(section)
     charts = []
     for name, (label, _, _) in _MEASURES.items():
         series = []
-        for method_label, method in section.methods():
-            if method == DENSE:
+        for line in section.lines():
+            if line.method == DENSE:
                 continue
-            points = [(density, _over_seeds(section, method_label, density, name)) for density in densities]
+            points = [(density, _over_seeds(section, line.label, density, name)) for density in densities]
             known = [(density, value) for density, value in points if value is not None]
             series.append(
                 Series(
-                    label=method_label,
-                    style=style[method_label],
+                    label=line.name,
+                    style=section.styles[line.name],
                     x=tuple(density for density, _ in known),
                     y=tuple(value.mean for _, value in known),
-                    band=tuple(
-                        None if value.std is None else (value.mean - value.std, value.mean + value.std)
-                        for _, value in known
-                    ),
+                    band=tuple(band(value) for _, value in known),
                     notes=tuple(
-                        f"{method_label}, density {density_texts(density)[0]}: {_text(value)}, n = {value.n}"
+                        f"{line.name}, density {density_texts(density)[0]}: {_text(value)}, n = {value.n}"
                         for density, value in known
                     ),
                 )

@@ -1,7 +1,8 @@
 """Checkpoints of a training run: written whole or not at all, read without executing anything, refused if not ours.
 
 A checkpoint names the run it belongs to (recipe, seed, shapes of the model, masks, number of batches). No random state
-is stored: `fit` seeds every epoch from the seed and the epoch's number, so an epoch is the same whenever it runs.
+is stored: `fit` seeds every epoch from the seed and the epoch's number, so an epoch is the same whenever it runs. Where
+a schedule changes the masks, those in force are stored with the weights.
 """
 
 from __future__ import annotations
@@ -29,16 +30,23 @@ Identity = dict[str, Any]
 
 
 def identity(
-    model: nn.Module, *, recipe: Recipe, masks: Mapping[str, Tensor] | None, seed: int, steps_per_epoch: int
+    model: nn.Module,
+    *,
+    recipe: Recipe,
+    masks: Mapping[str, Tensor] | None,
+    scheduled: bool,
+    seed: int,
+    steps_per_epoch: int,
 ) -> Identity:
     """What has to be the same for a run to be continued. Settings at their defaults are left out, so that a setting
-    added to `Recipe` later does not orphan old files."""
+    added later, to `Recipe` or here, does not orphan old files."""
     return {
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         "seed": seed,
         "batches per epoch": steps_per_epoch,
         "model": _digest_model(model),
         "masks": _digest_masks(masks),
+        **({"scheduled": True} if scheduled else {}),
     }
 
 
@@ -50,8 +58,10 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
     curve: list[Epoch],
+    updates: int,
+    masks: Mapping[str, Tensor] | None,
 ) -> None:
-    """Write everything the next epoch needs.
+    """Write everything the next epoch needs; `masks` are those in force where a schedule changes them.
 
     Raises:
         OSError: the file cannot be written; an earlier checkpoint is still there.
@@ -64,7 +74,10 @@ def save_checkpoint(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler else {},
+        "updates": updates,
     }
+    if masks is not None:
+        content["masks"] = dict(masks)
     torch.save(content, buffer)
     atomic_write(path, buffer.getvalue())
 
@@ -83,6 +96,8 @@ def read_checkpoint(path: Path, *, run: Identity) -> tuple[dict[str, Any], list[
         stored = json.loads(content["run"])
         curve = [Epoch.model_validate(point) for point in content["curve"]]
         parts = [content[part] for part in ("model", "optimizer", "scaler")]
+        if stored.get("scheduled", False):
+            parts.append(content["masks"])
         difference = _difference(stored, run)
     except (KeyError, TypeError, AttributeError, ValidationError, json.JSONDecodeError) as error:
         raise _damaged(path, error) from error
@@ -92,6 +107,8 @@ def read_checkpoint(path: Path, *, run: Identity) -> tuple[dict[str, Any], list[
         )
     if not all(isinstance(part, dict) for part in parts):
         raise _damaged(path, "a state is not a mapping")
+    if not isinstance(content.get("updates", 0), int):
+        raise _damaged(path, "the number of updates is no number")
     return content, curve
 
 
@@ -129,6 +146,9 @@ def _difference(stored: Identity, run: Identity) -> str:
     for part in ("seed", "batches per epoch"):
         if stored[part] != run[part]:
             return f"{part} is {stored[part]} there and {run[part]} here"
+    changing = stored.get("scheduled", False)
+    if changing != run.get("scheduled", False):
+        return f"its masks {'follow' if changing else 'do not follow'} a schedule"
     if stored["model"] != run["model"]:
         return "the names or shapes of the model's tensors differ"
     if stored["masks"] != run["masks"]:

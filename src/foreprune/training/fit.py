@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.attach import attach
+from foreprune.core.attach import Handle, attach
 from foreprune.core.net import isolated_randomness
 from foreprune.training.checkpoint import identity, read_checkpoint, save_checkpoint
 from foreprune.training.evaluate import (
@@ -36,6 +36,9 @@ from foreprune.training.optimizers import learning_rate, make_optimizer
 from foreprune.training.recipes import Recipe
 
 _DEFAULT = Recipe()
+MaskMap = Mapping[str, Tensor]
+# (updates done, model, masks in force) -> masks from now on, or None for those in force
+MaskSchedule = Callable[[int, nn.Module, MaskMap], MaskMap | None]
 
 
 def fit(
@@ -44,13 +47,15 @@ def fit(
     test: Data | None = None,
     *,
     recipe: Recipe = _DEFAULT,
-    masks: Mapping[str, Tensor] | None = None,
+    masks: MaskMap | None = None,
+    mask_schedule: MaskSchedule | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[int, nn.Module], None] | None = None,
     evaluate_every: int = 1,
 ) -> History:
     """Train `model` in place by `recipe` and return the curve, whose last point is the result.
@@ -69,6 +74,9 @@ def fit(
         test: the same, or None for no test results.
         recipe: optimizer, schedule, epochs, precision.
         masks: parameter name -> bool tensor; what they prune is set to zero and stays exactly zero.
+        mask_schedule: called as (updates done, model, masks in force) before the first and after every update; masks
+            that it returns replace those in force, None keeps them. Optimizer state of what is pruned is set to zero.
+            Checkpoints hold the masks in force, and a resumed training asks once more at the step it resumes from.
         loss: callable (output, target) -> mean over the batch; None is cross-entropy with the recipe's label smoothing.
         seed: of everything random.
         device: where to train, None for where the model is; the model is moved there and stays.
@@ -76,6 +84,9 @@ def fit(
             epoch, whole or not at all. Finished epochs are not reported to `on_epoch` again.
         on_epoch: called with each new point of the curve, after the checkpoint is written. What it raises ends
             the training.
+        on_step: called as (updates done, model) before the first update, unless resumed, and after every update and
+            change of masks. It may read the model, and must leave it and the global random state as they are. What it
+            raises ends the training.
         evaluate_every: test after every so many epochs, and always after the last.
 
     Raises:
@@ -94,20 +105,31 @@ def fit(
     casting = autocast(where, recipe.precision)
     optimizer = make_optimizer(model, recipe)
     scaler = torch.amp.GradScaler(where.type) if recipe.precision == "float16" else None
-    steps = _steps_per_epoch(train, recipe, seed)
-    run = identity(model, recipe=recipe, masks=masks, seed=seed, steps_per_epoch=steps) if path else {}
-    loop = _Loop(model, train, recipe, loss, optimizer, scaler, casting, steps, seed, where)
+    steps = steps_per_epoch(train, recipe, seed=seed)
+    scheduled = mask_schedule is not None
+    run: dict[str, Any] = {}
+    if path is not None:
+        run = identity(model, recipe=recipe, masks=masks, scheduled=scheduled, seed=seed, steps_per_epoch=steps)
+    loop = _Loop(
+        *(model, train, recipe, loss, optimizer, scaler, casting, steps, seed, where),
+        *(mask_schedule, on_step, attach(masks or {}, model, optimizer)),
+    )
     modes = [(module, module.training) for module in model.modules()]
     curve: list[Epoch] = []
     with contextlib.ExitStack() as finally_:
         finally_.callback(_restore, modes, optimizer)
-        finally_.enter_context(attach(masks or {}, model, optimizer))
-        if path is not None and path.exists():
+        finally_.callback(loop.detach)
+        resumed = path is not None and path.exists()
+        if path is not None and resumed:
             content, curve = read_checkpoint(path, run=run)
+            loop.updates = content.get("updates", len(curve) * steps)
+            if scheduled:
+                loop.put(content["masks"])
             model.load_state_dict(content["model"])
             optimizer.load_state_dict(content["optimizer"])
             if scaler is not None:
                 scaler.load_state_dict(content["scaler"])
+        loop.reached(tell=not resumed)
         for epoch in range(len(curve), recipe.epochs):
             last = epoch + 1 == recipe.epochs
             point = loop.run(epoch, tuple(curve))
@@ -116,15 +138,24 @@ def fit(
                 point = _with_test(point, result, tuple(curve))
             curve.append(point)
             if path is not None and (last or (epoch + 1) % checkpoint_every == 0):
-                save_checkpoint(path, run=run, model=model, optimizer=optimizer, scaler=scaler, curve=curve)
+                save_checkpoint(
+                    path,
+                    run=run,
+                    model=model,
+                    optimizer=optimizer,
+                    scaler=scaler,
+                    curve=curve,
+                    updates=loop.updates,
+                    masks=loop.handle.masks if scheduled else None,
+                )
             if on_epoch is not None:
                 on_epoch(point)
     return History(curve=tuple(curve))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Loop:
-    """What stays the same from epoch to epoch."""
+    """What the epochs share. Only `handle`, the masks in force, and `updates`, how many are done, ever change."""
 
     model: nn.Module
     train: Data
@@ -136,6 +167,28 @@ class _Loop:
     steps_per_epoch: int
     seed: int
     device: torch.device
+    mask_schedule: MaskSchedule | None
+    on_step: Callable[[int, nn.Module], None] | None
+    handle: Handle
+    updates: int = 0
+
+    def put(self, masks: MaskMap) -> None:
+        """Replace the masks in force."""
+        self.handle.remove()
+        self.handle = attach(masks, self.model, self.optimizer)
+
+    def detach(self) -> None:
+        """Take out the hooks of the masks in force, whichever they are by now."""
+        self.handle.remove()
+
+    def reached(self, *, tell: bool = True) -> None:
+        """Let the schedule of masks, and whoever wants to be told, act after so many updates."""
+        if self.mask_schedule is not None:
+            masks = self.mask_schedule(self.updates, self.model, self.handle.masks)
+            if masks is not None:
+                self.put(masks)
+        if tell and self.on_step is not None:
+            self.on_step(self.updates, self.model)
 
     def run(self, epoch: int, curve: tuple[Epoch, ...]) -> Epoch:
         """Train one epoch (counted from 0). Nothing is read back from the device before its end."""
@@ -171,6 +224,8 @@ class _Loop:
                     self.scaler.step(optimizer)
                     self.scaler.update()
                 tally.add(value, size, output, target)
+                self.updates += 1
+                self.reached()
         if not tally.samples:
             raise ValueError("train holds no samples; give at least one batch")
         result = tally.result()
@@ -202,8 +257,8 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
 
 
-def _steps_per_epoch(train: Data, recipe: Recipe, seed: int) -> int:
-    """Batches in one epoch; 1 if the data cannot tell and the schedule does not ask."""
+def steps_per_epoch(train: Data, recipe: Recipe, *, seed: int = 0) -> int:
+    """Optimizer steps in one epoch; 1 if the data cannot tell how many they are and the schedule does not ask."""
     if isinstance(train, ImageSource):
         return max(1, math.ceil(len(train) / recipe.batch_size))
     try:

@@ -167,7 +167,8 @@ _TABLE: dict[str, tuple[Recipe, str]] = {
 
 # patterns of data and model -> name; the first that fits
 _DEFAULTS: tuple[tuple[str, str, str], ...] = (
-    ("digits", ".*", "digits"),
+    ("digits(-transformation)?", ".*", "digits"),
+    ("mnist-transformation", ".*", "patil-transformation"),
     ("mnist", "fc-", "gebhart-fc-mnist"),
     ("mnist", ".*", "frankle-lenet-mnist"),
     ("cifar-10", "(wide-)?resnet|wrn", "frankle-resnet-20-cifar-10"),

@@ -8,10 +8,12 @@
 | tiny-imagenet | 110,000 of 3x64x64 | crop of random size and aspect, flip | published |
 | modified-tiny-imagenet | the same | flip, shift by up to 4 pixels (appendix L) | the same |
 | imagenet | 1.3 million of any size, read as 3x224x224 | crop of random size and aspect, flip | published |
+| mnist-transformation | 10,000 and 10,000 of 1x28x28 | none | published |
+| digits-transformation | as digits | none | as digits |
 
 The published constants are those of the training images to three or four digits; they are not computed again, so that a
 subset or a re-encoded copy is normalised alike. OpenLTH, the code of Frankle et al. 2021, uses ImageNet's for CIFAR
-too. Nothing is downloaded.
+too. Nothing is downloaded. The last two have images as targets, see `foreprune.zoo.transformation`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +38,7 @@ from foreprune.zoo.readers import (
     read_idx,
     read_parquet,
 )
+from foreprune.zoo.transformation import transformed_by_class
 
 __all__ = ["DataSet", "ImageFolder", "ImageSet", "describe", "load", "names"]
 
@@ -53,9 +57,10 @@ class DataSet:
     Attributes:
         name: as given to `load`.
         train, test: the two splits.
-        classes: how many.
+        classes: how many, or of images with real targets how many numbers each has: the outputs of a network.
         shape: (C, H, W) of one image as `batches` yields it.
         note: what must be said beside any number measured on it, or nothing.
+        loss: what is minimised on it: of class labels the cross-entropy, of real targets the mean squared error.
     """
 
     name: str
@@ -64,6 +69,7 @@ class DataSet:
     classes: int
     shape: tuple[int, int, int]
     note: str = ""
+    loss: Literal["cross-entropy", "squared-error"] = "cross-entropy"
 
 
 Splits = tuple[ImageSet | ImageFolder, ImageSet | ImageFolder, str]  # training, test, note
@@ -78,6 +84,13 @@ class _Layout:
 
     def __str__(self) -> str:
         return ", ".join(" or ".join(patterns) for patterns in self.required)
+
+
+@dataclass(frozen=True)
+class _Transformed:
+    description: str
+    source: str
+    per_class: int  # training images of each class; 0: all there are
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ class _Source:
 
 def names() -> tuple[str, ...]:
     """The data sets that `load` knows."""
-    return ("digits", *_SOURCES)
+    return ("digits", *_SOURCES, *_TRANSFORMED)
 
 
 def describe(name: str) -> str:
@@ -112,6 +125,8 @@ def describe(name: str) -> str:
         ValueError: not in `names()`.
     """
     _check_name(name)
+    if name in _TRANSFORMED:
+        return _TRANSFORMED[name].description
     return _DIGITS if name == "digits" else _SOURCES[name].description
 
 
@@ -130,6 +145,11 @@ def load(name: str, *, data_dir: Path | str | None = None) -> DataSet:
     validation images are the test split, as in the papers, and so are ImageNet's. ImageNet is not held in memory
     (`ImageFolder`).
 
+    `mnist-transformation` is the regression task of Patil & Dovrolis 2021, appendix B: of each class 1,000 training
+    images, always the same ones, and all test images, each to be rotated and sheared as its class says. Inputs are
+    normalised as for `mnist`, targets are (784,) in [0, 1] (`foreprune.zoo.transformation` says what the paper leaves
+    open). It reads the files of `mnist`; `digits-transformation` is the same task on all images of `digits`.
+
     Raises:
         ValueError: unknown name (with near ones), or a damaged file, naming it.
         FileNotFoundError: no folder given, or files missing; says which folders were looked in, which files are
@@ -137,9 +157,25 @@ def load(name: str, *, data_dir: Path | str | None = None) -> DataSet:
         ImportError: scikit-learn (digits), Pillow or pyarrow is needed and not installed.
     """
     _check_name(name)
-    if name == "digits":
+    if name not in _TRANSFORMED:
+        return _labelled(name, name, data_dir)
+    task = _TRANSFORMED[name]
+    data = _labelled(name, task.source, data_dir)
+    assert isinstance(data.train, ImageSet)
+    assert isinstance(data.test, ImageSet)
+    try:
+        train = data.train.balanced(task.per_class, seed=0) if task.per_class else data.train
+    except ValueError as error:
+        raise ValueError(f"{name} trains on {task.per_class} images of each class: {error}") from error
+    first, second = transformed_by_class(train), transformed_by_class(data.test)
+    return DataSet(name, first, second, first.targets.shape[1], data.shape, data.note, "squared-error")
+
+
+def _labelled(name: str, source_name: str, data_dir: Path | str | None) -> DataSet:
+    """The data set `source_name`, called `name` in errors."""
+    if source_name == "digits":
         return _digits()
-    source = _SOURCES[name]
+    source = _SOURCES[source_name]
     folder, layout, found = _locate(name, source, data_dir)
     try:
         train, test, note = layout.read(source, folder, found)
@@ -348,5 +384,13 @@ _SOURCES: dict[str, _Source] = {
         folders=("imagenet", "ILSVRC2012"),
         layouts=(_Layout((("train/",), ("val/",)), _read_imagenet),),
         published="https://image-net.org/download (ILSVRC2012, the validation images sorted into class folders)",
+    ),
+}
+_TRANSFORMED: dict[str, _Transformed] = {
+    "mnist-transformation": _Transformed(
+        "20,000 images of mnist, to be rotated and sheared by an amount that depends on the digit", "mnist", 1000
+    ),
+    "digits-transformation": _Transformed(
+        "the images of digits, to be rotated and sheared by an amount that depends on the digit", "digits", 0
     ),
 }

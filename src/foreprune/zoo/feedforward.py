@@ -20,12 +20,17 @@ _VGG: dict[int, tuple[tuple[int, ...], ...]] = {
 }
 
 
-def mlp(input_shape: Shape, classes: int, *, widths: Sequence[int]) -> nn.Sequential:
-    """Flatten, then linear layers `fc1`, `fc2`, ... of `widths` units with ReLU, then `classifier`. Any input size."""
+def mlp(input_shape: Shape, classes: int, *, widths: Sequence[int], norm: bool = False) -> nn.Sequential:
+    """Flatten, then linear layers `fc1`, `fc2`, ... of `widths` units with ReLU, then `classifier`. Any input size.
+
+    With `norm`, batch normalisation `bn1`, `bn2`, ... precedes each ReLU; the layers keep their biases, as VGG's do.
+    """
     layers: Layers = OrderedDict(flatten=nn.Flatten())
     features = math.prod(input_shape)
     for index, width in enumerate(widths, start=1):
         layers[f"fc{index}"] = nn.Linear(features, width)
+        if norm:
+            layers[f"bn{index}"] = nn.BatchNorm1d(width)
         layers[f"relu{index}"] = nn.ReLU()
         features = width
     layers["classifier"] = nn.Linear(features, classes)

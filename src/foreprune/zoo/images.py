@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -60,17 +61,17 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: Tensor | Sequence[int]) -> ImageSet:
+    def take(self, indices: Tensor | Sequence[int]) -> Self:
         """The images at `indices`, in that order; a copy.
 
         Raises:
             TypeError: indices that are not whole numbers (for a boolean mask write `mask.nonzero()[:, 0]`).
             IndexError: an index that is negative or too large.
         """
-        index = _checked_indices(indices, len(self)).to(self.images.device)
+        index = checked_indices(indices, len(self)).to(self.images.device)
         return replace(self, images=self.images.index_select(0, index), labels=self.labels.index_select(0, index))
 
-    def subset(self, n: int, *, seed: int) -> ImageSet:
+    def subset(self, n: int, *, seed: int) -> Self:
         """The first `n` images of a permutation that depends on `seed` alone.
 
         Raises:
@@ -110,7 +111,15 @@ class ImageSet:
             if generator is not None:
                 for augmentation in self.augmentation:
                     pixels = augmentation(pixels, generator)
-            yield self.normalised(pixels), self.labels.index_select(0, index).to(device)
+            yield self.normalised(pixels), self._answers(index, device)
+
+    def _answers(self, index: Tensor, device: Device) -> Tensor:
+        """What a network is to say of the images at `index`."""
+        return self.labels.index_select(0, index).to(device)
+
+    def balanced(self, n: int, *, seed: int) -> Self:
+        """Exactly `n` images of each class, in a random order; a copy. Raises as `per_class`."""
+        return self.take(_balanced(self.labels, n, self.classes, seed))
 
     def per_class(self, n: int, *, seed: int) -> Batch:
         """One batch of exactly `n` images of each class, normalised, not augmented, in a random order.
@@ -124,8 +133,8 @@ class ImageSet:
         Raises:
             ValueError: a class has fewer than `n` images.
         """
-        chosen = self.take(_balanced(self.labels, n, self.classes, seed))
-        return chosen.normalised(chosen.images), chosen.labels
+        chosen = self.balanced(n, seed=seed)
+        return next(chosen.batches(len(chosen)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +177,12 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: Tensor | Sequence[int]) -> ImageFolder:
+    def take(self, indices: Tensor | Sequence[int]) -> Self:
         """The images at `indices`, in that order. Raises as `ImageSet.take`."""
-        index = _checked_indices(indices, len(self))
+        index = checked_indices(indices, len(self))
         return replace(self, files=tuple(self.files[i] for i in index.tolist()), labels=self.labels[index])
 
-    def subset(self, n: int, *, seed: int) -> ImageFolder:
+    def subset(self, n: int, *, seed: int) -> Self:
         """The first `n` images of a permutation that depends on `seed` alone. Raises as `ImageSet.subset`."""
         return self.take(_first_of_permutation(n, len(self), seed))
 
@@ -332,7 +341,8 @@ def _checked_classes(labels: Tensor, count: int, classes: int) -> int:
     return number
 
 
-def _checked_indices(indices: Tensor | Sequence[int], count: int) -> Tensor:
+def checked_indices(indices: Tensor | Sequence[int], count: int) -> Tensor:
+    """(n,) int64 on the CPU. Raises as `ImageSet.take`."""
     index = torch.as_tensor(indices)
     if index.numel() == 0:
         index = index.long()

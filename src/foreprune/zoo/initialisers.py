@@ -28,6 +28,8 @@ _DEVIATIONS: dict[str, Callable[[int, int], float]] = {
     "kaiming-normal-fan-out": lambda fan_in, fan_out: math.sqrt(2 / fan_out),
     "kaiming-uniform-fan-in": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
     "xavier-normal": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
+    "xavier-uniform": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
+    "normal-0.1": lambda fan_in, fan_out: 0.1,
     "constant-variance": lambda fan_in, fan_out: 1.0,
 }
 
@@ -65,6 +67,8 @@ def initialise_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     | kaiming-normal-fan-out | N(0, 2 / fan-out), He et al. 2015 |
     | kaiming-uniform-fan-in | uniform with variance 2 / fan-in; PyTorch's own default layers have a sixth of it |
     | xavier-normal | N(0, 2 / (fan-in + fan-out)), Glorot and Bengio 2010 |
+    | xavier-uniform | uniform with variance 2 / (fan-in + fan-out), Glorot and Bengio 2010 |
+    | normal-0.1 | standard deviation 0.1 in every layer (Patil and Dovrolis 2021, section 5.2) |
     | constant-variance | N(0, 1) in every layer: magnitudes say nothing of layers (Frankle et al. 2021, section 5) |
 
     Fans count true connections: inputs and outputs of the same group, with the two sides of a transposed convolution in
@@ -117,7 +121,7 @@ def _draw_(weight: Tensor, init: str, fan_in: int, fan_out: int, generator: torc
     deviation = _DEVIATIONS[init](fan_in, fan_out)
     wide = weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
     drawn = torch.empty(weight.shape, dtype=wide, device=generator.device)
-    if init == "kaiming-uniform-fan-in":
+    if "uniform" in init:
         bound = math.sqrt(3) * deviation
         drawn.uniform_(-bound, bound, generator=generator)
     else:

@@ -4,6 +4,7 @@
 | --- | --- |
 | lenet-300-100, lenet-5 | SNIP; Frankle et al. 2021, appendix K |
 | fc-100, fc-500, fc-1000, fc-2000 | Gebhart et al. 2021, section 5.2 |
+| mlp-bn-100, mlp-bn-200, mlp-bn-300, mlp-bn-400 | PHEW, appendix B |
 | resnet-20, ... and wide-resnet-20 | Frankle et al. 2021; Gebhart et al. 2021; PHEW; NTK-SAP |
 | wrn-14-8, wrn-14-10, wrn-20-8, wrn-32-2 | SNIP and GraSP, as replicated by Frankle et al. 2021, tables 1 and 4 |
 | vgg-11, vgg-13, vgg-16, vgg-19, vgg-16-2fc | Frankle et al. 2021; SynFlow; PHEW; NTK-SAP |
@@ -32,6 +33,10 @@ _DESCRIPTIONS: dict[str, str] = {
     "fc-500": "fully connected, six hidden layers of 500 units",
     "fc-1000": "fully connected, six hidden layers of 1000 units",
     "fc-2000": "fully connected, six hidden layers of 2000 units",
+    **{
+        f"mlp-bn-{width}": f"fully connected, six hidden layers of {width} units with batch normalisation"
+        for width in (100, 200, 300, 400)
+    },
     "resnet-8": "CIFAR ResNet, 8 layers, widths 16, 32, 64",
     "resnet-20": "CIFAR ResNet, 20 layers, widths 16, 32, 64",
     "resnet-32": "CIFAR ResNet, 32 layers, widths 16, 32, 64",
@@ -80,9 +85,10 @@ def create(
 ) -> nn.Module:
     """Build a network and draw its weights; the global random state is neither read nor changed.
 
-    Besides `names()` these forms are taken: `fc-<width>` (six hidden layers of any width), `resnet-<depth>` and
-    `resnet-<depth>x<factor>` (CIFAR, depth 6n + 2, every width times the factor), `wrn-<depth>-<factor>` (another
-    spelling of the same), `vgg-<depth>x<factor>`, and `-2fc` after any VGG.
+    Besides `names()` these forms are taken: `fc-<width>` (six hidden layers of any width), `mlp-bn-<width>` and
+    `mlp-bn-<width>-<hidden layers>`, `resnet-<depth>` and `resnet-<depth>x<factor>` (CIFAR, depth 6n + 2, every width
+    times the factor), `wrn-<depth>-<factor>` (another spelling of the same), `vgg-<depth>x<factor>`, and `-2fc` after
+    any VGG.
 
     **Depths of wide ResNets** are counted as for every CIFAR ResNet, 6n + 2: n blocks of two convolutions in each of
     three stages, the stem and the classifier. `wrn-14-8` has n = 2 and stages of 128, 256 and 512 channels. Zagoruyko
@@ -91,6 +97,11 @@ def create(
 
     **Gebhart et al. 2021** describe `fc-*` as six hidden layers (section 5.2); the SynFlow code that they built on
     counts the classifier among its six layers. Here there are six hidden layers and a classifier.
+
+    **Patil & Dovrolis 2021** (PHEW) give the widths of the MLPs of their appendix B, batch normalisation and ReLU at
+    each hidden layer, and nowhere how many layers there are; the code they published has no MLP. Here `mlp-bn-*` have
+    six hidden layers, as many as the networks of Gebhart et al., whose path kernel that paper builds on; another number
+    can follow the width, as in `mlp-bn-100-3`.
 
     Args:
         name: which network.
@@ -137,6 +148,9 @@ def _builder(name: str) -> Builder:
     if found := re.fullmatch(r"fc-([1-9]\d*)", name):
         width = int(found[1])
         return lambda shape, classes: mlp(shape, classes, widths=(width,) * 6)
+    if found := re.fullmatch(r"mlp-bn-([1-9]\d*)(?:-([1-9]\d*))?", name):
+        widths = (int(found[1]),) * int(found[2] or 6)
+        return lambda shape, classes: mlp(shape, classes, widths=widths, norm=True)
     if found := re.fullmatch(r"vgg-(11|13|16|19)(?:x([1-9]\d*))?(-2fc)?", name):
         depth, factor, linear = int(found[1]), int(found[2] or 1), 2 if found[3] else 1
         return lambda shape, classes: vgg(shape, classes, depth=depth, factor=factor, linear_layers=linear)

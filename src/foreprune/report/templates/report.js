@@ -14,26 +14,42 @@
   // Leaves out labels of an axis that would run into each other at this width, from the right.
   const thin = (axis, width) => {
     if (!axis.tickvals || !axis.range || axis.tickangle) return;
+    const longest = Math.max(...axis.ticktext.flatMap((text) => text.split("<br>")).map((text) => text.length));
+    const space = Math.max(46, 8 * longest);
     const [from, to] = axis.range;
     const place = (value) => ((axis.type === "log" ? Math.log10(value) : value) - from) / (to - from) * width;
     let free = Infinity;
     const kept = axis.tickvals.map((value, at) => [place(value), at]).sort((a, b) => b[0] - a[0])
-      .filter(([x]) => { const fits = free - x >= 46; if (fits) free = x; return fits; }).map(([, at]) => at).sort((a, b) => a - b);
+      .filter(([x]) => { const fits = free - x >= space; if (fits) free = x; return fits; }).map(([, at]) => at).sort((a, b) => a - b);
     axis.tickvals = kept.map((at) => axis.tickvals[at]);
     axis.ticktext = kept.map((at) => axis.ticktext[at]);
   };
 
+  // Of a heatmap, the rows and columns of hidden methods are left out.
+  const without = (trace, out, width) => {
+    const kept = trace.meta.map((name, at) => [name, at]).filter(([name]) => !out.has(name)).map(([, at]) => at);
+    const texts = width / kept.length < 52 ? "" : trace.texttemplate;  // numbers too small to read are left to the hover
+    const square = (rows) => kept.map((row) => kept.map((column) => rows[row][column]));
+    return { ...trace, texttemplate: texts, x: kept.map((at) => trace.x[at]), y: kept.map((at) => trace.y[at]),
+      z: square(trace.z), text: square(trace.text), hovertext: square(trace.hovertext) };
+  };
+
   // Every panel is drawn from the page's data and the set of hidden methods, so that no state hides in the plots.
+  // One that is switched off is drawn when it is switched on.
+  const stale = new Set();
   const draw = (panel) => {
+    if (panel.hidden) return stale.add(panel);
+    stale.delete(panel);
     const view = panel.querySelector("select.view")?.value ?? 0;
-    const figures = charts[panel.dataset.section][panel.dataset.panel][view].charts;
+    const figures = charts[panel.dataset.section][panel.dataset.panel][view]?.charts ?? [];
     const out = hiddenIn(panel.dataset.section);
     all(panel, ".plot").forEach((plot, at) => {
-      plot.hidden = at >= figures.length;
+      plot.hidden = at >= figures.length || out.has(figures[at].layout.meta);
       if (plot.hidden) return;
-      const data = figures[at].data.map((trace) => ({ ...trace, visible: !out.has(trace.legendgroup) }));
+      const data = figures[at].data.map((trace) => trace.type === "heatmap" ? without(trace, out, plot.clientWidth)
+        : { ...trace, visible: !out.has(trace.legendgroup) });
       const layout = structuredClone(figures[at].layout);
-      thin(layout.xaxis, plot.clientWidth - 70);
+      thin(layout.xaxis, plot.clientWidth - 96);
       if (touch) {  // a finger on a plot scrolls the page
         layout.dragmode = false;
         layout.xaxis.fixedrange = layout.yaxis.fixedrange = true;
@@ -44,6 +60,15 @@
     const button = panel.querySelector(".all");
     if (button) button.textContent = out.size ? "Show all" : "Hide all";
   };
+
+  // Panels are drawn one after the other, from the top, with pauses in which the page answers; then it says so.
+  const drawNext = () => {
+    const panel = panels.find((found) => stale.has(found) && !found.hidden);
+    if (panel) draw(panel);
+    if (panel) setTimeout(drawNext, 0);
+    else document.documentElement.dataset.drawn = "true";
+  };
+  const drawAll = () => panels.filter((panel) => stale.has(panel) && !panel.hidden).forEach(draw);
 
   for (const panel of panels) {
     const section = panel.dataset.section;
@@ -57,7 +82,7 @@
         if (match) draw(other);
       }
     });
-    panel.querySelector(".legend").addEventListener("click", (event) => {
+    panel.querySelector(".legend")?.addEventListener("click", (event) => {
       const key = event.target.closest("button");
       if (!key) return;
       const out = hiddenIn(section);
@@ -67,7 +92,17 @@
       else labels.forEach((label) => out.add(label));
       inSection(section).forEach(draw);
     });
-    draw(panel);
+    stale.add(panel);
+  }
+  drawNext();
+
+  for (const button of all(document, ".switch")) {
+    button.addEventListener("click", () => {
+      const part = document.getElementById(button.getAttribute("aria-controls"));
+      part.hidden = !part.hidden;
+      button.setAttribute("aria-pressed", String(!part.hidden));
+      if (stale.has(part)) draw(part);
+    });
   }
 
   for (const table of all(document, "table.sortable")) {
@@ -84,7 +119,11 @@
 
   // Paper is narrower than most screens: plots are drawn at its width for printing and at their own afterwards.
   const plots = () => all(document, ".plot").filter((plot) => !plot.hidden && plot.layout);
-  window.addEventListener("beforeprint", () => plots().forEach((plot) =>
-    Plotly.relayout(plot, { autosize: false, height: 270, width: plot.parentElement.classList.contains("across-2") ? 310 : 640 })));
+  const widths = { "across-1": 640, "across-2": 310, "across-3": 310 };
+  window.addEventListener("beforeprint", () => {
+    drawAll();
+    plots().forEach((plot) => Plotly.relayout(plot,
+      { autosize: false, height: 270, width: widths[plot.parentElement.classList[1]] }));
+  });
   window.addEventListener("afterprint", () => panels.forEach(draw));
 })();

@@ -1,0 +1,96 @@
+"""Runs on images with real targets: the squared error is what scores see, what is minimised, and what is reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+from torch.nn.functional import mse_loss
+
+import foreprune
+from foreprune.core.masks import Masks
+from foreprune.experiments.run import run_experiment
+from foreprune.experiments.single import prune_once, train_once
+from foreprune.experiments.spec import Experiment
+from foreprune.experiments.store import run_folder
+from foreprune.training.evaluate import evaluate
+from foreprune.training.recipes import Recipe
+from foreprune.zoo.datasets import load
+from foreprune.zoo.models import create
+
+SHORT = Recipe(epochs=2, batch_size=128, optimizer="adam", lr=1e-3)
+
+
+def by_hand(*, squared: bool = True) -> Masks:
+    data = load("digits-transformation")
+    model = create("mlp-bn-16", input_shape=data.shape, classes=data.classes)
+    batch = data.train.per_class(10, seed=0)
+    return foreprune.prune(model, "snip", density=0.2, data=[batch], loss=mse_loss if squared else None)
+
+
+def test_masks_tell_the_losses_apart() -> None:
+    """Cross-entropy takes these targets without complaint; the tests below lean on its masks being others."""
+    assert by_hand() != by_hand(squared=False)
+
+
+def test_a_record_of_a_run(tmp_path: Path) -> None:
+    experiment = Experiment(data="digits-transformation", model="mlp-bn-16", method="snip", density=0.2, recipe=SHORT)
+    record = run_experiment(experiment, out=tmp_path)
+    assert record.status == "finished", record.error
+    assert Masks.load(run_folder(tmp_path, experiment) / "masks.safetensors") == by_hand()
+    assert (record.top1, record.top5) == (None, None)
+    assert [point.test_top1 for point in record.curve] == [None, None]
+    assert record.test_loss == record.curve[-1].test_loss
+    assert record.test_loss is not None
+    assert 0 < record.test_loss < 1  # of pixels in [0, 1]; cross-entropy would be above 10
+    assert record.analysis["log10_paths"] is not None
+    assert record.total == 64 * 16 + 5 * 16 * 16 + 16 * 64
+
+
+def test_one_network_at_a_time(tmp_path: Path) -> None:
+    masks = prune_once(
+        model="mlp-bn-16",
+        method="snip",
+        density=0.2,
+        hyper={},
+        data="digits-transformation",
+        data_dir=None,
+        input_shape=(3, 32, 32),
+        classes=10,
+        weights=None,
+        init="kaiming-normal-fan-in",
+        samples_per_class=10,
+        exclude=(),
+        scope="global",
+        seed=0,
+    )
+    assert masks == by_hand()
+    masks.save(tmp_path / "m.safetensors")
+    console = Console(record=True, width=200)
+    history = train_once(
+        model="mlp-bn-16",
+        data="digits-transformation",
+        data_dir=None,
+        masks=tmp_path / "m.safetensors",
+        weights=None,
+        init="kaiming-normal-fan-in",
+        recipe=SHORT,
+        seed=0,
+        out=tmp_path / "trained",
+        device="cpu",
+        console=console,
+    )
+    data = load("digits-transformation")
+    model = create("mlp-bn-16", input_shape=data.shape, classes=data.classes)
+    model.load_state_dict(load_file(tmp_path / "trained" / "weights.safetensors"))
+    reached = history.curve[-1].test_loss
+    assert reached == pytest.approx(evaluate(model, data.test, loss=mse_loss).loss, rel=1e-6)
+    assert reached is not None
+    printed = console.export_text()
+    assert f"test loss {reached:.4f}" in printed
+    assert f"test loss of the last epoch: {reached:.4g}" in printed
+    assert "accuracy" not in printed
+    assert json.loads((tmp_path / "trained" / "history.json").read_text())["curve"][-1]["test_loss"] == reached

@@ -1,0 +1,204 @@
+"""What a run measures beside accuracy, each against a slow and obvious count; and what it trains by."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import foreprune.experiments.dense as dense_module
+import foreprune.experiments.later as later_module
+from foreprune.api import prune
+from foreprune.core.masks import Masks
+from foreprune.experiments.build import load_data, load_model, scoring_batches
+from foreprune.experiments.run import layers_of, run_experiment, unit_densities
+from foreprune.experiments.spec import Experiment
+from foreprune.experiments.store import run_folder
+from foreprune.training.fit import fit
+from foreprune.training.recipes import Recipe
+
+SHORT = Recipe(epochs=2, batch_size=256, lr=0.1, momentum=0.9)
+
+
+def experiment(method: str = "snip", **changes: object) -> Experiment:
+    base = {"data": "digits", "model": "fc-16", "method": method, "density": 0.3, "recipe": SHORT}
+    return Experiment.model_validate(base | {"density": 1.0} | changes if method == "dense" else base | changes)
+
+
+def small_conv(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, classes),
+    )
+
+
+CONV = f"{__name__}:small_conv"
+
+
+def by_hand(mask: Tensor) -> tuple[int, ...]:
+    counts = [0] * 21
+    for unit in range(mask.shape[0]):
+        weights = mask[unit].flatten().tolist()
+        kept = sum(weights)
+        if not kept:
+            counts[0] += 1
+            continue
+        for number in range(1, 21):
+            # (number - 1) / 20 < kept / all <= number / 20, in whole numbers
+            if (number - 1) * len(weights) < 20 * kept <= number * len(weights):
+                counts[number] += 1
+    return tuple(counts)
+
+
+@pytest.mark.parametrize("shape", [(60, 20), (60, 40), (13, 7), (9, 4, 3, 3), (30, 1), (1, 300)])
+@pytest.mark.parametrize("density", [0.0, 0.04, 0.5, 1.0])
+def test_units_are_counted_by_what_they_keep(shape: tuple[int, ...], density: float) -> None:
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < density
+    assert unit_densities(mask) == by_hand(mask)
+    assert sum(unit_densities(mask)) == shape[0]
+
+
+def test_the_edges_of_the_bins_belong_below() -> None:
+    mask = torch.zeros(6, 20, dtype=torch.bool)
+    for unit, kept in enumerate((0, 1, 2, 10, 19, 20)):
+        mask[unit, :kept] = True
+    found = unit_densities(mask)
+    assert [number for number, count in enumerate(found) if count] == [0, 1, 2, 10, 19, 20]
+    assert len(found) == 21
+
+
+def test_a_vector_has_units_of_one_weight() -> None:
+    assert unit_densities(torch.tensor([True, False, True])) == (1, *[0] * 19, 2)
+
+
+def test_every_layer_of_a_record_has_its_units() -> None:
+    masks = Masks({"a": torch.eye(5, dtype=torch.bool), "b": torch.ones(2, 3, dtype=torch.bool)})
+    first, second = layers_of(masks)
+    assert first.unit_densities == by_hand(torch.eye(5, dtype=torch.bool))
+    assert second.unit_densities == (*[0] * 20, 2)
+
+
+@pytest.mark.parametrize("method", ["snip", "dense"])
+@pytest.mark.parametrize("model", ["fc-16", CONV])
+def test_distances_from_the_first_step_to_the_last(method: str, model: str, tmp_path: Path) -> None:
+    record = run_experiment(experiment(method, model=model), out=tmp_path)
+    assert record.status == "finished", record.error
+    data = load_data("digits", None)
+    masks = Masks.load(run_folder(tmp_path, record.experiment) / "masks.safetensors")
+    network = load_model(model, input_shape=data.shape, classes=10)
+    masks.apply_(network)
+    if model == CONV:
+        network.to(memory_format=torch.channels_last)
+    before = {name: network.get_parameter(name).detach().clone() for name in masks}
+    images = torch.cat([x for x, _ in data.test.batches(100)])[:1000]
+
+    def outputs() -> Tensor:
+        with torch.no_grad():
+            return network.eval()(images)
+
+    at_first = outputs()
+    fit(network.train(), data.train, recipe=SHORT, masks=masks)
+    moved = sum(float((network.get_parameter(name).detach() - before[name]).double().square().sum()) for name in masks)
+    assert record.analysis["weight_distance"] == pytest.approx(math.sqrt(moved), rel=1e-6)
+    changes = [float(torch.linalg.vector_norm(late - early)) for late, early in zip(outputs(), at_first, strict=True)]
+    assert len(changes) == len(data.test) == 355
+    assert record.analysis["output_distance"] == pytest.approx(sum(changes) / len(changes), rel=1e-5)
+
+
+def test_at_most_a_thousand_images_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = run_experiment(experiment(), out=tmp_path / "a")
+    monkeypatch.setattr("foreprune.experiments.run._OUTPUT_IMAGES", 30)
+    few = run_experiment(experiment(), out=tmp_path / "b")
+    monkeypatch.setattr("foreprune.experiments.run._OUTPUTS_AT_ONCE", 7)
+    in_parts = run_experiment(experiment(), out=tmp_path / "c")
+    assert usual.analysis["output_distance"] != few.analysis["output_distance"]
+    assert in_parts.analysis["output_distance"] == pytest.approx(few.analysis["output_distance"], rel=1e-6)
+
+
+def test_nothing_moves_without_epochs(tmp_path: Path) -> None:
+    record = run_experiment(experiment(recipe=Recipe(epochs=0)), out=tmp_path)
+    assert record.status == "finished", record.error
+    assert (record.analysis["weight_distance"], record.analysis["output_distance"]) == (0.0, 0.0)
+
+
+def test_convolutions_are_pruned_as_they_are_and_trained_channels_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def kernel(model: nn.Module) -> bool:
+        return model[3].weight.is_contiguous(memory_format=torch.channels_last)
+
+    real_prune, real_fit = later_module.prune, dense_module.fit
+
+    def prune_and_look(model: nn.Module, *args: Any, **settings: Any) -> Masks:
+        seen.append(("prune", kernel(model)))
+        return real_prune(model, *args, **settings)
+
+    def fit_and_look(model: nn.Module, *args: Any, **settings: Any) -> Any:
+        seen.append(("fit", kernel(model)))
+        return real_fit(model, *args, **settings)
+
+    monkeypatch.setattr(later_module, "prune", prune_and_look)
+    monkeypatch.setattr(dense_module, "fit", fit_and_look)
+    record = run_experiment(experiment("magnitude-after", model=CONV), out=tmp_path)
+    assert record.status == "finished", record.error
+    assert seen == [("fit", True), ("prune", False), ("fit", True)]
+
+
+def test_a_convolutional_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    def stop(point: object) -> None:
+        raise KeyboardInterrupt
+
+    for method in ("dense", "magnitude-after", "gmp"):
+        found = experiment(method, model=CONV)
+        whole = run_experiment(found, out=tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(found, out=tmp_path / "cut", on_epoch=stop)
+        again = run_experiment(found, out=tmp_path / "cut")
+        assert [p.train_loss for p in again.curve] == [p.train_loss for p in whole.curve]
+        assert again.analysis == whole.analysis
+        assert again.layers == whole.layers
+
+
+REGRESSION = Recipe(epochs=3, batch_size=128, optimizer="adam", lr=0.01, augment=False)
+
+
+@pytest.mark.parametrize("method", ["dense", "snip", "grasp", "synflow", "magnitude-after", "gmp"])
+def test_regression_is_scored_and_trained_by_the_squared_error(method: str, tmp_path: Path) -> None:
+    found = experiment(method, data="digits-transformation", recipe=REGRESSION)
+    record = run_experiment(found, out=tmp_path)
+    assert record.status == "finished", record.error
+    assert (record.top1, record.top5) == (None, None)
+    assert record.test_loss == record.curve[-1].test_loss
+    assert record.test_loss is not None
+    assert record.test_loss < record.curve[0].test_loss
+    assert record.kept == (record.total if method == "dense" else round(0.3 * record.total))
+
+
+def test_the_scores_of_regression_are_those_of_its_loss(tmp_path: Path) -> None:
+    found = experiment("snip", data="digits-transformation", recipe=REGRESSION)
+    record = run_experiment(found, out=tmp_path)
+    data = load_data("digits-transformation", None)
+    assert data.loss == "squared-error"
+    network = load_model("fc-16", input_shape=data.shape, classes=data.classes)
+    batches = scoring_batches(data.train, per_class=10, seed=0, device="cpu")
+    masks = prune(network, "snip", density=0.3, data=batches, loss=F.mse_loss)
+    assert Masks.load(run_folder(tmp_path, found) / "masks.safetensors") == masks
+    history = fit(network, data.train, data.test, recipe=REGRESSION, masks=masks, loss=F.mse_loss)
+    assert [p.test_loss for p in history.curve] == [p.test_loss for p in record.curve]
+    with torch.no_grad():
+        images, targets = next(data.test.batches(len(data.test)))
+        by_hand = float((network.eval()(images) - targets).double().square().mean())
+    assert record.test_loss == pytest.approx(by_hand, rel=1e-5)
