@@ -32,7 +32,10 @@ ROOMS = (
     "integrations",
     "cli",
 )
-TORCH_FREE = ("foreprune", "foreprune.experiments.spec", "foreprune.experiments.store", "foreprune.training.recipes")
+TORCH_FREE = (
+    *("foreprune", "foreprune.training.recipes", "foreprune.experiments.spec", "foreprune.experiments.store"),
+    *("foreprune.experiments.plan", "foreprune.experiments.procedures", "foreprune.experiments.catalogue"),
+)
 PUBLIC_NAMES = 25
 LINES = 420
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,18 @@ def ids(runs: Runs) -> set[str]:
     return {run.id for run in runs}
 
 
+@cache
+def runs_of(name: str, scale: entry_module.Scale) -> Runs:
+    return find(name).experiments(scale)
+
+
 def paper(name: str) -> Runs:
-    return find(name).experiments("paper")
+    return runs_of(name, "paper")
+
+
+@cache
+def everything(scale: entry_module.Scale) -> Runs:
+    return together(runs_of(entry.name, scale) for entry in entries())
 
 
 def test_every_table_and_figure_is_there() -> None:
@@ -68,7 +79,7 @@ def test_an_entry_says_what_it_is_and_has_runs_at_every_scale(entry: Entry) -> N
         seeds = [run.seed for run in runs]
         assert seeds == sorted(seeds)
         assert set(seeds) == set(range(max(seeds) + 1))
-        assert entry.experiments(scale) == runs
+        assert runs_of(entry.name, scale) == runs
     assert len(entry.experiments("smoke")) < 75
 
 
@@ -87,7 +98,7 @@ def test_smoke_needs_no_files_and_small_is_small(entry: Entry) -> None:
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_run_names_things_that_exist(scale: entry_module.Scale) -> None:
-    runs = together(entry.experiments(scale) for entry in entries())
+    runs = everything(scale)
     kinds = {(run.method, str(run.hyper), run.ablation, run.prune_at): run for run in runs}
     check_methods(list(kinds.values()))
     assert {run.data for run in runs} <= set(datasets.names())
@@ -110,11 +121,61 @@ def test_steps_to_prune_at_lie_inside_training() -> None:
     assert [setting.steps for setting in settings] == [62_560, 62_560, 78_200, 112_680, 18_760, 78_200, 400]
     known = {(s.data, s.model, s.limited): s.steps for s in settings}
     smoke = 2 * -(-DIGITS // 64)
+    theirs = [entry.name for entry in entries() if entry.paper == frankle.PAPER]
     for scale in SCALES:
-        for run in together(entry.experiments(scale) for entry in entries() if entry.paper == frankle.PAPER):
+        for run in (run for name in theirs for run in runs_of(name, scale)):
             steps = [step for step in steps_of(run) if step != END]
             last = smoke if run.data == "digits" else known.get((run.data, run.model, bool(run.train_size)), 0)
             assert all(0 < step <= last for step in steps), run.id
+
+
+# networks x densities x seeds with ResNet-50 and without, and the dense networks of either
+_FOUR, _THREE, _DENSE = 18 * (5 + 5 + 3) + 13 * 3, 18 * (5 + 5 + 3), 5 + 5 + 3
+COUNTS = {
+    "frankle-figure-3": 6 * _FOUR + _DENSE + 3,
+    "frankle-figure-4": (4 * 4 + 4 + 3) * _THREE + _DENSE + 5 * 3 * 13 * 3 + 3,
+    "frankle-figure-5": (4 * 2 + 1) * (_DENSE + 3),
+    "frankle-figure-6": (5 * 10 + 9) * _DENSE + 9 * 3 + _DENSE + 3,
+    "frankle-figure-8": 4 * _FOUR + _DENSE + 3,
+    "frankle-figure-9": 4 * 3 * _THREE + _DENSE,
+    "frankle-figure-10": (10 * 4 * 3 + 1) * _DENSE,
+    "frankle-figure-11": 2 * _FOUR + _DENSE + 3,
+    "frankle-figure-12": 2 * 3 * _THREE + _DENSE,
+    "frankle-figure-13": 3 * _FOUR + _DENSE + 3,
+    "frankle-figure-14": 6 * _FOUR + _DENSE + 3,
+    "frankle-figure-15": (5 + 1 + 1) * (_DENSE + 3),
+    "frankle-figure-16": 4 * 2 * _FOUR + _DENSE + 3,
+    "frankle-table-2": 5 * 2 * 5,
+    "frankle-table-3": 3 * (3 + 1) * 5,
+    "frankle-table-5": 3 * (3 + 1) * 5,
+    "frankle-table-7": 4 * 5 + 2 * 3,
+    "frankle-appendix-k": ((4 * 4 + 4 + 4 * 3) * 18 + 1) * 5,
+    "frankle-appendix-l": ((4 * 4 + 4 + 3 + 4 * 3) * 18 + 1) * 3,
+    "patil-figure-1": 2 * (7 * 5 + 1) * 3,
+    "patil-figure-2": 2 * (7 * 5 + 1) * 3,
+    "patil-figure-3": 4 * (2 * 2 * 5 + 1) * 3,
+    "patil-figure-4": 6 * (6 * 5 + 1) * 3,
+    "patil-figure-5": 6 * (4 * 5 + 1) * 3,
+    "patil-figure-6": 4 * ((4 + 2) * 5 + 1) * 3,
+    "patil-figure-7": 4 * (2 * 4 * 5 + 1) * 3,
+    "patil-figure-10": 4 * (5 * 6 + 1) * 3,
+    "patil-figure-11": 4 * (5 * 6 + 1) * 3,
+    "patil-figure-12": 6 * (2 * 5 + 1) * 3,
+    "patil-figure-13": 6 * (2 * 5 + 1) * 3,
+    "gebhart-figure-1": 8 * (6 * 6 + 1) * 3,
+    "gebhart-figure-2": 8 * (6 * 6 + 1) * 3,
+    "gebhart-figure-3": 12 * (4 * 6 + 1) * 3,
+    "ntksap-table-1": 2 * (7 * 2 + 1),
+    "ntksap-table-12": (4 * 9 + 1) * 3,
+    "ntksap-table-13": (4 * 9 + 1) * 3,
+    "ntksap-table-14": (4 * 9 + 1) * 3,
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_counts_at_the_scale_paper(name: str) -> None:
+    """Methods (with their ablations) x densities + 1 dense network, times seeds and networks."""
+    assert len(paper(name)) == COUNTS[name]
 
 
 def test_counts_of_figure_3() -> None:
@@ -182,7 +243,7 @@ def test_figures_about_masks_train_nothing(name: str, scale: entry_module.Scale)
 def test_all_other_entries_train() -> None:
     for entry in entries():
         if entry.name not in PRUNED_ONLY:
-            assert any(run.recipe.epochs for run in entry.experiments("paper")), entry.name
+            assert any(run.recipe.epochs for run in paper(entry.name)), entry.name
 
 
 @pytest.mark.parametrize(
@@ -289,11 +350,15 @@ def test_two_entries_cannot_have_one_name() -> None:
 def smoke_runs() -> list[Experiment]:
     """One run of every kind among those of all smoke tests, with hardly any data and few rounds."""
     kinds: dict[object, Experiment] = {}
-    for run in together(entry.experiments("smoke") for entry in entries()):
+    for run in everything("smoke"):
         trains = run.recipe.epochs > 0
-        kinds.setdefault((run.data, run.model, run.method, tuple(run.hyper), trains), run)
-        kinds.setdefault((run.ablation, run.init, run.prune_at > 0, run.method in PROCEDURES), run)
-    return [_cut(run) for run in kinds.values()]
+        for kind in (
+            (run.method, tuple(run.hyper)),
+            (run.data, run.model, trains),
+            (run.ablation, run.init, run.prune_at > 0, run.method in PROCEDURES),
+        ):
+            kinds.setdefault(kind, run)
+    return list({cut.id: cut for cut in map(_cut, kinds.values())}.values())
 
 
 def _cut(run: Experiment) -> Experiment:
@@ -312,7 +377,7 @@ _ITERATIVE = ("synflow", "synflow-l2", "synflow-dist", "synflow-l2-dist", "itera
 @pytest.mark.slow
 def test_every_kind_of_smoke_run_runs(tmp_path: Path) -> None:
     runs = smoke_runs()
-    assert len(runs) > 40
+    assert len(runs) >= 30
     assert {run.method for run in runs} >= {*EARLY, *_ITERATIVE, "random", "phew", "dense", "ltr", "gmp"}
     for run in runs:
         record = run_experiment(run, out=tmp_path)

@@ -20,7 +20,7 @@ from foreprune.api import prune
 from foreprune.core.masks import Masks
 from foreprune.experiments.build import load_data, load_model, scoring_batches
 from foreprune.experiments.dense import Setting, dense_run, dense_weights
-from foreprune.experiments.later import keep_largest, start_of
+from foreprune.experiments.later import Gradual, keep_largest, start_of
 from foreprune.experiments.procedures import END, dense_of, gradual_count, round_counts, snapshots_for, steps_needed
 from foreprune.experiments.run import run_experiment
 from foreprune.experiments.snapshots import read_snapshot
@@ -228,7 +228,7 @@ def test_gradual_magnitude_pruning(tmp_path: Path) -> None:
     assert masks_of(record, tmp_path) == chain[-1]
     assert record.kept == KEEP == sum(layer.kept for layer in record.layers)
     assert record.seconds_prune is None
-    assert record.analysis["effective_density"] is not None
+    assert record.analysis["macs"] == KEEP  # of the final masks, and so of a network that is linear layers only
     assert masks_of(record, tmp_path).metadata["method"] == "gmp"
 
 
@@ -239,6 +239,26 @@ def test_gradual_pruning_in_every_layer_alike(tmp_path: Path) -> None:
     record = run(experiment("gmp", scope="local", hyper={"every": 3}), tmp_path)
     assert [(layer.kept, layer.total) for layer in record.layers] == [(307, 1024), (48, 160)]
     assert record.kept == KEEP == 355
+
+
+def test_gradual_pruning_never_takes_a_weight_back_that_is_no_smaller_than_a_kept_one() -> None:
+    """A kept weight can be exactly zero, as pruned ones are."""
+    model = nn.Linear(10, 10)
+    counts = dict(enumerate((60, 40, 20, 5)))
+    gradual = Gradual(counts.get, "global", 0, Masks.dense({"weight": model.weight.detach()}))
+    chain = [gradual.masks]
+    for step in range(5):
+        found = gradual(step, model, chain[-1])
+        with torch.no_grad():
+            model.weight.zero_().view(-1)[(found or chain[-1])["weight"].flatten().nonzero()[0]] = 1.0
+        assert (found is None) == (step == 4)
+        chain.append(found or chain[-1])
+    assert [masks.kept for masks in chain] == [100, 60, 40, 20, 5, 5]
+    assert all(later & earlier == later for earlier, later in itertools.pairwise(chain))
+    resumed = Gradual(counts.get, "global", 0, Masks.dense({"weight": model.weight.detach()}))
+    assert resumed(1, model, chain[2]) is None
+    assert resumed.masks == chain[2]
+    assert resumed(2, model, chain[2]) == chain[3]
 
 
 @pytest.mark.parametrize("method", ["gmp", "imp", "ltr"])
@@ -298,9 +318,10 @@ def test_ablations_of_what_is_pruned_later(method: str, tmp_path: Path, dense_st
 
 
 def test_widening_is_an_ablation_of_a_run(tmp_path: Path) -> None:
-    usual = run(experiment("phew", density=0.02, model="fc-16"), tmp_path)
-    wide = run(experiment("phew", density=0.02, model="fc-16", ablation="widen"), tmp_path)
-    assert masks_of(wide, tmp_path) == ablations.widen(masks_of(usual, tmp_path), fraction=1.0, seed=0)
+    usual = run(experiment("phew", density=0.05, model="fc-16"), tmp_path)
+    assert usual.layers[0].units_alive <= 13
+    wide = run(experiment("phew", density=0.05, model="fc-16", ablation="widen", widen=0.4), tmp_path)
+    assert masks_of(wide, tmp_path) == ablations.widen(masks_of(usual, tmp_path), fraction=0.4, seed=0)
     assert wide.layers[0].units_alive > usual.layers[0].units_alive
 
 

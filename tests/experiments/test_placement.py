@@ -50,3 +50,5 @@ def test_a_process_sees_its_own_gpu_alone() -> None:
     assert visible("cuda:2", "") == "2"
     assert visible("cuda:1", "4, 7") == "7"
     assert visible("cuda:0", "GPU-8932f937,GPU-1") == "GPU-8932f937"
+    with pytest.raises(ValueError, match="device 'cuda:2': CUDA_VISIBLE_DEVICES='4,7' lets only 2 be used"):
+        visible("cuda:2", "4,7")

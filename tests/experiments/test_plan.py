@@ -32,7 +32,7 @@ def test_the_step_to_prune_at_follows_the_name() -> None:
 
 @pytest.mark.parametrize("text", ["snip@", "snip@end", "snip@-1", "snip@1e3", "snip@1.5", "snip@1@2"])
 def test_a_step_that_is_no_number_is_explained(text: str) -> None:
-    with pytest.raises(ValueError, match="is no optimizer step; write e.g. snip@1000"):
+    with pytest.raises(ValueError, match=r"is no optimizer step; write e\.g\. snip@1000"):
         parse_timed_method(text)
 
 

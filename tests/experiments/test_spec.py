@@ -54,7 +54,7 @@ def test_nonsense_is_refused() -> None:
         Experiment(data="d", model="m", method="dense", ablation="shuffle")
     with pytest.raises(ValidationError, match="never pruned: prune_at must be 0, not 7"):
         Experiment(data="d", model="m", method="dense", prune_at=7)
-    with pytest.raises(ValidationError, match="widen=0.5 belongs to ablation='widen', not 'shuffle'"):
+    with pytest.raises(ValidationError, match=r"widen=0\.5 belongs to ablation='widen', not 'shuffle'"):
         Experiment(data="d", model="m", method="snip", density=0.1, ablation="shuffle", widen=0.5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import re
 import signal
@@ -97,6 +98,19 @@ def test_runs_survive_dying_processes_and_finished_ones_are_not_repeated(tmp_pat
     for name in good:
         now = (run_folder(tmp_path, by_name[name]) / RECORD).stat()
         assert (now.st_mtime_ns, now.st_ino) == (before[name].st_mtime_ns, before[name].st_ino)
+
+
+def test_processes_that_start_from_nothing_do_the_same(tmp_path: Path) -> None:
+    """As on macOS: no server of processes, and every run reads the data."""
+    experiments = runs("quick", "dying")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "process_context", lambda: multiprocessing.get_context("spawn"))
+        patch.setattr(workers, "_read", lambda name, data_dir: None)
+        records = run_all(experiments, out=tmp_path, jobs=2, retries=0)
+    assert [record.status for record in records] == ["finished", "failed"]
+    assert "SIGKILL" in (records[1].error or "")
+    (copied,) = run_all(experiments[:1], out=tmp_path / "copied", jobs=2)
+    assert [point.train_loss for point in copied.curve] == [point.train_loss for point in records[0].curve]
 
 
 def test_retries_can_be_chosen(tmp_path: Path) -> None:
@@ -248,16 +262,30 @@ def test_a_lock_held_by_what_a_dead_runner_left_behind_is_waited_for(tmp_path: P
             assert holder.wait(timeout=5) == 0
 
 
-@pytest.mark.parametrize(("code", "text"), [("ENOSPC", "disk full writing to "), ("EDQUOT", "disk full writing to ")])
+def test_a_drive_without_locks_is_used_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def refuse(number: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.warns(UserWarning, match=r"is on a drive without file locks \(No locks available\): see to it that"),
+        locked(tmp_path) as lock,
+    ):
+        assert lock is None
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT"])
 def test_a_full_disk_stops_the_sweep_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, text: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     monkeypatch.setenv("FULL", code)
     experiments = runs("quick", "filling", "slow")
     with pytest.raises(OSError, match=r"1 finished run is kept; free space and run the same command again") as error:
         run_all(experiments, out=tmp_path, jobs=1)
     assert error.value.errno == getattr(errno, code)
-    assert str(error.value).startswith(f"{text}{tmp_path}; ")
+    assert str(error.value).startswith(f"disk full writing to {tmp_path}; ")
     found = read_records(tmp_path)
     assert [record.experiment for record in found.records] == experiments[:1]
     assert not found.problems
@@ -313,7 +341,16 @@ def test_half_written_files_of_dead_processes_are_removed(tmp_path: Path) -> Non
     for path in (*left, own):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half of")
-    run_all([experiment], out=tmp_path, jobs=2)
+    kinds: list[str] = []
+
+    def look(event: Event) -> None:
+        kinds.append(event.kind)
+        assert not any(path.exists() for path in left), event.kind
+        if event.kind == "ended":  # as if a process had been stopped in the middle
+            left[1].write_text("half of")
+
+    run_all([experiment], out=tmp_path, jobs=2, on_event=look)
+    assert kinds == ["started", "epoch", "ended"]
     assert not any(path.exists() for path in left)
     assert own.exists()
 

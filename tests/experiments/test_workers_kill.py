@@ -143,7 +143,8 @@ def runner(tmp_path: Path, experiments: list[Experiment], *, out: Path, jobs: in
     script = tmp_path / "runner.py"
     script.write_text(RUNNER)
     listed = json.dumps([each.model_dump(mode="json") for each in experiments])
-    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
     return subprocess.Popen(
         [sys.executable, str(script), listed, str(out), str(jobs)], stdout=subprocess.PIPE, text=True, env=environment
     )

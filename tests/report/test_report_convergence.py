@@ -99,6 +99,14 @@ def test_only_original_runs_pruned_before_training_are_points() -> None:
     assert losses[0].y == tuple(r.curve[-1].train_loss for r in section.finished(label="snip"))
 
 
+def test_a_run_pruned_after_some_steps_is_no_point_even_where_its_method_has_no_other() -> None:
+    early = [run("snip", seed, log10_trace=1.0 + seed, weights=1.0) for seed in range(2)]
+    late = [run("grasp", seed, log10_trace=1.0 + seed, weights=1.0, prune_at=50) for seed in range(2)]
+    found = convergence(only([*early, *late]))
+    assert found is not None
+    assert [label for label, _ in found.labels()] == ["snip"]
+
+
 def test_records_without_distances_have_no_panel() -> None:
     curve = (Epoch(epoch=1, lr=0.1, train_loss=1.0, train_top1=None, seconds=1.0),)
     bare = run("snip", 0, log10_trace=1.0, weights=None).model_copy(

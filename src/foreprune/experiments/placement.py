@@ -48,9 +48,14 @@ def visible(device: str, already: str | None) -> str | None:
 
     Args:
         already: the variable's value now, whose entries "cuda:0", "cuda:1", ... count.
+
+    Raises:
+        ValueError: the variable has no such entry.
     """
     kind, _, index = device.partition(":")
     if kind != "cuda" or not index:
         return None
     entries = [entry.strip() for entry in already.split(",")] if already else []
+    if entries and int(index) >= len(entries):
+        raise ValueError(f"device {device!r}: CUDA_VISIBLE_DEVICES={already!r} lets only {len(entries)} be used")
     return entries[int(index)] if entries else index

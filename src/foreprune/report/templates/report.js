@@ -37,7 +37,7 @@
   // Every panel is drawn from the page's data and the set of hidden methods, so that no state hides in the plots.
   // One that is switched off is drawn when it is switched on.
   const stale = new Set();
-  const draw = (panel) => {
+  const draw = (panel, { paper = false } = {}) => {
     if (panel.hidden) return stale.add(panel);
     stale.delete(panel);
     const view = panel.querySelector("select.view")?.value ?? 0;
@@ -46,10 +46,12 @@
     all(panel, ".plot").forEach((plot, at) => {
       plot.hidden = at >= figures.length || out.has(figures[at].layout.meta);
       if (plot.hidden) return;
-      const data = figures[at].data.map((trace) => trace.type === "heatmap" ? without(trace, out, plot.clientWidth)
+      const width = paper ? (plot.parentElement.classList.contains("across-1") ? 640 : 310) : plot.clientWidth;
+      const data = figures[at].data.map((trace) => trace.type === "heatmap" ? without(trace, out, paper ? Infinity : width)
         : { ...trace, visible: !out.has(trace.legendgroup) });
       const layout = structuredClone(figures[at].layout);
-      thin(layout.xaxis, plot.clientWidth - 96);
+      thin(layout.xaxis, width - 96);
+      if (paper) Object.assign(layout, { autosize: false, width, height: Math.max(270, layout.height * 0.75) });
       if (touch) {  // a finger on a plot scrolls the page
         layout.dragmode = false;
         layout.xaxis.fixedrange = layout.yaxis.fixedrange = true;
@@ -68,7 +70,6 @@
     if (panel) setTimeout(drawNext, 0);
     else document.documentElement.dataset.drawn = "true";
   };
-  const drawAll = () => panels.filter((panel) => stale.has(panel) && !panel.hidden).forEach(draw);
 
   for (const panel of panels) {
     const section = panel.dataset.section;
@@ -90,7 +91,7 @@
         if (!out.delete(key.dataset.label)) out.add(key.dataset.label);
       } else if (out.size) out.clear();
       else labels.forEach((label) => out.add(label));
-      inSection(section).forEach(draw);
+      inSection(section).forEach((other) => draw(other));
     });
     stale.add(panel);
   }
@@ -118,12 +119,7 @@
   }
 
   // Paper is narrower than most screens: plots are drawn at its width for printing and at their own afterwards.
-  const plots = () => all(document, ".plot").filter((plot) => !plot.hidden && plot.layout);
-  const widths = { "across-1": 640, "across-2": 310, "across-3": 310 };
-  window.addEventListener("beforeprint", () => {
-    drawAll();
-    plots().forEach((plot) => Plotly.relayout(plot,
-      { autosize: false, height: 270, width: widths[plot.parentElement.classList[1]] }));
-  });
-  window.addEventListener("afterprint", () => panels.forEach(draw));
+  const shown = () => panels.filter((panel) => !panel.hidden);
+  window.addEventListener("beforeprint", () => shown().forEach((panel) => draw(panel, { paper: true })));
+  window.addEventListener("afterprint", () => shown().forEach((panel) => draw(panel)));
 })();
