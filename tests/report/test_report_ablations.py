@@ -58,6 +58,15 @@ def test_ablations_by_hand() -> None:
     assert changes["inverted"].band == (None,)
 
 
+def test_differences_of_inversion_alone_have_an_axis_too() -> None:
+    found = ablations(only(runs({"none": (0.9, 0.9), "invert": (0.5, 0.4)})))
+    assert found is not None
+    (change,) = found.views[1].charts
+    assert isinstance(change, Chart)
+    assert change.y.limits is not None
+    assert change.y.limits[0] < -45 - 100 * 0.05 * 2**0.5
+
+
 def test_pairs_are_of_one_seed_and_density() -> None:
     section = only([*runs(BY_HAND), *runs({"shuffle": (0.1,)}, density=0.01), failed("snip", density=0.1, seed=7)])
     assert paired(section, "snip, shuffled", "snip", 0.1) == {0: (0.91, 0.90), 1: (0.95, 0.92)}
@@ -73,7 +82,11 @@ def test_every_method_has_its_chart_on_a_common_scale() -> None:
         limits = {chart.y.limits for chart in view.charts if isinstance(chart, Chart)}
         assert len(limits) == 1
         (low, high) = next(iter(limits))
-        values = [y for chart in view.charts if isinstance(chart, Chart) for line in chart.series for y in line.y]
+        lines = [line for chart in view.charts if isinstance(chart, Chart) for line in chart.series]
+        if view.label.startswith("difference"):  # where what inversion costs would hide the others
+            assert max(abs(y) for line in lines if line.label == "inverted" for y in line.y) > 10 * high
+            lines = [line for line in lines if line.label != "inverted"]
+        values = [y for line in lines for y in line.y]
         assert low < min(values) <= max(values) < high
     words = ["original", "shuffled", "reinitialised", "reinitialised per layer", "inverted", "widened 0.5"]
     assert [line.label for line in found.views[0].charts[0].series] == ["dense", *words]

@@ -12,6 +12,8 @@ from foreprune.report.panels import dense_line, density_axis, result_axis, resul
 from foreprune.report.sections import Section
 from foreprune.report.tables import Row, section_rows
 
+_INVERTED = "inverted"
+
 
 def ablated_bases(section: Section) -> tuple[str, ...]:
     """Labels of the original runs of which there are ablated ones, in the order of legends."""
@@ -56,7 +58,8 @@ def ablations(section: Section) -> Panel | None:
             "with the mask shuffled within layers, the weights drawn anew, the scores inverted or lost units brought "
             "back, as far as they were run. Means over seeds with a band of one standard deviation. "
             + ("The dashed line is the dense network. " if has_dense else "")
-            + "The second view shows the difference to the original run of the same seed."
+            + "The second view shows the difference to the original run of the same seed, on an axis made for the "
+            "ablations other than inversion, which may leave it."
         ),
         views=tuple(views),
         opens=0,
@@ -120,7 +123,9 @@ def _changes(section: Section, bases: Sequence[str], densities: Sequence[float])
                     )
                 )
         found.append((base, tuple(lines)))
-    limits = _limits((line for _, lines in found for line in lines), around=0.0)
+    every = [line for _, lines in found for line in lines]
+    # inverting often costs everything; beside that, what the other ablations do could not be seen
+    limits = _limits([line for line in every if line.label != _INVERTED] or every, around=0.0)
     axis = Axis(label=f"difference ({measure.difference_unit})" if measure.unit else "difference", limits=limits)
     return tuple(Chart(x=density_axis(densities), y=axis, series=lines, title=base) for base, lines in found)
 
