@@ -17,6 +17,7 @@ from foreprune.core.fresh import fresh
 from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.method import Method, Scores
 from foreprune.core.net import Net
+from foreprune.core.seeds import generator_for
 from foreprune.core.task import Task
 from foreprune.methods import method as find_method
 
@@ -29,7 +30,7 @@ def shuffle(masks: Masks, *, seed: int = 0) -> Masks:
     Frankle et al., ICLR 2021, section 5. The shuffle of several published codes permutes a local variable and changes
     nothing.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for("shuffle", seed)
     shuffled = {}
     for name, mask in masks.items():
         order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
@@ -50,7 +51,7 @@ def widen(masks: Masks, *, fraction: float, seed: int = 0) -> Masks:
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction of the lost units to bring back must be in [0, 1], not {fraction!r}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for("widen", seed)
     widened = {name: _spread(mask, fraction, generator) for name, mask in masks.items()}
     note = {"ablation": "widen", "ablation.fraction": repr(fraction), "ablation.seed": str(seed)}
     return Masks(widened, metadata={**masks.metadata, **note})
@@ -95,7 +96,7 @@ def reinitialise(
     if scheme != "dense" and masks is None:
         raise ValueError(f"scheme {scheme!r} depends on what is kept: give masks=")
     net = Net.of(model, prunable=list(masks) if masks is not None else None)
-    drawn = fresh(net, torch.Generator().manual_seed(seed))
+    drawn = fresh(net, generator_for("reinitialise", seed))
     if masks is None:
         return drawn
     check_same_weights({name: tuple(net.params[name].shape) for name in masks}, masks.shapes, what="the masks")

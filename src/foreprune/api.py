@@ -14,6 +14,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Method, Progress, Scope
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
+from foreprune.core.seeds import generator_for
 from foreprune.core.task import Loss, Task, as_inputs, materialise
 from foreprune.methods import method as find_method
 
@@ -150,4 +151,4 @@ def _task(found: Method, net: Net, *, inputs: Any, data: Any, loss: Loss | None,
             f"method {found.name!r} needs example inputs, of which only the shape counts: pass inputs=x, "
             "e.g. inputs=torch.zeros(1, 3, 32, 32)"
         )
-    return Task(batches, example, loss, torch.Generator(device="cpu").manual_seed(seed))
+    return Task(batches, example, loss, generator_for("prune", seed))

@@ -123,7 +123,10 @@ def test_large_tangent_kernels_are_estimated(monkeypatch: pytest.MonkeyPatch) ->
     given = example("mlp")
     monkeypatch.setattr("foreprune.analysis.analyze._ROWS", 10)
     found = analyze(given.model, inputs=given.x, data=(given.x, given.y))
-    assert found.ntk_trace == pytest.approx(ntk(given.model, given.x, reduce="trace"), rel=0.1)
+    kernel = ntk(given.model, given.x)
+    deviation = float((2 * (kernel - kernel.diag().diag()).square().sum()).sqrt())  # of the estimate from one vector
+    assert found.ntk_trace != float(kernel.trace())
+    assert abs(found.ntk_trace - float(kernel.trace())) < 4 * deviation / 10
     assert (found.ntk_largest, found.ntk_condition_number) == (None, None)
     assert found.notes == ("tangent kernel: 36 rows; its trace is an estimate from 100 random vectors",)
 

@@ -257,8 +257,11 @@ def test_paths_with_large_weights_are_worth_more() -> None:
     layers = [nn.Linear(60, 100, bias=False), nn.Linear(100, 100, bias=False), nn.Linear(100, 10, bias=False)]
     model = nn.Sequential(*layers)
     x = torch.zeros(1, 60)
-    traces = [trace(model, prune(model, 0.05, x, bias=bias), x) for bias in ("weights", "uniform", "inverse")]
-    assert traces[0] > 2 * traces[1] > 4 * traces[2]
+    traces = [
+        sum(trace(model, prune(model, 0.05, x, bias=bias, seed=seed), x) for seed in range(5))
+        for bias in ("weights", "uniform", "inverse")
+    ]
+    assert traces[0] > 1.7 * traces[1] > 1.7 * 5 * traces[2]
 
 
 @pytest.mark.parametrize(("uniform", "hidden"), [(False, 1), (False, 2), (True, 1), (True, 2)])

@@ -14,6 +14,7 @@ from foreprune.analysis.eigen import Spectrum, check_leading, leading_eigenpairs
 from foreprune.analysis.pruned import undisturbed
 from foreprune.analysis.tangent import Parameters, Tangent, check_evaluation
 from foreprune.core.masks import Masks
+from foreprune.core.seeds import generator_for
 
 Reduce = Literal["full", "trace", "spectrum"]
 Outputs = Literal["each", "sum"]
@@ -138,7 +139,7 @@ def kernel(
     if reduce == "trace":
         if probes is None:
             return tangent.squared_norm(rows)
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_for("probes", seed)
         return _hutchinson(tangent, probes, chunk or _SAMPLES, generator)
     size = tangent.samples * (tangent.outputs if outputs == "each" else 1)
     if leading is not None:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from foreprune import ablations
@@ -25,6 +24,7 @@ from foreprune.core.density import apportion, keep_count
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Scope
 from foreprune.core.net import Net
+from foreprune.core.seeds import generator_for
 from foreprune.core.select import keep_top, keep_top_per_layer
 from foreprune.experiments.build import loss_of, mean_image, scoring_batches
 from foreprune.experiments.dense import Setting, check_step, dense_weights, network, train
@@ -139,7 +139,7 @@ def reinitialise_for(setting: Setting, model: nn.Module, masks: Masks) -> None:
 def keep_largest(weights: Mapping[str, Tensor], keep: int, *, among: Masks, scope: Scope, seed: int) -> Masks:
     """Of the weights that `among` keeps, the `keep` largest in magnitude, over all layers or the same share of each."""
     scores = {name: weights[name].detach().abs() for name in among}
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for("ties", seed)
     if scope == "global":
         return keep_top(scores, keep, generator=generator, among=among)
     share = keep / among.total
