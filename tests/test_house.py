@@ -212,6 +212,7 @@ def test_extras_are_imported_late() -> None:
         "PIL",
         "lightning",
         "transformers",
+        "ray",
     }
     for path in FILES:
         roots = {name.split(".")[0] for name in imports(path, at_load_only=True)}

@@ -68,6 +68,24 @@ def leaving() -> nn.Module:
     sys.exit(7)
 
 
+class Pausing(Plain):
+    """Sleeps for minutes after 60 batches of training, until somebody kills it."""
+
+    batches = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches += self.training
+        if self.batches == 60:
+            time.sleep(240)
+        return super().forward(x)
+
+
+def pausing(seed: int) -> nn.Module:
+    """Pauses the first time; with a seed from 2 on the second time too."""
+    pauses = first_time(f"pausing-{seed}") or (seed >= 2 and first_time(f"pausing-{seed}-again"))
+    return Pausing() if pauses else Plain()
+
+
 def stuck() -> nn.Module:
     """The first time in C code that never lets another thread of Python run."""
     if first_time("stuck"):

@@ -106,8 +106,8 @@ def test_what_answers_must_speak_as_ray_does(monkeypatch: pytest.MonkeyPatch) ->
 class Connection:
     """Stands for the module `ray`, and notes what is asked of it."""
 
-    def __init__(self, *, here: str | None = None, error: BaseException | None = None) -> None:
-        self.here, self.error = here, error
+    def __init__(self, *, here: str | None = None, error: BaseException | None = None, times: int = 9) -> None:
+        self.here, self.error, self.times = here, error, times
         self.calls: list[Any] = []
 
     def is_initialized(self) -> bool:
@@ -119,7 +119,8 @@ class Connection:
     def init(self, **settings: Any) -> None:
         self.calls.append(settings)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))  # as Ray does
-        if self.error is not None:
+        self.times -= 1
+        if self.error is not None and self.times >= 0:
             raise self.error
 
     def shutdown(self) -> None:
@@ -234,3 +235,17 @@ def test_what_no_node_has_is_refused() -> None:
         share_of([node(0), node(4, alive=False)], device="cpu", jobs=0)
     with pytest.raises(ValueError, match="must be 'cpu', or 'cuda' for GPUs that Ray gives, not 'cuda:1'"):
         share_of([node(8, 2)], device="cuda:1", jobs=0)
+
+
+def test_ray_may_be_slow_to_start_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    slow = RuntimeError("The current node timed out during startup.")
+    fake: Any = Connection(error=slow, times=1)
+    with connected(fake, None):
+        pass
+    assert [call if call == "shutdown" else "init" for call in fake.calls] == ["init", "shutdown"] * 2
+    for address, tries in ((None, 2), ("auto", 1)):
+        fake = Connection(error=slow)
+        with pytest.raises(ConnectionError, match="timed out during startup"), connected(fake, address):
+            pass
+        assert fake.calls.count("shutdown") == tries

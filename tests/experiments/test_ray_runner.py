@@ -364,6 +364,16 @@ def test_a_damaged_record_is_set_aside_and_its_run_done_again(tmp_path: Path, us
     assert path.with_name("record.damaged-1.json").read_text() == "{half"
 
 
+def test_records_of_another_format_are_left_alone(tmp_path: Path, use: Use) -> None:
+    path = run_folder(tmp_path, experiment(0)) / RECORD
+    path.parent.mkdir(parents=True)
+    path.write_text('{"format": "foreprune-record/99"}')
+    use(FakeRay(run_well(tmp_path)))
+    with pytest.raises(ValueError, match="has the format 'foreprune-record/99'"):
+        run_on_ray([experiment(1)], out=tmp_path)
+    assert "99" in path.read_text()
+
+
 def test_settings_are_checked_before_anything(tmp_path: Path, use: Use) -> None:
     use(FakeRay(run_well(tmp_path)))
     out = tmp_path / "none"

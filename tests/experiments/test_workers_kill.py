@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -56,8 +55,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    experiment = make("slow")
-    (whole,) = run_all([experiment], out=tmp_path / "whole", jobs=2)
+    experiment = make("pausing")
     out = tmp_path / "cut"
     events: list[Event] = []
 
@@ -75,13 +73,14 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert (again[0] - 1) % (EPOCHS // 10) == 0
     assert again[0] > 1, "it started from the beginning"
     assert again == list(range(again[0], EPOCHS + 1))
+    (whole,) = run_all([experiment], out=tmp_path / "whole", jobs=2)
     assert [point.train_loss for point in record.curve] == [point.train_loss for point in whole.curve]
     assert record.top1 == whole.top1
     assert read_records(out).records == (record,)
 
 
 def test_a_run_that_is_killed_twice_has_failed(tmp_path: Path) -> None:
-    victim, other = make("slow"), make("quick")
+    victim, other = make("pausing", 2), make("quick")
     killed: list[int] = []
 
     def kill(event: Event) -> None:
@@ -103,13 +102,13 @@ def test_a_run_that_is_killed_twice_has_failed(tmp_path: Path) -> None:
 
 
 def test_the_server_of_processes_may_be_killed(tmp_path: Path) -> None:
-    experiments = [make("slow"), make("slow", 1)]
+    experiments = [make("pausing"), make("pausing", 1)]
     seen: list[Event] = []
     orphans: list[int] = []
 
     def kill(event: Event) -> None:
         seen.append(event)
-        if event.kind == "epoch" and not orphans:
+        if {each.experiment.id for each in seen if each.epoch} == {each.id for each in experiments} and not orphans:
             orphans.extend(pids(tmp_path, *experiments))
             server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
             assert server is not None
@@ -119,9 +118,8 @@ def test_the_server_of_processes_may_be_killed(tmp_path: Path) -> None:
             assert not alive(of_this_run), "the first attempt goes on beside the second"
 
     records = run_all(experiments, out=tmp_path, jobs=2, on_event=kill)
-    assert [record.status for record in records] == ["finished"] * 2
-    # one is noticed at once; the other may come to its end while a new server starts
-    assert 1 <= [event.kind for event in seen].count("retried") <= len(orphans) == 2
+    assert [(record.status, record.attempts) for record in records] == [("finished", 2)] * 2
+    assert [event.kind for event in seen].count("retried") == len(orphans) == 2
 
 
 RUNNER = """
@@ -151,8 +149,8 @@ def runner(tmp_path: Path, experiments: list[Experiment], *, out: Path, jobs: in
 
 
 def test_a_killed_runner_loses_nothing_and_leaves_nobody_behind(tmp_path: Path) -> None:
-    # one hangs in C and lets no other thread run; the slow ones are in the middle when the runner is killed
-    experiments = [make("stuck"), make("quick"), make("quick", 1), *(make("slow", seed) for seed in range(3))]
+    # one hangs in C and lets no other thread run; the pausing ones are in the middle when the runner is killed
+    experiments = [make("stuck"), make("quick"), make("quick", 1), *(make("pausing", seed) for seed in range(3))]
     out = tmp_path / "out"
     ended: list[str] = []
     started: list[str] = []
@@ -185,13 +183,11 @@ def test_a_killed_runner_loses_nothing_and_leaves_nobody_behind(tmp_path: Path) 
         if event.kind == "started":
             assert not any(map(alive, old)), "a run starts beside what the killed runner has left"
 
-    begun = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(HERE)
         records = run_all(experiments, out=out, jobs=2, on_event=watch)
     first = next(index for index, event in enumerate(events) if event.kind == "started")
     assert first == len(ended)
-    assert time.monotonic() - begun < 60
     assert [record.status for record in records] == ["finished"] * len(experiments)
     assert {event.experiment.id for event in events if event.kind == "skipped"} == set(ended)
     for name in ended:
@@ -205,5 +201,4 @@ def test_a_killed_runner_loses_nothing_and_leaves_nobody_behind(tmp_path: Path) 
     found = read_records(out)
     assert found.problems == ()
     assert {record.id: record for record in found.records} == {record.id: record for record in records}
-    slow = [record for record in records if record.experiment.model.endswith("slow")]
-    assert all([point.epoch for point in record.curve] == list(range(1, EPOCHS + 1)) for record in slow)
+    assert all([point.epoch for point in record.curve] == list(range(1, EPOCHS + 1)) for record in records)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK = ".lock"
-_PATIENCE = 15.0  # seconds for the runs of a runner that was killed to go
+_PATIENCE = 30.0  # seconds for the runs of a runner that was killed to go
 
 
 class Descriptor:

@@ -79,11 +79,7 @@ def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         where = f"reach the Ray cluster at {address!r}"
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
-    except (Exception, SystemExit) as error:
-        ray.shutdown()
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"cannot {where}: {reason}") from error
+        _begin(ray, settings, where)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray puts one of its own there
@@ -91,6 +87,20 @@ def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _begin(ray: ModuleType, settings: dict[str, Any], where: str) -> None:
+    for last in (False, True):
+        try:
+            ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+        except (Exception, SystemExit) as error:
+            ray.shutdown()
+            reason = " ".join(str(error).split()) or type(error).__name__
+            # Ray gives its own processes 30 seconds to start; on a busy machine the second time is faster
+            if last or settings["address"] != "local" or "timed out" not in reason:
+                raise ConnectionError(f"cannot {where}: {reason}") from error
+        else:
+            return
 
 
 def _check_same(ray: ModuleType, address: str | None) -> None:

@@ -86,7 +86,7 @@ def carry_out(order: dict[str, Any]) -> Iterator[Message]:
         yield Refusal("FileNotFoundError", text)
         return
     yield Started(platform.node())
-    # runs of a driver that was killed go on for a second or two
+    # runs of a driver that was killed go on for some seconds
     with lock(folder / RUN_LOCK):
         if (earlier := finished(out, experiment)) is not None:
             yield earlier
