@@ -97,7 +97,9 @@ def talking() -> nn.Module:
     sys.stdout.write("said by Python\n")
     sys.stderr.write("complained by Python \udc80\n")
     libc = ctypes.CDLL(None)
+    libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, 0, 4096)  # as it usually is with a file: held back
     libc.puts(b"said by C")
+    os.write(2, b"complained by C\n")
     subprocess.run([sys.executable, "-c", "print('said by a child')"], check=True)
     sys.stdout.write(f"variable {os.environ.get('MOOD_OF_THE_DAY')}\n")
     sys.stdout.write(f"threads {torch.get_num_threads()}\n")
@@ -108,14 +110,16 @@ def raising() -> nn.Module:
     raise ValueError("this network cannot be built")
 
 
-def _full(descriptor: int) -> None:
-    raise OSError(getattr(errno, os.environ.get("FULL", "ENOSPC")), "No space left on device")
-
-
 def filling() -> nn.Module:
-    """The first time the disk is full from now on, for this process."""
+    """The first time the disk is full once, for whatever is written next, and has room again for smaller things."""
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        atomic.os.fsync = sync
+        raise OSError(getattr(errno, os.environ.get("FULL", "ENOSPC")), "No space left on device")
+
     if first_time("filling"):
-        atomic.os.fsync = _full
+        atomic.os.fsync = full
     return Plain()
 
 

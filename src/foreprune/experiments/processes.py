@@ -140,9 +140,26 @@ def messages(running: Sequence[Run]) -> Iterator[tuple[Run, Message]]:
 def _death(process: BaseProcess) -> Death:
     process.join(_SECONDS_TO_END)
     if process.exitcode == _LOST and process.pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+        _kill_stranger(process.pid)
     return Death(why(process.exitcode))
+
+
+def _kill_stranger(pid: int) -> None:
+    """Kill a process that is no child of this one, and wait until it is gone: its run is about to begin again."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        while time.monotonic() < deadline and not _is_zombie(pid):
+            time.sleep(0.01)
+            os.kill(pid, 0)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended and nobody has asked how; False where that cannot be told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return False
 
 
 def end(run: Run) -> None:
