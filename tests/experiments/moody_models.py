@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from foreprune.core import atomic
 
+_BUFFER = ctypes.create_string_buffer(4096)
+
 
 def first_time(name: str) -> bool:
     """Whether nobody has asked for this name before."""
@@ -97,7 +99,8 @@ def talking() -> nn.Module:
     sys.stdout.write("said by Python\n")
     sys.stderr.write("complained by Python \udc80\n")
     libc = ctypes.CDLL(None)
-    libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, 0, 4096)  # as it usually is with a file: held back
+    # what goes to a file is held back, unless PYTHONUNBUFFERED is set; so that it always is
+    libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), _BUFFER, 0, len(_BUFFER))
     libc.puts(b"said by C")
     os.write(2, b"complained by C\n")
     subprocess.run([sys.executable, "-c", "print('said by a child')"], check=True)

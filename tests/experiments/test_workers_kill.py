@@ -62,7 +62,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     def kill_once(event: Event) -> None:
         events.append(event)
         if event.epoch is not None and event.epoch.epoch == 6 and event.attempt == 1:
-            os.kill(pids(out, experiment)[-1], signal.SIGKILL)
+            pid = pids(out, experiment)[-1]
+            held = [info.read_text() for info in Path(f"/proc/{pid}/fdinfo").iterdir()]
+            assert any("FLOCK  ADVISORY  WRITE" in each for each in held), "the run does not hold the folder's lock"
+            os.kill(pid, signal.SIGKILL)
 
     (record,) = run_all([experiment], out=out, jobs=2, on_event=kill_once)
     assert (record.status, record.attempts) == ("finished", 2)
