@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from foreprune.core import select
 from foreprune.core.density import apportion, erdos_renyi, erdos_renyi_kernel
 from foreprune.core.masks import Masks
 from foreprune.core.select import NoSignal, keep_top, keep_top_per_layer
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TINY = 1e-45  # denormal in float32, zero in half precision
+MANY = {"a": (64, 3, 3, 3), "b": (400, 700), "c": (10,), "d": (300, 101)}
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 2.0, TINY, -TINY, 1e-40, 3e38, -3e38, 1e-8, 0.1, 0.3]) | st.floats(
     -1e30, 1e30, allow_nan=False
 )
@@ -51,8 +53,21 @@ def living_scores(scores: dict[str, torch.Tensor], alive: Masks | None) -> list[
     ]
 
 
+@pytest.fixture(params=["whole", "bracketed", "bracketed in threads"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Scores few enough for one partition; then the same few looked at as if they were many."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "whole":
+            for name, value in {"_FEW": 1, "_SAMPLE": 8, "_MARGIN": 1.0, "_CHUNK": 5}.items():
+                patch.setattr(select, name, value)
+        if request.param == "bracketed in threads":
+            patch.setattr(select, "_JOINED", 0)
+        yield request.param
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problems(), st.integers(0, 3))
-def test_keep_top_keeps_the_largest_exactly(problem: Any, seed: int) -> None:
+def test_keep_top_keeps_the_largest_exactly(way: str, problem: Any, seed: int) -> None:
     scores, alive, keep = problem
     values = living_scores(scores, alive)
     if not values:
@@ -97,6 +112,68 @@ def test_the_threshold_is_the_kth_value(dtype: torch.dtype) -> None:
         kept = score.double()[masks["a"]]
         assert kept.min() == threshold
         assert masks["a"][score.double() > threshold].all()
+
+
+@pytest.mark.parametrize("kind", ["distinct", "few values", "mostly zero", "all equal", "signed"])
+@pytest.mark.parametrize("living", [None, 0.1, 0.6])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.97, 1.0])
+def test_many_scores_are_kept_as_by_one_partition(kind: str, living: float | None, share: float) -> None:
+    """The same masks, and the same use of the generator, whichever way the threshold is found."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {name: torch.randn(shape, generator=generator) for name, shape in MANY.items()}
+    made: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "distinct": lambda score: score.abs() ** 8,
+        "few values": lambda score: (4 * score).round(),
+        "mostly zero": lambda score: (score - 1).clamp(min=0),
+        "all equal": torch.ones_like,
+        "signed": lambda score: score,
+    }
+    scores = {name: made[kind](score) for name, score in drawn.items()}
+    among = None
+    if living is not None:
+        among = Masks({name: torch.rand(shape, generator=generator) < living for name, shape in MANY.items()})
+    keep = max(1, round(share * (sum(map(math.prod, MANY.values())) if among is None else among.kept)))
+    found = []
+    for few in (1, 2**40):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(select, "_FEW", few)
+            patch.setattr(select, "_JOINED", 0)
+            draw = torch.Generator().manual_seed(5)
+            found.append((keep_top(scores, keep, generator=draw, among=among), draw.get_state()))
+    (one, after_one), (other, after_other) = found
+    assert one == other
+    assert one.layer_counts() == other.layer_counts()
+    assert one.kept == keep
+    assert torch.equal(after_one, after_other)
+
+
+def test_a_sample_that_misleads_costs_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every seventh score is huge, and the sample sees just those."""
+    monkeypatch.setattr(select, "_FEW", 1)
+    monkeypatch.setattr(select, "_SAMPLE", 1000)
+    score = torch.arange(7000.0)
+    score[::7] += 1e6
+    masks = keep_top({"a": score}, 1500, generator=torch.Generator())
+    assert masks["a"].tolist() == (score >= score.sort(descending=True).values[1499]).tolist()
+    assert masks.kept == 1500
+
+
+def test_what_is_not_finite_is_refused_among_many_scores() -> None:
+    score = torch.rand(300_000)
+    score[299_999] = math.inf
+    with pytest.raises(ValueError, match="the scores of 'a' are infinite"):
+        keep_top({"a": score}, 1000, generator=torch.Generator())
+    with pytest.raises(NoSignal):
+        keep_top({"a": torch.zeros(300_000)}, 1000, generator=torch.Generator())
+
+
+def test_masks_of_many_scores_have_memory_of_their_own() -> None:
+    """A view of one large buffer would be stored whole with each of them."""
+    scores = {name: torch.rand(shape) for name, shape in MANY.items()}
+    for factor in (1, 8):  # joined in one piece, and not
+        large = {f"{name}{i}": score for name, score in scores.items() for i in range(factor)}
+        masks = keep_top(large, 1000, generator=torch.Generator())
+        assert all(mask.untyped_storage().nbytes() == mask.numel() for mask in masks._tensors.values())
 
 
 def test_ties_are_drawn_evenly_and_by_the_generator() -> None:

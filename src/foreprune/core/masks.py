@@ -56,6 +56,14 @@ class Masks(Mapping[str, Tensor]):
         """Keep everything."""
         return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
 
+    @classmethod
+    def _adopt(cls, tensors: dict[str, Tensor]) -> Masks:
+        """Masks of contiguous boolean tensors that nobody else holds: nothing is checked, nothing copied."""
+        masks = object.__new__(cls)
+        masks._tensors, masks.metadata = tensors, {}
+        masks._kept = {name: _count(mask) for name, mask in tensors.items()}
+        return masks
+
     def with_metadata(self, metadata: Mapping[str, str]) -> Masks:
         """The same masks with other metadata; no tensor is copied."""
         twin = object.__new__(Masks)
