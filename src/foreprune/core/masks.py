@@ -156,6 +156,14 @@ class Masks(Mapping[str, Tensor]):
         """`params` with every masked tensor multiplied by its mask; nothing is changed in place."""
         return {name: value * self._tensors[name] if name in self._tensors else value for name, value in params.items()}
 
+    def multiply(self, name: str, value: Tensor, *, out: Tensor) -> None:
+        """`value` times the mask of `name`, written to `out`; none of them records gradients."""
+        mask = self._tensors[name]
+        if value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64):
+            np.multiply(value.numpy(), mask.numpy(), out=out.numpy())  # torch takes twice as long
+        else:
+            torch.mul(value, mask, out=out)
+
     def apply_(self, module: nn.Module) -> nn.Module:
         """Set the pruned weights of `module` to zero, in place, once. To keep them zero in training use `attach`.
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +23,7 @@ Bools = NDArray[np.bool_]
 _FEW = 2**16  # scores that are partitioned as a whole at once
 _SAMPLE = 2**17
 _CHUNK = 2**18  # scores in the second-level cache of a core
-_JOINED = 2**21  # scores that are looked at in one go, by one thread
+_JOINED = 2**21  # scores, at most, that are put in one piece first
 _MARGIN = 4.0  # standard deviations of a sample's quantile
 
 
@@ -180,12 +178,7 @@ def _bracketed(pieces: list[_Piece], keep: int, living: int, generator: torch.Ge
         for piece, mask in zip(joined, masks, strict=True)
         for part in (slice(start, start + _CHUNK) for start in range(0, piece.scores.size, _CHUNK))
     ]
-    look = partial(_compare, low=low, high=high)
-    if few:
-        found = [look(stretch) for stretch in stretches]
-    else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            found = list(pool.map(look, stretches))
+    found = [_compare(stretch, low=low, high=high) for stretch in stretches]
     missing = keep - sum(part.above for part in found)
     values = np.concatenate([part.values for part in found])
     if not 0 < missing <= values.size:
@@ -209,9 +202,11 @@ def _bracket(pieces: list[_Piece], share: float) -> tuple[float, float]:
     drawn = np.concatenate(
         [piece.scores[::step] if piece.alive is None else piece.scores[::step][piece.alive[::step]] for piece in pieces]
     )
-    drawn.sort()
     middle, spread = drawn.size * (1 - share), _MARGIN * math.sqrt(drawn.size * share * (1 - share)) + _MARGIN
     first, last = math.floor(middle - spread), math.ceil(middle + spread)
+    wanted = [position for position in (first, last) if 0 <= position < drawn.size]
+    if wanted:
+        drawn.partition(wanted)
     return (
         float(drawn[first]) if first >= 0 else -math.inf,
         float(drawn[last]) if last < drawn.size else math.inf,

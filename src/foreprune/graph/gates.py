@@ -113,11 +113,19 @@ class Gates(TorchFunctionMode):
 
     def weigh(self, call: Call, result: Tensor, exponent: int) -> Tensor:
         """Bring a weighted sum back into range by a power of two."""
-        largest = float(result.detach().amax()) if result.numel() else 0.0
+        largest = self.largest(result) if result.numel() else 0.0
         if 0 < largest < math.inf and not 1 / _RANGE <= largest <= _RANGE:
             shift = math.frexp(largest)[1]
             result, exponent = result * 2.0**-shift, exponent + shift
+        self.in_range(result)
         return self.finish(call, result, Flow(exponent))
+
+    def largest(self, tensor: Tensor) -> float:
+        """The largest entry, as a number."""
+        return float(tensor.detach().amax())
+
+    def in_range(self, tensor: Tensor) -> None:
+        """Called with every weighted sum."""
 
     def error(self, func: Callable[..., Any], why: str) -> PathError:
         return PathError(

@@ -13,7 +13,7 @@ wherever that one stays in range, up to one common power of two.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -50,12 +50,14 @@ class PathSum:
 class PathGraph:
     """The paths of `net` for inputs of the shape of `inputs`.
 
-    `handlers` says what each operation becomes; with others than the default, other sums over the same paths.
+    `handlers` says what each operation becomes; with others than the default, other sums over the same paths. `gates`
+    makes the mode that the forward runs in.
     """
 
     net: Net
     inputs: Inputs
     handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
+    gates: Callable[[Net, Mapping[str, Handler]], Gates] = Gates
 
     def sum(self, weights: Params, *, image: Tensor | None = None) -> PathSum:
         """Sum over all paths of the product of their `weights`, each path times its input's entry of `image` (default
@@ -83,7 +85,7 @@ class PathGraph:
         Arguments and PathError as in `sum`.
         """
         tensors = _same_precision({**self.net.magnitudes, **weights})
-        with scoring(self.net), Gates(self.net, self.handlers) as gates:
+        with scoring(self.net), self.gates(self.net, self.handlers) as gates:
             start = self._start(gates, tensors, image)
             output = primary_output(start.call(lambda *args, **kwargs: self.net(tensors, *args, **kwargs)))
             output = gates.resolve(output)

@@ -6,7 +6,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph import PathGraph
+from foreprune.graph.rounds import path_flow
 
 
 @scorer(
@@ -26,6 +26,4 @@ def synflow(net: Net, task: Task, masks: Masks) -> Scores:
     on deep networks (and then keeps no weight); here every activation carries its own power of two.
     """
     assert task.example is not None
-    weights = masks(net.magnitudes)
-    grads = PathGraph(net, task.example).gradients(weights, net.prunable)
-    return {name: grads[name].mul_(weights[name]) for name in net.prunable}
+    return path_flow(net, task.example, masks)

@@ -11,7 +11,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph import PathGraph
+from foreprune.graph.rounds import path_flow
 
 Form = Literal["theta", "theta2"]
 _PAPER = "Gebhart, Saxena & Schrater, 2021, arXiv:2101.10552"
@@ -41,10 +41,7 @@ def synflow_dist(net: Net, task: Task, masks: Masks, *, mean_image: Tensor | Non
     non-negative itself: give raw pixels in [0, 1], because after normalisation the mean is nearly zero and signed.
     """
     assert task.example is not None
-    weights = masks(net.magnitudes)
-    image = distribution_image(task, mean_image)
-    grads = PathGraph(net, task.example).gradients(weights, net.prunable, image=image)
-    return {name: grads[name].mul_(weights[name]) for name in net.prunable}
+    return path_flow(net, task.example, masks, image=distribution_image(task, mean_image))
 
 
 @scorer("synflow-l2-dist", paper=f"{_PAPER}, section 4", needs={"inputs"}, rounds=100)
@@ -60,11 +57,7 @@ def _squared(net: Net, task: Task, masks: Masks, *, form: Form, image: Tensor | 
     if form not in ("theta", "theta2"):
         raise ValueError(f'form must be "theta" (|w| dR/dw^2) or "theta2" (w^2 dR/dw^2), not {form!r}')
     assert task.example is not None
-    magnitudes = masks(net.magnitudes)
-    weights = {name: value.square() for name, value in magnitudes.items()}
-    grads = PathGraph(net, task.example).gradients(weights, net.prunable, image=image)
-    factors = magnitudes if form == "theta" else weights
-    return {name: grads[name].mul_(factors[name]) for name in net.prunable}
+    return path_flow(net, task.example, masks, power=2, factor=1 if form == "theta" else 2, image=image)
 
 
 def distribution_image(task: Task, mean_image: Tensor | None) -> Tensor:

@@ -1,0 +1,184 @@
+"""The flow through every weight, round after round: what iterative methods ask of a sum over paths.
+
+The first round runs the network. The second does so too and notes what that comes down to; if the list of operations
+agrees with the network on other weights as well, it runs alone from then on, in memory that is used again (asking the
+system for fresh memory costs more than the arithmetic). Where it does not, or numbers leave the range for which powers
+of two were chosen, the network itself runs again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreprune.core.masks import Masks
+from foreprune.core.net import Net, Params, gradients
+from foreprune.core.task import Inputs
+from foreprune.graph.gates import Gates, Handler
+from foreprune.graph.paths import PathGraph, check_growing
+from foreprune.graph.tape import Refused, Tape, program
+from foreprune.graph.unfolded import unfolded
+
+_RANGE = 2.0**30  # of what was within 2**20 when powers of two were chosen; derivatives stay within its square
+_ROUNDING = 1e-4
+Power = Literal[1, 2]
+
+
+def path_flow(
+    net: Net, inputs: Inputs, masks: Masks, *, power: Power = 1, factor: Power = 1, image: Tensor | None = None
+) -> dict[str, Tensor]:
+    """|w|^factor dR / d|w|^power for each prunable weight, up to one common factor.
+
+    R is the sum over the paths that `masks` keep of the product of their |w|^power, each times its input's entry of
+    `image` (default 1).
+
+    Raises:
+        PathError: an operation that has no meaning for paths.
+    """
+    rounds = _ROUNDS.get(net)
+    if rounds is None or not rounds.fits(inputs, power, factor, image):
+        rounds = _ROUNDS[net] = _Rounds(net, inputs, power, factor, image)
+    return rounds.flow(net, masks)
+
+
+class _Rounds:
+    """What the rounds of one network share: memory and, from the second on, the program. It does not hold the network,
+    which would then never be freed."""
+
+    def __init__(self, net: Net, inputs: Inputs, power: Power, factor: Power, image: Tensor | None) -> None:
+        self.inputs, self.image, self.powers = inputs, image, (power, factor)
+        self.values = [{name: net.magnitudes[name] ** exponent for name in net.prunable} for exponent in self.powers]
+        self.weights, self.factors = ({n: torch.empty_like(v) for n, v in values.items()} for values in self.values)
+        if power == factor:
+            del self.values[1:]
+            self.factors = self.weights
+        self.count = 0
+        self.replay: _Replay | None = None
+        self.repeatable = True
+
+    def fits(self, inputs: Inputs, power: Power, factor: Power, image: Tensor | None) -> bool:
+        """Whether the next round is one of these."""
+        if inputs is not self.inputs or (power, factor) != self.powers:
+            return False
+        return image is self.image if image is None or self.image is None else torch.equal(image, self.image)
+
+    def flow(self, net: Net, masks: Masks) -> dict[str, Tensor]:
+        self.count += 1
+        for values, masked in zip(self.values, (self.weights, self.factors), strict=False):
+            for name, out in masked.items():
+                masks.multiply(name, values[name], out=out)
+        repeated = None if self.replay is None else self.replay.flow(self.weights, self.factors)
+        if repeated is not None:
+            return repeated
+        if self.count > 1 and self.repeatable:
+            return self._recorded(net)
+        return _times(self._gradients(net, self.weights), self.factors)
+
+    def _gradients(self, net: Net, weights: Params) -> dict[str, Tensor]:
+        return PathGraph(net, self.inputs).gradients(weights, weights, image=self.image)
+
+    def _recorded(self, net: Net) -> dict[str, Tensor]:
+        """A round of the network with a tape running."""
+        leaves = {name: value.detach().requires_grad_() for name, value in self.weights.items()}
+        tape = Tape(self.weights.values())
+        weighed: list[Tensor] = []
+        graph = PathGraph(net, self.inputs, gates=partial(_TapedGates, tape=tape, weighed=weighed))
+        with tape:
+            output, _ = graph.outputs(leaves, image=self.image)
+            grads = gradients(output.sum(), leaves, leaves)
+        check_growing(grads)
+        try:
+            self.replay = _Replay(tape, weighed, grads)
+        except Refused:
+            self.replay = None
+        self.repeatable = self.replay is not None and self._agrees(net, self.replay)
+        if not self.repeatable:
+            self.replay = None
+        return _times(grads, self.factors)
+
+    def _agrees(self, net: Net, replay: _Replay) -> bool:
+        """Whether the program gives what the network gives for weights of which each row has changed."""
+        other = {name: _rows_scaled(value) for name, value in self.weights.items()}
+        found = replay.flow(other, self.factors)
+        return found is not None and _same(found, _times(self._gradients(net, other), self.factors))
+
+
+_ROUNDS: WeakKeyDictionary[Net, _Rounds] = WeakKeyDictionary()
+
+
+class _TapedGates(Gates):
+    """Open gates that tell which sums they have brought into range, and hide from the tape how."""
+
+    def __init__(self, net: Net, handlers: Mapping[str, Handler], *, tape: Tape, weighed: list[Tensor]) -> None:
+        super().__init__(net, handlers)
+        self.tape, self.weighed = tape, weighed
+
+    def largest(self, tensor: Tensor) -> float:
+        with self.tape.paused():
+            return super().largest(tensor)
+
+    def in_range(self, tensor: Tensor) -> None:
+        self.weighed.append(tensor)
+
+
+class _Replay:
+    """A program for derivatives that watches the range of the sums on the way."""
+
+    def __init__(self, tape: Tape, weighed: list[Tensor], grads: Params) -> None:
+        shapes = [tuple(value.shape) for value in tape.values]
+        self.program = unfolded(program(tape, [*weighed, *grads.values()]), shapes)
+        self.weighed = {tape.number(tensor) for tensor in weighed}
+        self.names: dict[int | None, list[str]] = {}
+        for name, grad in grads.items():
+            self.names.setdefault(tape.number(grad), []).append(name)
+
+    def flow(self, weights: Params, factors: Params) -> dict[str, Tensor] | None:
+        """The flows, or None if their powers of two have to be chosen anew."""
+        found: dict[str, Tensor] = {}
+        largest: list[Tensor] = []
+
+        def receive(number: int, value: Tensor) -> None:
+            if number in self.weighed:
+                largest.append(value.amax())
+            for name in self.names.get(number, ()):
+                found[name] = _product(value, factors[name])  # while it is in the cache
+
+        self.program.run(weights.values(), receive)
+        values = torch.stack(largest).tolist() if largest else []
+        # zero where no path is left
+        return found if all(value == 0 or 1 / _RANGE <= value <= _RANGE for value in values) else None
+
+
+def _times(grads: Params, factors: Params) -> dict[str, Tensor]:
+    return {name: grad.mul_(factors[name]) for name, grad in grads.items()}
+
+
+def _rows_scaled(value: Tensor) -> Tensor:
+    rows = value.shape[0] if value.dim() else 1
+    factors = torch.linspace(0.7, 1.4, rows, dtype=torch.float64).to(value)
+    return value * factors.view(-1, *[1] * (value.dim() - 1)) if value.dim() else value * factors[0]
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left * right, on the CPU in memory from NumPy, which asks the system for large pages."""
+    if left.device.type == "cpu" and left.dtype == right.dtype and left.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.multiply(left.numpy(), right.numpy()))
+    return left * right
+
+
+def _same(found: Params, expected: Params) -> bool:
+    """Whether they are the same but for one common power of two and rounding."""
+    largest = [max(float(scores[name].amax()) for name in expected) for scores in (found, expected)]
+    if not all(0 < value < math.inf for value in largest):
+        return False
+    shift, nothing = 2.0 ** round(math.log2(largest[1] / largest[0])), _ROUNDING**2 * largest[1]
+    return all(
+        torch.allclose(found[name] * shift, value, rtol=_ROUNDING, atol=nothing) for name, value in expected.items()
+    )

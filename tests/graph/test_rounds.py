@@ -1,0 +1,249 @@
+"""Rounds that run from a tape against rounds of the network."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import foreprune
+from foreprune.core.masks import Masks
+from foreprune.core.net import Net
+from foreprune.core.select import keep_top
+from foreprune.core.task import as_inputs
+from foreprune.graph import PathGraph, rounds
+from foreprune.zoo import models
+from tests.graph.forwards import Network, conv
+
+ROUNDS = 9
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for every forward of the network."""
+    made: list[int] = []
+    real = PathGraph.outputs
+
+    def counting(self: PathGraph, *args: Any, **kwargs: Any) -> Any:
+        made.append(1)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(PathGraph, "outputs", counting)
+    return made
+
+
+def assert_proportional(found: dict[str, Tensor], expected: dict[str, Tensor], rtol: float = 1e-11) -> None:
+    """The same up to one power of two."""
+    total = [sum(float(scores[name].sum()) for name in expected) for scores in (found, expected)]
+    assert min(total) > 0
+    shift = total[1] / total[0]
+    assert abs(torch.tensor(shift).log2() % 1) < 1e-9 or abs(torch.tensor(shift).log2() % 1 - 1) < 1e-9
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name] * shift, value, rtol=rtol, atol=1e-30, msg=name)
+
+
+def residual(self: Any, x: Tensor) -> Tensor:
+    out = self.first(x)
+    skip = out
+    out = F.relu(self.second(out), inplace=True)
+    out += skip
+    return self.last(F.adaptive_avg_pool2d(F.relu(out), 1).flatten(1))
+
+
+def shared(self: Any, x: Tensor) -> Tensor:
+    return self.last(torch.tanh(self.second(torch.relu(self.second(self.first(x))))).mean((2, 3)))
+
+
+def joined(self: Any, x: Tensor) -> Tensor:
+    x = self.first(x)
+    return self.last(F.max_pool2d(torch.cat([self.second(x), x.roll(1, 1)], 1), 4).amax((2, 3))[:, ::2])
+
+
+def written(self: Any, x: Tensor) -> Tensor:
+    x = self.first(x)
+    table = torch.zeros_like(x)
+    table[:, 1:] = self.second(x)[:, 1:]
+    return self.last(table.mean((2, 3)))
+
+
+def constants(self: Any, x: Tensor) -> Tensor:
+    scale = torch.linspace(0.5, 2, 6, dtype=x.dtype).view(1, 6, 1, 1)
+    return self.last((self.second(self.first(x) * scale) + 3).mean((2, 3)))
+
+
+NETWORKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "residual": residual,
+    "shared": shared,
+    "joined": joined,
+    "written": written,
+    "constants": constants,
+}
+
+
+def network(function: Callable[[Any, Tensor], Any]) -> Network:
+    torch.manual_seed(0)
+    parts = {"first": conv(3, 6), "second": conv(6, 6), "last": nn.Linear(6, 4)}
+    return Network(function, **parts).double().eval()
+
+
+def one_by_one(net: Net, inputs: Any, masks: Masks, power: int, factor: int, image: Tensor | None) -> dict[str, Tensor]:
+    weights = masks({name: net.magnitudes[name] ** power for name in net.prunable})
+    factors = masks({name: net.magnitudes[name] ** factor for name in net.prunable})
+    grads = PathGraph(net, inputs).gradients(weights, weights, image=image)
+    return {name: grads[name] * factors[name] for name in net.prunable}
+
+
+def fewer(masks: Masks, flow: dict[str, Tensor], share: float = 0.8) -> Masks:
+    return keep_top(flow, int(masks.kept * share), generator=torch.Generator(), among=masks)
+
+
+@pytest.mark.parametrize(("power", "factor"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_round_gives_what_the_network_gives(name: str, power: Any, factor: Any, forwards: list[int]) -> None:
+    net = Net.of(network(NETWORKS[name]))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    masks, flows, expected = Masks.dense(net.weights), [], []
+    for _ in range(ROUNDS):
+        flows.append(rounds.path_flow(net, inputs, masks, power=power, factor=factor))
+        expected.append(one_by_one(net, inputs, masks, power, factor, None))
+        masks = fewer(masks, expected[-1])
+    assert len(forwards) == ROUNDS + 3  # from the fourth on, none of ours
+    for found, wanted in zip(flows, expected, strict=True):  # at the end: no round has changed an earlier result
+        assert_proportional(found, wanted)
+
+
+def test_a_mean_image_starts_other_rounds(forwards: list[int]) -> None:
+    net = Net.of(network(residual))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    masks = Masks.dense(net.weights)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, 8, 8, generator=generator).double() for _ in range(2)]
+    for image in images:
+        for _ in range(ROUNDS):
+            assert_proportional(
+                rounds.path_flow(net, inputs, masks, image=image.clone()), one_by_one(net, inputs, masks, 1, 1, image)
+            )
+    assert len(forwards) == 2 * (ROUNDS + 3)
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "vgg-11", "lenet-300-100"])
+@pytest.mark.parametrize("method", ["synflow", "synflow-l2"])
+def test_masks_are_those_of_rounds_of_the_network(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    shape = (1, 28, 28) if name == "lenet-300-100" else (3, 32, 32)
+    model = models.create(name, input_shape=shape, classes=10).double()
+    inputs = torch.ones(1, *shape).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", foreprune.LayerCollapse)
+        found = foreprune.prune(model, method, density=0.1, inputs=inputs, rounds=8)
+        monkeypatch.setattr(rounds._Rounds, "_recorded", None)
+        with pytest.raises(TypeError):  # the second round would record
+            foreprune.prune(model, method, density=0.1, inputs=inputs, rounds=8)
+        monkeypatch.setattr(rounds, "path_flow", None)
+        slow = masks_of_the_network(model, inputs, 2 if method == "synflow-l2" else 1)
+    assert found == slow
+
+
+def masks_of_the_network(model: nn.Module, inputs: Tensor, power: int) -> Masks:
+    net = Net.of(model)
+    masks = Masks.dense(net.weights)
+    for k in range(1, 9):
+        flow = one_by_one(net, as_inputs(inputs), masks, power, 1, None)
+        masks = keep_top(flow, round(0.1 ** (k / 8) * net.total), generator=torch.Generator(), among=masks)
+    return masks
+
+
+def test_powers_of_two_are_chosen_anew_when_sums_leave_their_range(
+    forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "_RANGE", 2.0**21)
+    model = nn.Sequential(*[layer for _ in range(30) for layer in (nn.Linear(8, 8, bias=False), nn.ReLU())])
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.0)
+    net, inputs = Net.of(model.double()), as_inputs(torch.ones(1, 8).double())
+    masks = Masks.dense(net.weights)
+    for _ in range(14):
+        found = rounds.path_flow(net, inputs, masks)
+        expected = one_by_one(net, inputs, masks, 1, 1, None)
+        assert_proportional(found, expected)
+        masks = fewer(masks, expected, 0.85)
+    recordings = (len(forwards) - 14 - 1) // 2
+    assert 2 <= recordings <= 7
+
+
+def reads_weights_behind_torch(self: Any, x: Tensor) -> Tensor:
+    scale = float(self.first.weight.detach().numpy().sum())
+    return self.last((self.first(x) * scale).mean((2, 3)))
+
+
+def normalises_behind_torch(self: Any, x: Tensor) -> Tensor:
+    weight = self.first.weight.detach()
+    scale = torch.from_numpy(weight.numpy().sum((1, 2, 3)) + 1)
+    return self.last((self.first(x) * scale.view(1, -1, 1, 1)).mean((2, 3)))
+
+
+def reads_a_sum(self: Any, x: Tensor) -> Tensor:
+    x = self.first(x)
+    return self.last((x * 2 if float(x.detach().sum()) > 1e9 else x).mean((2, 3)))
+
+
+def alternates(self: Any, x: Tensor) -> Tensor:
+    self.calls = getattr(self, "calls", 0) + 1
+    x = self.first(x)
+    return self.last((self.second(x) if self.calls % 2 else x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "function", [reads_weights_behind_torch, normalises_behind_torch, reads_a_sum], ids=lambda f: f.__name__
+)
+def test_what_a_tape_cannot_know_runs_the_network(function: Callable[..., Any], forwards: list[int]) -> None:
+    net = Net.of(network(function))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    masks = Masks.dense(net.weights)
+    for _ in range(ROUNDS):
+        found = rounds.path_flow(net, inputs, masks)
+        expected = one_by_one(net, inputs, masks, 1, 1, None)
+        assert_proportional(found, expected)
+        masks = fewer(masks, expected)
+    assert 2 * ROUNDS <= len(forwards) <= 2 * ROUNDS + 1  # one to find out
+
+
+def test_a_network_that_changes_from_call_to_call_is_not_repeated(forwards: list[int]) -> None:
+    net = Net.of(network(alternates))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    flows = [rounds.path_flow(net, inputs, Masks.dense(net.weights)) for _ in range(6)]
+    assert len(forwards) == 7
+    # the third call of seven was the comparison
+    assert [float(flow["second.weight"].sum()) > 0 for flow in flows] == [True, False, False, True, False, True]
+
+
+def test_two_networks_have_rounds_of_their_own() -> None:
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    nets = [Net.of(network(residual)), Net.of(network(shared))]
+    for _ in range(5):
+        for net in nets:
+            masks = Masks.dense(net.weights)
+            assert_proportional(rounds.path_flow(net, inputs, masks), one_by_one(net, inputs, masks, 1, 1, None))
+
+
+def test_nothing_outlives_the_network() -> None:
+    net = Net.of(model := network(residual))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    for _ in range(5):
+        rounds.path_flow(net, inputs, Masks.dense(net.weights))
+    watched = [weakref.ref(model), weakref.ref(rounds._ROUNDS[net].weights["first.weight"])]
+    gc.collect()
+    gc.disable()
+    try:
+        del net, model
+        assert [ref() for ref in watched] == [None, None]
+    finally:
+        gc.enable()
