@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -192,14 +193,19 @@ def test_what_happens_in_a_pause_is_not_noted() -> None:
     assert [step.func for step in program(tape, [result]).steps] == [aten.add.Tensor]
 
 
-@pytest.mark.parametrize("size", [0, 2, 3])
 @pytest.mark.parametrize(
-    "window",
-    [{}, {"padding": 1}, {"stride": 2, "padding": 1}, {"padding": 2, "dilation": 2}, {"stride": (1, 2)}],
+    ("size", "window"),
+    [
+        (4, {}),
+        (3, {"padding": 1}),
+        (6, {"stride": 2, "padding": 1}),
+        (3, {"padding": 2, "dilation": 2}),
+        (5, {"stride": (1, 2)}),
+    ],
     ids=str,
 )
-def test_an_unfolded_convolution_is_a_convolution(size: int, window: dict[str, int]) -> None:
-    image, weight = drawn(1, 3, size + 4, size + 4), drawn(5, 3, 3, 2, seed=1)
+def test_an_unfolded_convolution_is_a_convolution(size: int, window: dict[str, Any]) -> None:
+    image, weight = drawn(1, 3, size, size), drawn(5, 3, 3, 2, seed=1)
     tape = Tape([image, weight])
     with tape:
         inputs = [value.detach().requires_grad_() for value in (image, weight)]
@@ -221,7 +227,7 @@ def test_an_unfolded_convolution_is_a_convolution(size: int, window: dict[str, i
 
 @pytest.mark.parametrize(
     ("shape", "options"),
-    [((2, 4, 6, 6), {}), ((1, 4, 16, 16), {}), ((1, 4, 6, 6), {"groups": 2}), ((1, 4, 6, 6), {"bias": 1})],
+    [((2, 4, 5, 5), {}), ((1, 4, 7, 7), {}), ((1, 4, 5, 5), {"groups": 2}), ((1, 4, 5, 5), {"bias": 1})],
     ids=["two images", "many pixels", "groups", "bias"],
 )
 def test_other_convolutions_stay_as_they_are(shape: tuple[int, ...], options: dict[str, int]) -> None:

@@ -162,7 +162,7 @@ def _times(grads: Params, factors: Params) -> dict[str, Tensor]:
 
 def _rows_scaled(value: Tensor) -> Tensor:
     rows = value.shape[0] if value.dim() else 1
-    factors = torch.linspace(0.7, 1.4, rows, dtype=torch.float64).to(value)
+    factors = torch.linspace(0.7, 1.4, rows, dtype=torch.float64, device="cpu").to(value)
     return value * factors.view(-1, *[1] * (value.dim() - 1)) if value.dim() else value * factors[0]
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from foreprune.graph.tape import Program, Ref
 
 _aten = torch.ops.aten
-_PIXELS = 64  # of the output, at most: with more of them, arithmetic outweighs memory
+_PIXELS = 16  # of the output, at most: with more of them, arithmetic outweighs memory
 
 
 def unfolded(program: Program, shapes: Sequence[tuple[int, ...]]) -> Program:
