@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import foreprune
-from benchmarks.timing import Row
+from benchmarks.timing import Row, summarised
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
 from foreprune.graph.record import record_units
@@ -84,20 +83,6 @@ def _seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _row(claim: str, against: str, ours: list[float], theirs: list[float], target: float) -> Row:
-    low, middle, high = statistics.quantiles([one / other for one, other in zip(ours, theirs, strict=True)], n=4)
-    return Row(
-        claim,
-        against,
-        1000 * statistics.median(ours),
-        1000 * statistics.median(theirs),
-        middle,
-        low,
-        high,
-        target,
-    )
-
-
 def walks_needed(model: nn.Module, x: Tensor, density: float) -> tuple[int, NDArray[np.int64]]:
     """How many walks reach the density, and how many weights are kept after each of them."""
     net = Net.of(model)
@@ -125,11 +110,12 @@ def rows() -> Iterator[Row]:
             raise RuntimeError(f"{slow.walks} walks keep {found} weights one at a time, but {wanted} in ours")
         counting = "all masks summed after each" if recount else "new weights counted as they come"
         against = f"one walk at a time, {counting} ({_TRIED} walks timed, times {needed / _TRIED:.0f})"
-        yield _row("PHEW, vgg-19 at 1 %", against, ours, theirs, target)
+        yield summarised("PHEW, vgg-19 at 1 %", ours, theirs, against=against, target=target)
     for name, shape, classes, density, seconds in LIMITS:
         model, x = _network(name, shape, classes)
         ours = [
             _seconds(lambda: foreprune.prune(model, "phew", density=density, inputs=x))  # noqa: B023
             for _ in range(6)
         ][1:]
-        yield _row(f"PHEW, {name} at {density:.0%}", f"{seconds:g} s", ours, [seconds] * len(ours), 1.0)
+        claim, limits = f"PHEW, {name} at {density:.0%}", [seconds] * len(ours)
+        yield summarised(claim, ours, limits, against=f"{seconds:g} s", target=1.0)

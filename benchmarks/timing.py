@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import statistics
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what ours costs relative to the reference, and the ratio it should stay under."""
+    """One line of the table: what ours costs relative to the reference, and the ratio it should stay under.
+
+    Memory is the largest resident size during one call less the size before it, in MB. `bound_ms` is what the
+    arithmetic or the memory traffic alone would take. None where it was not measured or says nothing.
+    """
 
     claim: str
     reference: str
@@ -21,6 +31,10 @@ class Row:
     low: float
     high: float
     target: float
+    ours_mb: float | None = None
+    reference_mb: float | None = None
+    bound_ms: float | None = None
+    agreement: str = ""
 
     @property
     def met(self) -> bool:
@@ -29,42 +43,76 @@ class Row:
 
 def compare(
     claim: str,
-    ours: Callable[[], object],
-    reference: Callable[[], object],
+    ours: Run,
+    reference: Run,
     *,
     against: str,
     target: float,
     rounds: int = 15,
     inner: int = 1,
+    bound_ms: float | None = None,
+    agreement: str = "",
 ) -> Row:
     """Median over `rounds` of time(ours) / time(reference), with the quartiles; `inner` calls per measurement."""
-    for function in (ours, reference, ours, reference):
+    for function in (ours, reference):
         function()
-    ratios, mine, theirs = [], [], []
+    mine: list[float] = []
+    theirs: list[float] = []
     gc.collect()
     gc.disable()
     try:
         for turn in range(rounds):
-            pair = {}
-            order = (ours, reference) if turn % 2 else (reference, ours)
-            for function in order:
+            for function in (ours, reference) if turn % 2 else (reference, ours):
                 begun = time.perf_counter()
                 for _ in range(inner):
                     function()
-                pair[function] = (time.perf_counter() - begun) / inner
-            mine.append(pair[ours])
-            theirs.append(pair[reference])
-            ratios.append(pair[ours] / pair[reference])
+                (mine if function is ours else theirs).append((time.perf_counter() - begun) / inner)
     finally:
         gc.enable()
+    row = summarised(claim, mine, theirs, against=against, target=target)
+    return replace(row, ours_mb=peak_mb(ours), reference_mb=peak_mb(reference), bound_ms=bound_ms, agreement=agreement)
+
+
+def summarised(claim: str, ours: list[float], reference: list[float], *, against: str, target: float) -> Row:
+    """A row from pairs of seconds."""
+    ratios = [mine / other for mine, other in zip(ours, reference, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
-    return Row(
-        claim,
-        against,
-        1000 * statistics.median(mine),
-        1000 * statistics.median(theirs),
-        middle,
-        low,
-        high,
-        target,
-    )
+    milliseconds = [1000 * statistics.median(seconds) for seconds in (ours, reference)]
+    return Row(claim, against, milliseconds[0], milliseconds[1], middle, low, high, target)
+
+
+def peak_mb(function: Run, *, calls: int = 3) -> float:
+    """The most memory that a call needs beyond what was there, in MB: the median of `calls`."""
+    return statistics.median(_one_peak(function) for _ in range(calls))
+
+
+def _one_peak(function: Run) -> float:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls have freed goes back to the system
+    before = _resident_mb()
+    with _watched() as largest:
+        function()
+    return max(0.0, largest() - before)
+
+
+@contextmanager
+def _watched() -> Iterator[Callable[[], float]]:
+    """A thread that looks at the resident size twice a millisecond."""
+    seen = [_resident_mb()]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.0005):
+            seen.append(_resident_mb())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield lambda: max(seen)
+    finally:
+        done.set()
+        thread.join()
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
