@@ -133,6 +133,41 @@ def test_a_mean_image_starts_other_rounds(forwards: list[int]) -> None:
     assert len(forwards) == 2 * (ROUNDS + 3)
 
 
+def test_other_powers_start_other_rounds(forwards: list[int]) -> None:
+    net = Net.of(network(residual))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    masks = Masks.dense(net.weights)
+    for power, factor in ((1, 1), (2, 1), (2, 2)):
+        for _ in range(4):
+            found = rounds.path_flow(net, inputs, masks, power=power, factor=factor)  # type: ignore[arg-type]
+            assert_proportional(found, one_by_one(net, inputs, masks, power, factor, None))
+    assert len(forwards) == 3 * (4 + 3)
+
+
+def test_a_derivative_that_no_weight_changes_stays_as_it_is(forwards: list[int]) -> None:
+    net = Net.of(nn.Linear(5, 3).double())
+    inputs = as_inputs(torch.ones(1, 5).double())
+    masks = Masks.dense(net.weights)
+    for _ in range(6):
+        flow = rounds.path_flow(net, inputs, masks)
+        torch.testing.assert_close(flow["weight"], masks(net.magnitudes)["weight"], rtol=0, atol=0)
+        masks = fewer(masks, flow)
+    assert len(forwards) == 3
+
+
+def test_a_branch_without_a_path_is_no_reason_to_run_the_network(forwards: list[int]) -> None:
+    net = Net.of(network(joined))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    dense = Masks.dense(net.weights)
+    cut = Masks({name: mask & (name != "second.weight") for name, mask in dense.items()})
+    for masks in (dense, dense, dense, cut, cut):
+        flow = rounds.path_flow(net, inputs, masks)
+    assert len(forwards) == 3
+    assert_proportional(flow, one_by_one(net, inputs, cut, 1, 1, None))
+    assert not flow["second.weight"].any()
+    assert flow["first.weight"].any()
+
+
 @pytest.mark.parametrize("name", ["resnet-20", "vgg-11", "lenet-300-100"])
 @pytest.mark.parametrize("method", ["synflow", "synflow-l2"])
 def test_masks_are_those_of_rounds_of_the_network(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:

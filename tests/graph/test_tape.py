@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foreprune.graph.tape import Program, Refused, Tape, program
+from foreprune.graph.tape import Program, Refused, Step, Tape, program
 from foreprune.graph.unfolded import unfolded
 
 aten = torch.ops.aten
@@ -82,6 +84,26 @@ def constant_parts(x: Tensor) -> Tensor:
     return x * ones
 
 
+def constant_that_changes(x: Tensor) -> Tensor:
+    ones = torch.ones(4, dtype=x.dtype)
+    before = x * ones
+    ones.add_(1)
+    return before + x * ones
+
+
+def copy_of_what_changes(x: Tensor) -> Tensor:
+    y = x * 2
+    kept = y.clone()
+    y.add_(1)
+    return kept * y
+
+
+def several_at_once(x: Tensor) -> Tensor:
+    tables = [torch.zeros(3, 4, dtype=x.dtype) for _ in range(2)]
+    torch._foreach_add_(tables, [x, x.exp()])  # it returns nothing
+    return tables[0] * tables[1].cumsum(0)
+
+
 def the_source_itself(x: Tensor) -> Tensor:
     return x
 
@@ -95,6 +117,9 @@ FUNCTIONS = [
     lists,
     several,
     constant_parts,
+    constant_that_changes,
+    copy_of_what_changes,
+    several_at_once,
     the_source_itself,
 ]
 
@@ -140,6 +165,39 @@ def test_results_are_handed_over_once_nothing_changes_them_any_more() -> None:
     order: list[int] = []
     made.run([x], lambda number, _: order.append(number))
     assert order == [tape.number(second), tape.number(first)]
+
+
+def test_a_result_that_changes_through_a_view_is_handed_over_afterwards() -> None:
+    tape = Tape([x := drawn(3, 4)])
+    with tape:
+        result = x * 2
+        row = result[0]
+        for _ in range(2):
+            row.add_(1)
+        torch.neg(x)
+    found: list[Tensor] = []
+    program(tape, [result]).run([x], lambda _, value: found.append(value.clone()))
+    assert len(found) == 1
+    assert torch.equal(found[0], result)
+
+
+def test_what_nothing_needs_any_more_is_freed_on_the_way() -> None:
+    made, _ = taped(lambda x: ((x + 1) * 2).exp().sum(), drawn(4))
+    alive: list[int] = []
+    seen: list[weakref.ref[Tensor]] = []
+
+    def watched(step: Step) -> Step:
+        def run(*args: Any, **kwargs: Any) -> Tensor:
+            found: Tensor = step.func(*args, **kwargs)
+            del args
+            alive.append(sum(ref() is not None for ref in seen))
+            seen.append(weakref.ref(found))
+            return found
+
+        return replace(step, func=run)
+
+    replace(made, steps=tuple(map(watched, made.steps))).run([drawn(4)], lambda *_: None)
+    assert alive == [0, 1, 1, 1]  # the operand alone
 
 
 def reads_a_number(x: Tensor) -> Tensor:

@@ -53,14 +53,14 @@ def living_scores(scores: dict[str, torch.Tensor], alive: Masks | None) -> list[
     ]
 
 
-@pytest.fixture(params=["whole", "bracketed", "bracketed in threads"])
+@pytest.fixture(params=["whole", "bracketed", "bracketed in parts"])
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """Scores few enough for one partition; then the same few looked at as if they were many."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "whole":
             for name, value in {"_FEW": 1, "_SAMPLE": 8, "_MARGIN": 1.0, "_CHUNK": 5}.items():
                 patch.setattr(select, name, value)
-        if request.param == "bracketed in threads":
+        if request.param == "bracketed in parts":
             patch.setattr(select, "_JOINED", 0)
         yield request.param
 
@@ -112,6 +112,26 @@ def test_the_threshold_is_the_kth_value(dtype: torch.dtype) -> None:
         kept = score.double()[masks["a"]]
         assert kept.min() == threshold
         assert masks["a"][score.double() > threshold].all()
+
+
+def test_a_sample_brackets_the_threshold_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise selection is right but slow: everything is partitioned."""
+    looked_up: list[int] = []
+    largest = select._largest
+
+    def counting(flat: Any, keep: int, generator: torch.Generator) -> Any:
+        looked_up.append(flat.size)
+        return largest(flat, keep, generator)
+
+    monkeypatch.setattr(select, "_largest", counting)
+    size = 600_000
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        keep = int(torch.randint(1, size, (), generator=generator))
+        scores = {"a": torch.randn(size, generator=generator).exp()}
+        assert keep_top(scores, keep, generator=generator).kept == keep
+    assert len(looked_up) == 20
+    assert max(looked_up) < 0.02 * size
 
 
 @pytest.mark.parametrize("kind", ["distinct", "few values", "mostly zero", "all equal", "signed"])

@@ -22,7 +22,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.net import Net, Params, gradients
 from foreprune.core.task import Inputs
 from foreprune.graph.gates import Gates, Handler
-from foreprune.graph.paths import PathGraph, check_growing
+from foreprune.graph.paths import PathGraph
 from foreprune.graph.tape import Refused, Tape, program
 from foreprune.graph.unfolded import unfolded
 
@@ -93,7 +93,6 @@ class _Rounds:
         with tape:
             output, _ = graph.outputs(leaves, image=self.image)
             grads = gradients(output.sum(), leaves, leaves)
-        check_growing(grads)
         try:
             self.replay = _Replay(tape, weighed, grads)
         except Refused:
@@ -101,7 +100,7 @@ class _Rounds:
         self.repeatable = self.replay is not None and self._agrees(net, self.replay)
         if not self.repeatable:
             self.replay = None
-        return _times(grads, self.factors)
+        return {name: _product(grad, self.factors[name]) for name, grad in grads.items()}  # the program may hold grad
 
     def _agrees(self, net: Net, replay: _Replay) -> bool:
         """Whether the program gives what the network gives for weights of which each row has changed."""

@@ -146,7 +146,7 @@ class Program:
     @torch.no_grad()
     def run(self, sources: Iterable[Tensor], receive: Callable[[int, Tensor], None]) -> None:
         """Compute the results and hand over each, with its number, as soon as it is final."""
-        values: dict[int, Any] = {**self.constants, **dict(zip(self.sources, sources, strict=True))}
+        values: dict[int | None, Any] = {**self.constants, **dict(zip(self.sources, sources, strict=True))}
 
         def look_up(value: Any) -> Any:
             if type(value) is Ref:
@@ -159,9 +159,9 @@ class Program:
             args = [look_up(value) for value in step.args]
             found = step.func(*args, **{name: look_up(value) for name, value in step.kwargs.items()})
             if len(step.made) == 1:
-                values[step.made[0]] = found  # type: ignore[index]
+                values[step.made[0]] = found
             else:
-                values.update((number, value) for number, value in zip(step.made, found, strict=True) if number)
+                values.update(zip(step.made, found, strict=True))
             del found, args
             for number in self.ready.get(done + 1, ()):
                 receive(number, values[number])
