@@ -146,7 +146,8 @@ class Program:
     @torch.no_grad()
     def run(self, sources: Iterable[Tensor], receive: Callable[[int, Tensor], None]) -> None:
         """Compute the results and hand over each, with its number, as soon as it is final."""
-        values: dict[int | None, Any] = {**self.constants, **dict(zip(self.sources, sources, strict=True))}
+        values: dict[int | None, Any] = dict(zip(self.sources, sources, strict=True))
+        values |= self.constants  # type: ignore[arg-type]
 
         def look_up(value: Any) -> Any:
             if type(value) is Ref:
