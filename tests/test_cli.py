@@ -144,3 +144,10 @@ def test_errors_are_one_clear_line(
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_training_arguments_change_the_recipe() -> None:
+    plain = Training().resolve("digits", "lenet-300-100")
+    given = Training(epochs=3, batch_size=7, lr=0.5, precision="bfloat16").resolve("digits", "lenet-300-100")
+    assert plain.precision == "float32"
+    assert (given.epochs, given.batch_size, given.lr, given.precision) == (3, 7, 0.5, "bfloat16")

@@ -32,11 +32,13 @@ class Training:
     """images per step"""
     lr: float | None = None
     """learning rate"""
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    """of activations in training; weights stay in float32"""
 
     def resolve(self, data: str, model: str) -> Recipe:
         """The recipe these arguments mean for `model` on `data`."""
         chosen = recipe(self.recipe) if self.recipe else default_recipe(data, model)
-        given = {"batch_size": self.batch_size, "lr": self.lr}
+        given = {"batch_size": self.batch_size, "lr": self.lr, "precision": self.precision}
         settings = chosen.model_dump() | {key: value for key, value in given.items() if value is not None}
         chosen = Recipe.model_validate(settings)
         return chosen if self.epochs is None else shortened(chosen, self.epochs)
