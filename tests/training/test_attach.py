@@ -377,6 +377,123 @@ def test_negative_zero_and_nan_weights_become_zero() -> None:
     assert not torch.signbit(model.weight).any()
 
 
+Trespass = Callable[[nn.Module, torch.optim.Optimizer], object]
+
+
+def _each(change: Callable[[nn.Parameter], object]) -> Trespass:
+    return lambda model, _: [change(parameter) for parameter in model.parameters()]
+
+
+def _state(change: Callable[[Tensor], Tensor]) -> Trespass:
+    def trespass(_: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for parameter, values in optimizer.state.items():
+            for key, value in values.items():
+                if value.shape == parameter.shape:
+                    values[key] = change(value)
+
+    return trespass
+
+
+TRESPASSES: dict[str, Trespass] = {
+    "dense weights": lambda model, _: model.load_state_dict(network().state_dict()),
+    "drawn again": _each(lambda p: nn.init.normal_(p)),
+    "averaged": _each(lambda p: p.detach().lerp_(torch.ones_like(p), 0.1)),
+    "vector": lambda model, _: nn.utils.vector_to_parameters(
+        nn.utils.parameters_to_vector(model.parameters()) + 0.1, model.parameters()
+    ),
+    "data": _each(lambda p: p.data.add_(0.1)),
+    "other data": _each(lambda p: setattr(p, "data", p.data + 0.1)),
+    "numpy": _each(lambda p: p.detach().numpy().fill(0.1)),
+    "gradient": _each(lambda p: p.grad.add_(0.1)),
+    "gradient's data": _each(lambda p: p.grad.data.add_(0.1)),
+    "other gradient": _each(lambda p: setattr(p, "grad", torch.full_like(p, 0.1))),
+    "state": _state(lambda value: value.add_(0.1)),
+    "other state": _state(lambda value: value + 0.1),
+    "other type and back": lambda model, _: model.double().float(),
+}
+
+
+@pytest.mark.parametrize("trespass", TRESPASSES.values(), ids=TRESPASSES)
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+def test_what_others_do_between_steps_is_undone_by_the_next(name: str, trespass: Trespass) -> None:
+    """Also what reaches momentum by it, many steps later."""
+    model = network()
+    masks = random_masks(model)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    attach(masks, model, optimizer)
+    for step in range(25):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(INPUTS), TARGETS).backward()
+        if step == 7:
+            trespass(model, optimizer)
+        optimizer.step()
+        assert leaked(model, masks) == 0, step
+
+
+def test_a_hook_after_ours_is_undone_by_the_next_step() -> None:
+    model = network()
+    masks = random_masks(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    attach(masks, model, optimizer)
+    train(model, optimizer, 2)
+    seen: list[int] = []
+    noise = optimizer.register_step_post_hook(lambda *_: [p.detach().add_(0.1) for p in model.parameters()] and None)
+    train(model, optimizer, 1)
+    noise.remove()
+    assert leaked(model, masks) > 0
+    train(model, optimizer, 1)
+    assert leaked(model, masks) == 0
+    train(model, optimizer, 30, seen=lambda net: seen.append(leaked(net, masks)))
+    assert set(seen) == {0}
+
+
+VARIANTS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    f"{kind.__name__}-{'-'.join(options)}": functools.partial(kind, lr=0.02, **options)
+    for kind, options in [
+        (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5, "maximize": True}),
+        (torch.optim.SGD, {"momentum": 0.9, "foreach": True}),
+        (torch.optim.SGD, {"momentum": 0.9, "foreach": False}),
+        (torch.optim.Adam, {"maximize": True, "foreach": True}),
+        (torch.optim.Adam, {"fused": True, "weight_decay": 0.1}),
+        (torch.optim.AdamW, {"amsgrad": True, "foreach": True}),
+        (torch.optim.RMSprop, {"foreach": True, "momentum": 0.9, "maximize": True}),
+        (torch.optim.Adagrad, {"fused": True, "initial_accumulator_value": 0.1}),
+        (torch.optim.Adamax, {"weight_decay": 0.1}),
+        (torch.optim.RAdam, {"weight_decay": 0.1}),
+        (torch.optim.Adadelta, {"weight_decay": 0.1}),
+        (torch.optim.ASGD, {"weight_decay": 0.1}),
+    ]
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_loop_with_everything_in_it(name: str) -> None:
+    """Scaled losses, accumulation, clipping, a schedule, gradients zeroed in place and a group that joins later."""
+    model = network()
+    masks = random_masks(model)
+    optimizer = VARIANTS[name]([parameter for key, parameter in model.named_parameters() if key != "4.weight"])
+    attach(masks, model, optimizer)
+    before = copy.deepcopy(model.state_dict())
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 24)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for step in range(24):
+        if step == 6:
+            optimizer.add_param_group({"params": [model[4].weight], "weight_decay": 0.2})
+        if step == 12:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        optimizer.zero_grad(set_to_none=step % 2 == 0)
+        for half in (slice(0, 16), slice(16, 32)):
+            scaler.scale(nn.functional.cross_entropy(model(INPUTS[half]), TARGETS[half])).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        assert leaked(model, masks) == 0, step
+    for key, mask in masks.items():
+        assert int((model.state_dict()[key] != before[key])[mask].sum()) == int(mask.sum())
+
+
 def test_a_model_with_masks_is_freed() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

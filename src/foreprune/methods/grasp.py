@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
-from foreprune.core.net import BatchNormMode, Net, gradients, scoring
-from foreprune.core.task import Task, require_grad
+from foreprune.core.net import BatchNormMode, Net, Params, gradients, scoring
+from foreprune.core.second_order import TwiceDifferentiable
+from foreprune.core.task import Batch, Task, require_grad
 
 Keep = Literal["signed", "magnitude", "inverted"]
 
@@ -42,7 +44,7 @@ def grasp(
         raise ValueError(f"temperature must be positive, not {temperature!r}")
     with scoring(net, batchnorm=batchnorm):
         product = hessian_gradient(net, task, masks, temperature=temperature)
-    scores = {name: product[name].mul_(net.params[name]) for name in net.prunable}
+    scores = {name: product[name] * net.params[name] for name in net.prunable}
     if keep == "magnitude":
         return {name: score.abs_() for name, score in scores.items()}
     return scores if keep == "signed" else {name: score.neg_() for name, score in scores.items()}
@@ -51,31 +53,46 @@ def grasp(
 def hessian_gradient(net: Net, task: Task, masks: Masks, *, temperature: float) -> dict[str, Tensor]:
     """H g of the mean loss over the masked prunable weights, as sum_b H_b (sum_b' g_b') by double backward.
 
-    A single batch needs one forward: the graph that gives g is differentiated again. Attention runs on its plain
+    The last batch needs one forward: the graph that gives its g is differentiated again. Attention runs on its plain
     implementation, because the fused one cannot be differentiated twice.
     """
-    params = require_grad(masks(net.params), net.prunable)
-    graphs: list[dict[str, Tensor]] = []
+    dense = masks.kept == masks.total  # then no second copy of the weights
+    params = require_grad(net.params if dense else masks(net.params), net.prunable)
+    *others, last = task.batches
     with sdpa_kernel(SDPBackend.MATH):
-        if len(task.batches) == 1:
-            loss = task.loss_of(net, params, task.batches[0], temperature=temperature)
-            graphs = [gradients(loss, params, net.prunable, create_graph=True)]
-            return _vector_product(graphs[0], {name: grad.detach() for name, grad in graphs[0].items()}, params)
         total: dict[str, Tensor] = {}
-        for batch in task.batches:
+        for batch in others:
             grads = gradients(task.loss_of(net, params, batch, temperature=temperature), params, net.prunable)
-            total = {name: total[name].add_(grad) for name, grad in grads.items()} if total else grads
-        product: dict[str, Tensor] = {}
-        for batch in task.batches:
-            loss = task.loss_of(net, params, batch, temperature=temperature)
-            part = _vector_product(gradients(loss, params, net.prunable, create_graph=True), total, params)
-            product = {name: product[name].add_(value) for name, value in part.items()} if product else part
+            total = _sum(total, grads)
+        graph = _gradient_graph(net, task, params, last, temperature)
+        total = _sum(total, {name: grad.detach() for name, grad in graph.items()})
+        product = _vector_product(graph, total, params)
+        del graph
+        for batch in others:
+            product = _sum(
+                product, _vector_product(_gradient_graph(net, task, params, batch, temperature), total, params)
+            )
         return product
 
 
-def _vector_product(
-    grads: dict[str, Tensor], vector: dict[str, Tensor], params: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    inner = sum((grads[name] * vector[name]).sum() for name in grads)
-    assert isinstance(inner, Tensor)
-    return gradients(inner, params, list(grads))
+def _gradient_graph(net: Net, task: Task, params: Params, batch: Batch, temperature: float) -> dict[str, Tensor]:
+    """The gradient of one batch, to be differentiated again."""
+    with TwiceDifferentiable():
+        loss = task.loss_of(net, params, batch, temperature=temperature)
+    return gradients(loss, params, net.prunable, create_graph=True)
+
+
+def _vector_product(graph: dict[str, Tensor], vector: dict[str, Tensor], params: Params) -> dict[str, Tensor]:
+    """The derivative of <graph, vector>. Its tensors may share memory."""
+    curved = [name for name, grad in graph.items() if grad.requires_grad]
+    product = torch.autograd.grad(
+        [graph[name] for name in curved],
+        [params[name] for name in graph],
+        [vector[name] for name in curved],
+        materialize_grads=True,
+    )
+    return dict(zip(graph, product, strict=True))
+
+
+def _sum(total: dict[str, Tensor], part: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: total[name] + value for name, value in part.items()} if total else part
