@@ -81,7 +81,7 @@ def summarised(claim: str, ours: list[float], reference: list[float], *, against
     return Row(claim, against, milliseconds[0], milliseconds[1], middle, low, high, target)
 
 
-def peak_mb(function: Run, *, calls: int = 3) -> float:
+def peak_mb(function: Run, *, calls: int) -> float:
     """The most memory that a call needs beyond what was there, in MB: the median of `calls`."""
     return statistics.median(_one_peak(function) for _ in range(calls))
 

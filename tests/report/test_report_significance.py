@@ -25,6 +25,7 @@ from foreprune.report.significance import (
     section_tests,
     significance_csv,
 )
+from foreprune.report.tables import grids
 
 
 def only(records: list) -> Section:
@@ -162,6 +163,16 @@ def test_a_single_pair_is_not_tested() -> None:
     assert the(tests, label="grasp").holm == the(tests, label="grasp").p, "a test that was not made was counted"
     none = section_tests(only([record("random", density=0.1, seed=0), record("snip", density=0.1, seed=1)]))
     assert (none[0].n, none[0].difference, none[0].note) == (0, None, "n = 0: no test")
+
+
+def test_runs_that_were_not_trained_have_no_table_of_results() -> None:
+    bare = [record(name, density=0.1, seed=seed, top1=None) for name in ("random", "snip") for seed in (0, 1)]
+    assert section_tests(only(bare)) == ()
+    assert grids(only(bare)) == ()
+    assert markdown_tests(bare) == ""
+    one = only([*bare, record("snip", density=0.1, seed=2)])
+    assert len(section_tests(one)) == 1
+    assert [rows for grid in grids(one) for rows in grid.rows][1] == ("snip", ("90.00",))
 
 
 def test_equal_differences_are_not_tested() -> None:

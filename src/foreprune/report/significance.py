@@ -113,12 +113,14 @@ def _tested(
 
 
 def section_tests(section: Section) -> tuple[Comparison, ...]:
-    """Every comparison of one section, p values corrected within each family.
+    """Every comparison of one section, p values corrected within each family; none if nothing was trained.
 
     Raises:
         ImportError: SciPy is not installed.
     """
     require_scipy()
+    if all(section.measure.of(record) is None for record in section.records):
+        return ()
     found = [*_method_tests(section), *_ablation_tests(section)]
     corrected: dict[int, float] = {}
     for family in FAMILIES:

@@ -109,13 +109,14 @@ class Grid:
 def grids(section: Section, *, metric: Metric = "top1") -> tuple[Grid, ...]:
     """The tables of one section: its original runs and, if there are any, its ablated ones.
 
-    A section without classes shows its test loss whatever the metric.
+    A section without classes shows its test loss whatever the metric. Runs that were not trained have no table.
     """
     measure = section.measure if section.measure.key == "test_loss" else MEASURES[metric]
     found = [_grid(section, measure, ablated=False)]
     if section.methods(ablated=True):
         found.append(_grid(section, measure, ablated=True))
-    return tuple(grid for grid in found if grid.rows)
+    nothing = measure.text(None)
+    return tuple(grid for grid in found if grid.notes or any(set(cells) != {nothing} for _, cells in grid.rows))
 
 
 def _grid(section: Section, measure: Measure, *, ablated: bool) -> Grid:
