@@ -57,11 +57,11 @@ class Masks(Mapping[str, Tensor]):
         return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
 
     @classmethod
-    def _adopt(cls, tensors: dict[str, Tensor]) -> Masks:
-        """Masks of contiguous boolean tensors that nobody else holds: nothing is checked, nothing copied."""
+    def _adopt(cls, tensors: dict[str, Tensor], *, kept: dict[str, int]) -> Masks:
+        """Masks of contiguous boolean tensors that nobody else holds, with so many true entries each: nothing is
+        checked, nothing copied."""
         masks = object.__new__(cls)
-        masks._tensors, masks.metadata = tensors, {}
-        masks._kept = {name: _count(mask) for name, mask in tensors.items()}
+        masks._tensors, masks._kept, masks.metadata = tensors, kept, {}
         return masks
 
     def with_metadata(self, metadata: Mapping[str, str]) -> Masks:

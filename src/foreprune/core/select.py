@@ -58,9 +58,10 @@ def keep_top(
         if not _has_signal(flat):
             raise _no_signal()
         bracketed = _split(_largest(flat, keep, generator), pieces)
-    named = zip(scores.items(), bracketed, strict=True)
+    named = list(zip(scores.items(), bracketed, strict=True))
     return Masks._adopt(
-        {name: torch.from_numpy(mask).view(score.shape).to(score.device) for (name, score), mask in named}
+        {name: torch.from_numpy(part.mask).view(score.shape).to(score.device) for (name, score), part in named},
+        kept={name: part.kept for (name, _), part in named},
     )
 
 
@@ -105,6 +106,13 @@ class _Stretch(NamedTuple):
     mask: Bools
 
 
+class _Part(NamedTuple):
+    """The new mask of one tensor, flat, and how many weights it keeps."""
+
+    mask: Bools
+    kept: int
+
+
 class _Within(NamedTuple):
     """What one pass over a stretch of scores finds of a bracket."""
 
@@ -146,10 +154,11 @@ def _joined(pieces: list[_Piece]) -> _Piece:
     return _Piece(np.concatenate([piece.scores for piece in pieces]), np.concatenate(alive) if alive else None)
 
 
-def _split(mask: Bools, pieces: list[_Piece]) -> list[Bools]:
+def _split(mask: Bools, pieces: list[_Piece]) -> list[_Part]:
     """The mask of all pieces as one of each, with memory of its own."""
     ends = np.cumsum([piece.scores.size for piece in pieces])
-    return [mask[end - piece.scores.size : end].copy() for piece, end in zip(pieces, ends, strict=True)]
+    parts = [mask[end - piece.scores.size : end].copy() for piece, end in zip(pieces, ends, strict=True)]
+    return [_Part(part, int(np.count_nonzero(part))) for part in parts]
 
 
 def _flat(pieces: list[_Piece]) -> Floats:
@@ -167,17 +176,18 @@ def _has_signal(flat: Floats) -> bool:
     return bool(((flat != 0) & (flat != -math.inf)).any())
 
 
-def _bracketed(pieces: list[_Piece], keep: int, living: int, generator: torch.Generator) -> list[Bools] | None:
+def _bracketed(pieces: list[_Piece], keep: int, living: int, generator: torch.Generator) -> list[_Part] | None:
     """The masks of `keep_top`, or None if the sample does not bracket the threshold."""
     low, high = _bracket(pieces, keep / living)
     few = sum(piece.scores.size for piece in pieces) <= _JOINED
     joined = [_joined(pieces)] if few else pieces
     masks: list[Bools] = [np.empty(piece.scores.size, np.bool_) for piece in joined]
-    stretches = [
-        _Stretch(piece.scores[part], None if piece.alive is None else piece.alive[part], mask[part])
-        for piece, mask in zip(joined, masks, strict=True)
-        for part in (slice(start, start + _CHUNK) for start in range(0, piece.scores.size, _CHUNK))
-    ]
+    owners, stretches = [], []
+    for owner, (piece, mask) in enumerate(zip(joined, masks, strict=True)):
+        for start in range(0, piece.scores.size, _CHUNK):
+            at = slice(start, start + _CHUNK)
+            owners.append(owner)
+            stretches.append(_Stretch(piece.scores[at], None if piece.alive is None else piece.alive[at], mask[at]))
     found = [_compare(stretch, low=low, high=high) for stretch in stretches]
     missing = keep - sum(part.above for part in found)
     values = np.concatenate([part.values for part in found])
@@ -186,12 +196,15 @@ def _bracketed(pieces: list[_Piece], keep: int, living: int, generator: torch.Ge
     if values.size == living and not values.any():
         raise _no_signal()
     chosen = _largest(values, missing, generator)
+    kept = [0] * len(masks)
     start = 0
-    for stretch, part in zip(stretches, found, strict=True):
+    for owner, stretch, part in zip(owners, stretches, found, strict=True):
         stop = start + part.values.size
-        stretch.mask[part.positions[chosen[start:stop]]] = True
+        taken = part.positions[chosen[start:stop]]
+        stretch.mask[taken] = True
+        kept[owner] += part.above + taken.size
         start = stop
-    return _split(masks[0], pieces) if few else masks
+    return _split(masks[0], pieces) if few else list(map(_Part, masks, kept))
 
 
 def _bracket(pieces: list[_Piece], share: float) -> tuple[float, float]:
@@ -222,14 +235,15 @@ def _compare(stretch: _Stretch, *, low: float, high: float) -> _Within:
     padded = np.zeros((scores.size + 7) // 8 * 8, np.bool_)
     within = padded[: scores.size]
     np.greater_equal(scores, lowest, out=within)
+    np.bitwise_xor(within, mask, out=within)
     if alive is not None:
         np.logical_and(mask, alive, out=mask)
-        np.logical_and(within, alive, out=within)
-    np.not_equal(within, mask, out=within)
     # eight flags at a time: most words are zero
-    words = np.flatnonzero(padded.view(np.uint64) != 0)
-    word, place = np.nonzero(padded.reshape(-1, 8)[words])
-    positions = words[word] * 8 + place
+    words = (padded.view(np.uint64) != 0).nonzero()[0]
+    place = padded.reshape(-1, 8)[words].ravel().nonzero()[0]
+    positions = words[place // 8] * 8 + place % 8
+    if alive is not None:
+        positions = positions[alive[positions]]
     return _Within(int(np.count_nonzero(mask)), positions, scores[positions])
 
 
