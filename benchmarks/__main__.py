@@ -75,7 +75,7 @@ def _table(rows: list[Row]) -> Table:
 
 
 def _markdown(rows: list[Row]) -> str:
-    lines = [" | ".join(_COLUMNS), "---|---|" + "|".join("---:" for _ in _COLUMNS[2:])]
+    lines = [" | ".join(_COLUMNS), " | ".join(["---", "---", *("---:" for _ in _COLUMNS[2:])])]
     for row in rows:
         cells = _cells(row)
         lines.append(" | ".join((*cells[:2], cells[2] if row.met else f"**{cells[2]}**", *cells[3:])))

@@ -115,6 +115,7 @@ def test_every_round_gives_what_the_network_gives(name: str, power: Any, factor:
         expected.append(one_by_one(net, inputs, masks, power, factor, None))
         masks = fewer(masks, expected[-1])
     assert len(forwards) == ROUNDS + 3  # from the fourth on, none of ours
+    assert {tuple(flow) for flow in flows} == {net.prunable}  # their order decides ties
     for found, wanted in zip(flows, expected, strict=True):  # at the end: no round has changed an earlier result
         assert_proportional(found, wanted)
 

@@ -151,8 +151,9 @@ class _Replay:
 
         self.program.run(weights.values(), receive)
         values = torch.stack(largest).tolist() if largest else []
-        # zero where no path is left
-        return found if all(value == 0 or 1 / _RANGE <= value <= _RANGE for value in values) else None
+        if not all(value == 0 or 1 / _RANGE <= value <= _RANGE for value in values):  # zero where no path is left
+            return None
+        return {name: found[name] for name in weights}  # the order of the layers decides ties
 
 
 def _times(grads: Params, factors: Params) -> dict[str, Tensor]:
