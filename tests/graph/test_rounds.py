@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import warnings
 import weakref
 from collections.abc import Callable
@@ -283,3 +284,139 @@ def test_nothing_outlives_the_network() -> None:
         assert [ref() for ref in watched] == [None, None]
     finally:
         gc.enable()
+
+
+class Parts(nn.Module):
+    """A network with a convolution `c`, linear layers and the given forward."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.c = nn.Conv2d(3, 8, 3, padding=1)
+        self.a, self.e0, self.e1, self.o = nn.Linear(128, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.nothing = nn.Linear(128, 1)
+        self.nothing.weight, self.nothing.bias = (nn.Parameter(torch.empty(0, *size)) for size in ((128,), ()))
+        self.register_buffer("adjacency", torch.eye(16).to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.function(self, x)
+        return y
+
+
+def counts_by_list(s: Any, x: Tensor) -> Tensor:
+    h = F.relu(s.a(s.c(x).flatten(1)))
+    return s.o(s.e0(h) if sum((h > 0)[0].tolist()) == 16 else s.e1(h))
+
+
+def counts_by_numpy(s: Any, x: Tensor) -> Tensor:
+    h = F.relu(s.a(s.c(x).flatten(1)))
+    return s.o(s.e0(h) if int((h > 0).numpy().sum()) == 16 else s.e1(h))
+
+
+def counts_by_shape(s: Any, x: Tensor) -> Tensor:
+    h = F.relu(s.a(s.c(x).flatten(1)))
+    return s.o(s.e0(h) if len((h > 0).nonzero()) == 16 else s.e1(h))
+
+
+def mean_of_the_positive(s: Any, x: Tensor) -> Tensor:
+    h = s.a(s.c(x).flatten(1))
+    return s.o(s.e0(h)) + h[h > 0].mean()
+
+
+def one_image_at_a_time(s: Any, x: Tensor) -> Tensor:
+    return s.o(s.e0(s.a(torch.stack([F.relu(image) for image in s.c(x).unbind(0)]).flatten(1))))
+
+
+def in_one_piece(s: Any, x: Tensor) -> Tensor:
+    return s.o(s.e0(s.a(torch.cat([F.relu(piece) for piece in s.c(x).split(8, 1)], 1).flatten(1))))
+
+
+def twice(s: Any, x: Tensor) -> Tensor:
+    return s.o(s.e0(s.a((s.c(x) + s.c(x)).flatten(1))))
+
+
+def two_dilations(s: Any, x: Tensor) -> Tensor:
+    wide = F.conv2d(x, s.c.weight, padding=2, dilation=2)
+    return s.o(s.e0(s.a((s.c(x) + wide).flatten(1))))
+
+
+def last_axis(s: Any, x: Tensor) -> Tensor:
+    return s.o(s.e0(s.a(s.c(x).permute(0, 2, 3, 1).reshape(1, -1))))
+
+
+def with_an_empty_layer(s: Any, x: Tensor) -> Tensor:
+    h = s.c(x).flatten(1)
+    return s.o(s.e0(torch.cat([s.a(h), s.nothing(h)], 1)))
+
+
+def on_a_graph(s: Any, x: Tensor) -> Tensor:
+    return s.o(s.e0((s.adjacency @ s.a(s.c(x).flatten(1)).t()).t()))
+
+
+AWKWARD = [
+    counts_by_list,
+    counts_by_numpy,
+    counts_by_shape,
+    mean_of_the_positive,
+    one_image_at_a_time,
+    in_one_piece,
+    twice,
+    two_dilations,
+    last_axis,
+    with_an_empty_layer,
+    on_a_graph,
+]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("function", AWKWARD, ids=lambda f: f.__name__)
+def test_awkward_networks_give_what_they_give(function: Callable[..., Any], layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    net = Net.of(Parts(function).to(memory_format=layout))
+    inputs = as_inputs(torch.ones(1, 3, 4, 4))
+    masks = Masks.dense(net.weights)
+    for _ in range(8):
+        found, expected = rounds.path_flow(net, inputs, masks), one_by_one(net, inputs, masks, 1, 1, None)
+        if not any(flow.any() for flow in expected.values()):  # the forward took to a part without weights
+            assert not any(flow.any() for flow in found.values())
+            break
+        assert_proportional(found, expected, rtol=1e-4)
+        masks = fewer(masks, expected, 0.6)
+
+
+def draws_from_torch(s: Any, x: Tensor) -> Tensor:
+    h = s.e0(s.a(s.c(x).flatten(1)))
+    return s.o(h + s.e1(h) if torch.rand(()).item() < 2 else h)
+
+
+def draws_from_python(s: Any, x: Tensor) -> Tensor:
+    h = s.e0(s.a(s.c(x).flatten(1)))
+    return s.o(h + s.e1(h) if random.random() < 2 else h)
+
+
+def fails_the_second_time(s: Any, x: Tensor) -> Tensor:
+    s.calls = getattr(s, "calls", 0) + 1
+    if s.calls == 2:
+        raise RuntimeError("no")
+    return s.o(s.e0(s.a(s.c(x).flatten(1))))
+
+
+@pytest.mark.parametrize("function", [draws_from_torch, draws_from_python, fails_the_second_time])
+def test_the_network_runs_where_a_program_would_be_a_guess(function: Callable[..., Any], forwards: list[int]) -> None:
+    torch.manual_seed(0)
+    net = Net.of(Parts(function))
+    inputs = as_inputs(torch.ones(1, 3, 4, 4))
+    for _ in range(5):
+        rounds.path_flow(net, inputs, Masks.dense(net.weights))
+    assert len(forwards) == 5 + 1
+
+
+def test_a_program_that_fails_is_given_up(forwards: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net.of(network(residual))
+    inputs, masks = as_inputs(torch.ones(1, 3, 8, 8).double()), Masks.dense(net.weights)
+    for _ in range(3):
+        expected = rounds.path_flow(net, inputs, masks)
+    monkeypatch.setattr(rounds._Replay, "flow", lambda *_: 1 / 0)
+    for _ in range(3):
+        assert_proportional(rounds.path_flow(net, inputs, masks), expected)
+    assert len(forwards) == 3 + 3

@@ -8,10 +8,12 @@ of two were chosen, the network itself runs again.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,12 +24,14 @@ from foreprune.core.masks import Masks
 from foreprune.core.net import Net, Params, gradients
 from foreprune.core.task import Inputs
 from foreprune.graph.gates import Gates, Handler
-from foreprune.graph.paths import PathGraph
+from foreprune.graph.paths import PathGraph, check_growing
 from foreprune.graph.tape import Refused, Tape, program
 from foreprune.graph.unfolded import unfolded
 
 _RANGE = 2.0**30  # of what was within 2**20 when powers of two were chosen; derivatives stay within its square
 _ROUNDING = 1e-4
+_RECORDINGS = 20  # at most, in one call
+_READS = frozenset({"tolist", "item", "numpy", "__array__", "__dlpack__", "data_ptr", "storage", "untyped_storage"})
 Power = Literal[1, 2]
 
 
@@ -61,7 +65,7 @@ class _Rounds:
             self.factors = self.weights
         self.count = 0
         self.replay: _Replay | None = None
-        self.repeatable = True
+        self.recordings = 0
 
     def fits(self, inputs: Inputs, power: Power, factor: Power, image: Tensor | None) -> bool:
         """Whether the next round is one of these."""
@@ -74,39 +78,62 @@ class _Rounds:
         for values, masked in zip(self.values, (self.weights, self.factors), strict=False):
             for name, out in masked.items():
                 masks.multiply(name, values[name], out=out)
-        repeated = None if self.replay is None else self.replay.flow(self.weights, self.factors)
-        if repeated is not None:
-            return repeated
-        if self.count > 1 and self.repeatable:
-            return self._recorded(net)
-        return _times(self._gradients(net, self.weights), self.factors)
+        flow = self._replayed()
+        if flow is None and self.count > 1 and self.recordings < _RECORDINGS:
+            self.recordings += 1
+            flow = self._recorded(net)
+        return flow or _times(self._gradients(net, self.weights), self.factors)
+
+    def _replayed(self) -> dict[str, Tensor] | None:
+        """The flow, by the program; None without one, or if it cannot be had from it."""
+        if self.replay is None:
+            return None
+        with contextlib.suppress(Exception):  # whatever it is, the network shows it, or does without
+            return self.replay.flow(self.weights, self.factors)
+        self.give_up()
+        return None
+
+    def give_up(self) -> None:
+        """From now on, run the network."""
+        self.replay, self.recordings = None, _RECORDINGS
 
     def _gradients(self, net: Net, weights: Params) -> dict[str, Tensor]:
         return PathGraph(net, self.inputs).gradients(weights, weights, image=self.image)
 
-    def _recorded(self, net: Net) -> dict[str, Tensor]:
-        """A round of the network with a tape running."""
+    def _recorded(self, net: Net) -> dict[str, Tensor] | None:
+        """A round of the network with a tape running; None if that did not do."""
+        try:
+            flow, self.replay = self._record(net)
+        except Exception:  # a short cut must not fail; if it is the network's fault, the network says so next
+            self.give_up()
+            return None
+        if not self._agrees(net, self.replay):
+            self.give_up()
+        return flow
+
+    def _record(self, net: Net) -> tuple[dict[str, Tensor], _Replay]:
         leaves = {name: value.detach().requires_grad_() for name, value in self.weights.items()}
         tape = Tape(self.weights.values())
         weighed: list[Tensor] = []
         graph = PathGraph(net, self.inputs, gates=partial(_TapedGates, tape=tape, weighed=weighed))
+        drawn = _random_states()
         with tape:
             output, _ = graph.outputs(leaves, image=self.image)
             grads = gradients(output.sum(), leaves, leaves)
-        try:
-            self.replay = _Replay(tape, weighed, grads)
-        except Refused:
-            self.replay = None
-        self.repeatable = self.replay is not None and self._agrees(net, self.replay)
-        if not self.repeatable:
-            self.replay = None
-        return {name: _product(grad, self.factors[name]) for name, grad in grads.items()}  # the program may hold grad
+        if drawn != _random_states():
+            raise Refused("the forward draws at random")
+        check_growing(grads)
+        replay = _Replay(tape, weighed, grads)
+        # not in place: the program may hold some of these gradients as constants
+        return {name: _product(grad, self.factors[name]) for name, grad in grads.items()}, replay
 
     def _agrees(self, net: Net, replay: _Replay) -> bool:
         """Whether the program gives what the network gives for weights of which each row has changed."""
         other = {name: _rows_scaled(value) for name, value in self.weights.items()}
-        found = replay.flow(other, self.factors)
-        return found is not None and _same(found, _times(self._gradients(net, other), self.factors))
+        with contextlib.suppress(Exception):
+            found = replay.flow(other, self.factors)
+            return found is not None and _same(found, _times(self._gradients(net, other), self.factors))
+        return False
 
 
 _ROUNDS: WeakKeyDictionary[Net, _Rounds] = WeakKeyDictionary()
@@ -118,6 +145,13 @@ class _TapedGates(Gates):
     def __init__(self, net: Net, handlers: Mapping[str, Handler], *, tape: Tape, weighed: list[Tensor]) -> None:
         super().__init__(net, handlers)
         self.tape, self.weighed = tape, weighed
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func.__name__ in _READS:
+            self.tape.refusal = f"{func.__name__} reads values where the tape does not see what becomes of them"
+        return super().__torch_function__(func, types, args, kwargs)
 
     def largest(self, tensor: Tensor) -> float:
         with self.tape.paused():
@@ -131,8 +165,7 @@ class _Replay:
     """A program for derivatives that watches the range of the sums on the way."""
 
     def __init__(self, tape: Tape, weighed: list[Tensor], grads: Params) -> None:
-        shapes = [tuple(value.shape) for value in tape.values]
-        self.program = unfolded(program(tape, [*weighed, *grads.values()]), shapes)
+        self.program = unfolded(program(tape, [*weighed, *grads.values()]), tape.values)
         self.weighed = {tape.number(tensor) for tensor in weighed}
         self.names: dict[int | None, list[str]] = {}
         for name, grad in grads.items():
@@ -144,16 +177,21 @@ class _Replay:
         largest: list[Tensor] = []
 
         def receive(number: int, value: Tensor) -> None:
-            if number in self.weighed:
+            if number in self.weighed and value.numel():
                 largest.append(value.amax())
             for name in self.names.get(number, ()):
                 found[name] = _product(value, factors[name])  # while it is in the cache
 
         self.program.run(weights.values(), receive)
-        values = torch.stack(largest).tolist() if largest else []
+        values = torch.stack([value.to(largest[0].device) for value in largest]).tolist() if largest else []
         if not all(value == 0 or 1 / _RANGE <= value <= _RANGE for value in values):  # zero where no path is left
             return None
         return {name: found[name] for name in weights}  # the order of the layers decides ties
+
+
+def _random_states() -> tuple[Any, ...]:
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002  (forwards may draw from it)
+    return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:]
 
 
 def _times(grads: Params, factors: Params) -> dict[str, Tensor]:
@@ -175,7 +213,9 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 def _same(found: Params, expected: Params) -> bool:
     """Whether they are the same but for one common power of two and rounding."""
-    largest = [max(float(scores[name].amax()) for name in expected) for scores in (found, expected)]
+    largest = [
+        max(float(scores[name].amax()) for name in expected if scores[name].numel()) for scores in (found, expected)
+    ]
     if not all(0 < value < math.inf for value in largest):
         return False
     shift, nothing = 2.0 ** round(math.log2(largest[1] / largest[0])), _ROUNDING**2 * largest[1]

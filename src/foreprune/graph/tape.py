@@ -1,16 +1,23 @@
 """What a computation comes down to, noted operation by operation, to be run again with other leaves.
 
 Below autograd a forward and its backward are one list of tensor operations. Run from that list, a small network costs
-half of what it costs through modules, modes and graph. Operations that change memory run again as they are, in the same
-order, so aliases need no analysis; only what is left out (copies, constants, what nobody uses) must be safe to leave
-out. What a list cannot know, such as a number that steered the computation, makes the tape refuse.
+half of what it costs through modules, modes and graph.
+
+A value is what stands at a place: a stretch of memory, seen in one shape and type. All values of the computation are
+kept alive while it is noted, so a place is never given out twice, and two tensors at one place are one value.
+Operations that change memory run again as they are, in the same order; so only what is left out must be safe to leave
+out: copies (nobody changes source or copy), constants (nothing they depend on differs the next time), and what no
+result needs.
+
+The tape refuses what a list cannot know: numbers and shapes that depend on the values, random draws, tensors without
+plain memory. What Python does to memory behind torch's back it cannot see.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,12 +43,17 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`func(*args, **kwargs)` with a `Ref` for each value; its results are `made`, and `written` what it changes."""
+    """`func(*args, **kwargs)` with a `Ref` for each value.
+
+    `made` are the numbers of its results, None for one that is no tensor; `single` says that it returns the only one as
+    it is, and not in a list. `written` are the values that it changes.
+    """
 
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     made: tuple[int | None, ...]
+    single: bool
     written: tuple[int, ...]
 
     def used(self) -> set[int]:
@@ -59,7 +71,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.refusal = ""
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._paused = False
-        self.sources = tuple(self._number(source) for source in sources)
+        self.sources = tuple(self._register(source) for source in sources)
         self.varying.update(map(memory_of, self.values))
 
     @contextlib.contextmanager
@@ -82,27 +94,41 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._paused or self.refusal:
             return func(*args, **kwargs)
         tensors = [value for value in leaves((args, kwargs)) if isinstance(value, Tensor)]
-        varying = not self.varying.isdisjoint(map(memory_of, tensors))
+        varying = not self.varying.isdisjoint(memory_of(tensor) for tensor in tensors if _plain(tensor))
+        self._check(func, tensors, varying=varying)
+        if self.refusal:
+            return func(*args, **kwargs)
         written = self._written(func, args, kwargs)
         noted_args, noted_kwargs = walk(args, self._noted), walk(kwargs, self._noted)
         result = func(*args, **kwargs)
-        results = result if isinstance(result, (tuple, list)) else (result,)
+        single = not isinstance(result, (tuple, list))
+        results = (result,) if single else result
+        self._check(func, [value for value in results if isinstance(value, Tensor)], varying=varying)
+        if self.refusal:
+            return result
         if varying and any(not isinstance(value, Tensor) and value is not None for value in results):
             self.refusal = f"{func} reads a number that depends on the weights"
-        made = tuple(self._number(value) if isinstance(value, Tensor) else None for value in results)
+        made = tuple(self._register(value) if isinstance(value, Tensor) else None for value in results)
         if varying:
             self.varying.update(memory_of(self.values[number]) for number in (*made, *written) if number is not None)
-        self.steps.append(Step(func, noted_args, noted_kwargs, made, written))
+        self.steps.append(Step(func, noted_args, noted_kwargs, made, single, written))
         return result
 
-    def _known(self, value: Any) -> int | None:
-        return self._numbers.get(_place(value)) if isinstance(value, Tensor) else None
+    def _check(self, func: Any, tensors: list[Tensor], *, varying: bool) -> None:
+        """Refuse what may come out differently the next time, and tensors whose memory cannot be told."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.refusal = f"{func} draws at random"
+        masked = "index" in func._schema.name and any(t.dtype in (torch.bool, torch.uint8) for t in tensors)
+        if varying and (masked or torch.Tag.dynamic_output_shape in func.tags):
+            self.refusal = f"{func} has a shape that depends on the weights"
+        if not all(map(_plain, tensors)):
+            self.refusal = f"{func} takes or makes a tensor that is sparse, nested or of a subclass"
 
     def _noted(self, value: Any) -> Any:
-        number = self._known(value)
+        number = self.number(value) if isinstance(value, Tensor) else None
         return value if number is None else Ref(number)
 
-    def _number(self, tensor: Tensor) -> int:
+    def _register(self, tensor: Tensor) -> int:
         """The number of a tensor, a new one if its place is new. Tensors in the same place hold the same values."""
         number = self._numbers.setdefault(_place(tensor), len(self.values))
         if number == len(self.values):
@@ -117,7 +143,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for argument, value in given:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in leaves(value):
-                    number = self._known(tensor)
+                    number = self.number(tensor)
                     if number is None:
                         self.refusal = f"{func} changes a tensor from before"
                     else:
@@ -145,7 +171,8 @@ class Program:
 
     @torch.no_grad()
     def run(self, sources: Iterable[Tensor], receive: Callable[[int, Tensor], None]) -> None:
-        """Compute the results and hand over each, with its number, as soon as it is final."""
+        """Compute the results and hand over each, with its number, as soon as it is final. What is handed over may be
+        changed later: copy it."""
         values: dict[int | None, Any] = dict(zip(self.sources, sources, strict=True))
         values |= self.constants  # type: ignore[arg-type]
 
@@ -159,10 +186,7 @@ class Program:
         for done, step in enumerate(self.steps):
             args = [look_up(value) for value in step.args]
             found = step.func(*args, **{name: look_up(value) for name, value in step.kwargs.items()})
-            if len(step.made) == 1:
-                values[step.made[0]] = found
-            else:
-                values.update(zip(step.made, found, strict=True))
+            values.update(zip(step.made, (found,) if step.single else found, strict=True))
             del found, args
             for number in self.ready.get(done + 1, ()):
                 receive(number, values[number])
@@ -209,7 +233,7 @@ def _without_copies(tape: Tape, memory: list[int], changing: set[int], wanted: s
             walk(part, lambda v: Ref(same.get(v.number, v.number)) if isinstance(v, Ref) else v)
             for part in (step.args, step.kwargs)
         )
-        step = Step(step.func, args, kwargs, step.made, step.written)
+        step = replace(step, args=args, kwargs=kwargs)
         source, made = (args[0] if args else None), step.made[0]
         if step.func in _COPIES and isinstance(source, Ref) and made is not None and made not in wanted:
             alike = tape.values[made].stride() == tape.values[source.number].stride()
@@ -245,6 +269,11 @@ def _scheduled(
         if index >= 0 and number in made and number not in constants:
             dropped[index].append(number)
     return Program(tape.sources, constants, tuple(steps), ready, tuple(map(tuple, dropped)))
+
+
+def _plain(tensor: Tensor) -> bool:
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    return strided and type(tensor) in (Tensor, torch.nn.Parameter)
 
 
 def memory_of(tensor: Tensor) -> int:

@@ -15,36 +15,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foreprune.graph.tape import Program, Ref
+from foreprune.graph.tape import Program, Ref, Step
 
-_aten = torch.ops.aten
+_FORWARD, _BACKWARD = torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default
 _PIXELS = 16  # of the output, at most: with more of them, arithmetic outweighs memory
 
 
-def unfolded(program: Program, shapes: Sequence[tuple[int, ...]]) -> Program:
-    """The same program with such convolutions; `shapes` are those of the values. Only for one image on the CPU."""
-    found: dict[tuple[Any, Any], _Convolution] = {}
-    steps = []
-    for step in program.steps:
-        if step.func is _aten.convolution.default and _fits(step.args, shapes, step.made[0]):
-            image, weight, _, stride, padding, dilation, *_ = step.args
-            kernel, size = shapes[weight.number], shapes[image.number]
-            convolution = _Convolution(kernel, size, shapes[step.made[0]], (dilation, padding, stride))  # type: ignore[index]
-            found[image, weight] = convolution
-            step = replace(step, func=convolution.forward)
-        elif step.func is _aten.convolution_backward.default and tuple(step.args[1:3]) in found:
-            step = replace(step, func=found[step.args[1], step.args[2]].backward)
-        steps.append(step)
+def unfolded(program: Program, values: Sequence[Tensor]) -> Program:
+    """The same program with such convolutions; `values` are those of the tape. Only for one image on the CPU, where
+    everything is contiguous, and where nothing else convolves that image with that weight."""
+    places: dict[tuple[Any, Any], list[int]] = {}
+    for index, step in enumerate(program.steps):
+        if step.func in (_FORWARD, _BACKWARD):
+            image, weight = step.args[:2] if step.func is _FORWARD else step.args[1:3]
+            places.setdefault((image, weight), []).append(index)
+    steps = list(program.steps)
+    for (image, weight), indices in places.items():
+        pair = [steps[index] for index in indices]
+        if [step.func for step in pair] != [_FORWARD, _BACKWARD] or not _fits(pair, values):
+            continue
+        stride, padding, dilation = pair[0].args[3:6]
+        kernel, size, out = (
+            tuple(values[number].shape) for number in (weight.number, image.number, pair[0].made[0] or 0)
+        )
+        convolution = _Convolution(kernel, size, out, (dilation, padding, stride))
+        steps[indices[0]] = replace(pair[0], func=convolution.forward)
+        steps[indices[1]] = replace(pair[1], func=convolution.backward)
     return replace(program, steps=tuple(steps))
 
 
-def _fits(args: tuple[Any, ...], shapes: Sequence[tuple[int, ...]], made: int | None) -> bool:
-    image, weight, bias, _, _, _, transposed, _, groups = args
+def _fits(pair: Sequence[Step], values: Sequence[Tensor]) -> bool:
+    image, weight, bias, _, _, _, transposed, _, groups = pair[0].args
     if not isinstance(image, Ref) or not isinstance(weight, Ref) or bias is not None or transposed or groups != 1:
         return False
-    assert made is not None
-    size, out = shapes[image.number], shapes[made]
-    return len(size) == 4 and size[0] == 1 and out[2] * out[3] <= _PIXELS
+    numbers = [image.number, weight.number, *pair[0].made, *pair[1].made]
+    tensors = [values[number] for number in numbers if number is not None]
+    if not all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors):
+        return False
+    out = tensors[2]
+    return out.dim() == 4 and len(out) == 1 and out.shape[2] * out.shape[3] <= _PIXELS
 
 
 class _Convolution:
