@@ -16,7 +16,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## speed and memory against plain passes; run on an idle machine
+bench: $(STAMP)  ## speed and memory against the published procedures; about 15 minutes on an idle machine
 	$(BIN)/python -m benchmarks
 
 clean:
