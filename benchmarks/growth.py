@@ -125,6 +125,10 @@ def _panel(axes: Any, rows: Sequence[tuple[Any, ...]], place: int, *, label: str
     for name in dict.fromkeys(row[0] for row in rows):
         points = [(row[1], row[place]) for row in rows if row[0] == name]
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel=label, ylabel=unit)
+    if label == "weights":
+        axes.set(xscale="log", yscale="log")
+    else:
+        axes.set(xlim=(0, None), ylim=(0, 1.1 * max(row[place] for row in rows)))
+    axes.set(xlabel=label, ylabel=unit)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(frameon=False, fontsize=8)

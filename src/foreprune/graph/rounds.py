@@ -25,7 +25,7 @@ from foreprune.core.net import Net, Params, gradients
 from foreprune.core.task import Inputs
 from foreprune.graph.gates import Gates, Handler
 from foreprune.graph.paths import PathGraph, check_growing
-from foreprune.graph.tape import Refused, Tape, program
+from foreprune.graph.tape import Tape, program
 from foreprune.graph.unfolded import unfolded
 
 _RANGE = 2.0**30  # of what was within 2**20 when powers of two were chosen; derivatives stay within its square
@@ -79,10 +79,13 @@ class _Rounds:
             for name, out in masked.items():
                 masks.multiply(name, values[name], out=out)
         flow = self._replayed()
-        if flow is None and self.count > 1 and self.recordings < _RECORDINGS:
+        if flow is not None:
+            return flow
+        self.replay = None
+        if self.count > 1 and self.recordings < _RECORDINGS:
             self.recordings += 1
-            flow = self._recorded(net)
-        return flow or _times(self._gradients(net, self.weights), self.factors)
+            return self._recorded(net)
+        return _times(self._gradients(net, self.weights), self.factors)
 
     def _replayed(self) -> dict[str, Tensor] | None:
         """The flow, by the program; None without one, or if it cannot be had from it."""
@@ -100,18 +103,8 @@ class _Rounds:
     def _gradients(self, net: Net, weights: Params) -> dict[str, Tensor]:
         return PathGraph(net, self.inputs).gradients(weights, weights, image=self.image)
 
-    def _recorded(self, net: Net) -> dict[str, Tensor] | None:
-        """A round of the network with a tape running; None if that did not do."""
-        try:
-            flow, self.replay = self._record(net)
-        except Exception:  # a short cut must not fail; if it is the network's fault, the network says so next
-            self.give_up()
-            return None
-        if not self._agrees(net, self.replay):
-            self.give_up()
-        return flow
-
-    def _record(self, net: Net) -> tuple[dict[str, Tensor], _Replay]:
+    def _recorded(self, net: Net) -> dict[str, Tensor]:
+        """A round of the network with a tape running."""
         leaves = {name: value.detach().requires_grad_() for name, value in self.weights.items()}
         tape = Tape(self.weights.values())
         weighed: list[Tensor] = []
@@ -120,19 +113,24 @@ class _Rounds:
         with tape:
             output, _ = graph.outputs(leaves, image=self.image)
             grads = gradients(output.sum(), leaves, leaves)
-        if drawn != _random_states():
-            raise Refused("the forward draws at random")
         check_growing(grads)
-        replay = _Replay(tape, weighed, grads)
-        # not in place: the program may hold some of these gradients as constants
-        return {name: _product(grad, self.factors[name]) for name, grad in grads.items()}, replay
+        flow = {name: _product(grad, self.factors[name]) for name, grad in grads.items()}  # the tape holds `grads`
+        with contextlib.suppress(Exception):  # a short cut must not fail
+            self.replay = None if drawn != _random_states() else _Replay(tape, weighed, grads)
+        if self.replay is None or not self._agrees(net, self.replay):
+            self.give_up()
+        return flow
 
     def _agrees(self, net: Net, replay: _Replay) -> bool:
         """Whether the program gives what the network gives for weights of which each row has changed."""
         other = {name: _rows_scaled(value) for name, value in self.weights.items()}
+        found = None
         with contextlib.suppress(Exception):
             found = replay.flow(other, self.factors)
-            return found is not None and _same(found, _times(self._gradients(net, other), self.factors))
+        if found is None:
+            return False
+        with contextlib.suppress(ValueError):  # of paths through weights that nobody has
+            return _same(found, _times(self._gradients(net, other), self.factors))
         return False
 
 

@@ -93,26 +93,44 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if self._paused or self.refusal:
             return func(*args, **kwargs)
+        step = self._guarded(self._begun, func, args, kwargs)
+        result = func(*args, **kwargs)
+        if step is not None:
+            self._guarded(self._ended, step, result)
+        return result
+
+    def _guarded(self, note: Callable[..., Any], *args: Any) -> Any:
+        """What `note` returns. If it fails, that is no reason for the computation to fail."""
+        try:
+            return note(*args)
+        except Exception as error:
+            self.refusal = f"it could not be noted: {error}"
+            return None
+
+    def _begun(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Step, bool] | None:
+        """The step without its results, and whether it depends on the sources."""
         tensors = [value for value in leaves((args, kwargs)) if isinstance(value, Tensor)]
         varying = not self.varying.isdisjoint(memory_of(tensor) for tensor in tensors if _plain(tensor))
         self._check(func, tensors, varying=varying)
         if self.refusal:
-            return func(*args, **kwargs)
+            return None
         written = self._written(func, args, kwargs)
-        noted_args, noted_kwargs = walk(args, self._noted), walk(kwargs, self._noted)
-        result = func(*args, **kwargs)
+        return Step(func, walk(args, self._noted), walk(kwargs, self._noted), (), True, written), varying
+
+    def _ended(self, begun: tuple[Step, bool], result: Any) -> None:
+        step, varying = begun
         single = not isinstance(result, (tuple, list))
         results = (result,) if single else result
-        self._check(func, [value for value in results if isinstance(value, Tensor)], varying=varying)
-        if self.refusal:
-            return result
+        self._check(step.func, [value for value in results if isinstance(value, Tensor)], varying=varying)
         if varying and any(not isinstance(value, Tensor) and value is not None for value in results):
-            self.refusal = f"{func} reads a number that depends on the weights"
+            self.refusal = f"{step.func} reads a number that depends on the weights"
+        if self.refusal:
+            return
         made = tuple(self._register(value) if isinstance(value, Tensor) else None for value in results)
         if varying:
-            self.varying.update(memory_of(self.values[number]) for number in (*made, *written) if number is not None)
-        self.steps.append(Step(func, noted_args, noted_kwargs, made, single, written))
-        return result
+            changed = (number for number in (*made, *step.written) if number is not None)
+            self.varying.update(memory_of(self.values[number]) for number in changed)
+        self.steps.append(replace(step, made=made, single=single))
 
     def _check(self, func: Any, tensors: list[Tensor], *, varying: bool) -> None:
         """Refuse what may come out differently the next time, and tensors whose memory cannot be told."""
