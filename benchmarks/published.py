@@ -7,7 +7,7 @@ both sides, happens beforehand.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -142,6 +142,3 @@ def grasp(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], *, tempera
         for name, weight in zip(names, weights, strict=True)
         if weight.grad is not None
     }
-
-
-Run = Callable[[], object]

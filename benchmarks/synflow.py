@@ -65,7 +65,7 @@ def _bound(model: nn.Module, x: Tensor) -> float:
 
 
 def _one_round() -> Iterator[Row]:
-    """Also against the rule of issue and paper: one pass of the plain network and one selection."""
+    """One round against what it cannot do without: one pass of the plain network and one selection."""
     for name, (shape, _) in SHAPES.items():
         model, x = network(name).eval(), torch.ones(1, *shape)
         net = Net.of(model)

@@ -36,9 +36,9 @@ Power = Literal[1, 2]
 
 
 def path_flow(
-    net: Net, inputs: Inputs, masks: Masks, *, power: Power = 1, factor: Power = 1, image: Tensor | None = None
+    net: Net, inputs: Inputs, masks: Masks, *, power: Power = 1, factor_power: Power = 1, image: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """|w|^factor dR / d|w|^power for each prunable weight, up to one common factor.
+    """|w|^factor_power dR / d|w|^power for each prunable weight, up to one common multiple.
 
     R is the sum over the paths that `masks` keep of the product of their |w|^power, each times its input's entry of
     `image` (default 1).
@@ -47,8 +47,8 @@ def path_flow(
         PathError: an operation that has no meaning for paths.
     """
     rounds = _ROUNDS.get(net)
-    if rounds is None or not rounds.fits(inputs, power, factor, image):
-        rounds = _ROUNDS[net] = _Rounds(net, inputs, power, factor, image)
+    if rounds is None or not rounds.fits(inputs, power, factor_power, image):
+        rounds = _ROUNDS[net] = _Rounds(net, inputs, power, factor_power, image)
     return rounds.flow(net, masks)
 
 
@@ -56,28 +56,30 @@ class _Rounds:
     """What the rounds of one network share: memory and, from the second on, the program. It does not hold the network,
     which would then never be freed."""
 
-    def __init__(self, net: Net, inputs: Inputs, power: Power, factor: Power, image: Tensor | None) -> None:
-        self.inputs, self.image, self.powers = inputs, image, (power, factor)
-        self.values = [{name: net.magnitudes[name] ** exponent for name in net.prunable} for exponent in self.powers]
-        self.weights, self.factors = ({n: torch.empty_like(v) for n, v in values.items()} for values in self.values)
-        if power == factor:
-            del self.values[1:]
-            self.factors = self.weights
+    def __init__(self, net: Net, inputs: Inputs, power: Power, factor_power: Power, image: Tensor | None) -> None:
+        self.inputs, self.image, self.powers = inputs, image, (power, factor_power)
+        self.dense_weights = {name: net.magnitudes[name] ** power for name in net.prunable}
+        self.weights = {name: torch.empty_like(value) for name, value in self.dense_weights.items()}
+        self.dense_factors, self.factors = self.dense_weights, self.weights
+        if factor_power != power:
+            self.dense_factors = {name: net.magnitudes[name] ** factor_power for name in net.prunable}
+            self.factors = {name: torch.empty_like(value) for name, value in self.dense_factors.items()}
         self.count = 0
         self.replay: _Replay | None = None
         self.recordings = 0
 
-    def fits(self, inputs: Inputs, power: Power, factor: Power, image: Tensor | None) -> bool:
+    def fits(self, inputs: Inputs, power: Power, factor_power: Power, image: Tensor | None) -> bool:
         """Whether the next round is one of these."""
-        if inputs is not self.inputs or (power, factor) != self.powers:
+        if inputs is not self.inputs or (power, factor_power) != self.powers:
             return False
         return image is self.image if image is None or self.image is None else torch.equal(image, self.image)
 
     def flow(self, net: Net, masks: Masks) -> dict[str, Tensor]:
         self.count += 1
-        for values, masked in zip(self.values, (self.weights, self.factors), strict=False):
-            for name, out in masked.items():
-                masks.multiply(name, values[name], out=out)
+        for name in self.weights:
+            masks.multiply(name, self.dense_weights[name], out=self.weights[name])
+            if self.factors is not self.weights:
+                masks.multiply(name, self.dense_factors[name], out=self.factors[name])
         flow = self._replayed()
         if flow is not None:
             return flow
@@ -114,7 +116,8 @@ class _Rounds:
             output, _ = graph.outputs(leaves, image=self.image)
             grads = gradients(output.sum(), leaves, leaves)
         check_growing(grads)
-        flow = {name: _product(grad, self.factors[name]) for name, grad in grads.items()}  # the tape holds `grads`
+        # not in place: the program may keep a gradient as a constant
+        flow = {name: _product(grad, self.factors[name]) for name, grad in grads.items()}
         with contextlib.suppress(Exception):  # a short cut must not fail
             self.replay = None if drawn != _random_states() else _Replay(tape, weighed, grads)
         if self.replay is None or not self._agrees(net, self.replay):

@@ -57,7 +57,7 @@ def _squared(net: Net, task: Task, masks: Masks, *, form: Form, image: Tensor | 
     if form not in ("theta", "theta2"):
         raise ValueError(f'form must be "theta" (|w| dR/dw^2) or "theta2" (w^2 dR/dw^2), not {form!r}')
     assert task.example is not None
-    return path_flow(net, task.example, masks, power=2, factor=1 if form == "theta" else 2, image=image)
+    return path_flow(net, task.example, masks, power=2, factor_power=1 if form == "theta" else 2, image=image)
 
 
 def distribution_image(task: Task, mean_image: Tensor | None) -> Tensor:
