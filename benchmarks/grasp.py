@@ -15,7 +15,7 @@ from benchmarks.networks import batch, network, plain_pass, rank_correlation
 from benchmarks.timing import Row, compare
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
-from foreprune.core.task import Task, materialise
+from foreprune.core.task import Task, materialize
 from foreprune.methods.grasp import grasp
 
 TEMPERATURE = 200.0
@@ -25,7 +25,7 @@ def rows() -> Iterator[Row]:
     for name in ("resnet-20", "vgg-16"):
         model, (x, y) = network(name), batch(name)
         net = Net.of(model)
-        task = Task(materialise((x, y), net.device), None, None, torch.Generator())
+        task = Task(materialize((x, y), net.device), None, None, torch.Generator())
         dense = Masks.dense(net.weights)
 
         def ours(net: Net = net, task: Task = task, dense: Masks = dense) -> dict[str, Tensor]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import foreprune
-from benchmarks.timing import Row, summarised
+from benchmarks.timing import Row, summarized
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph.record import record_units
-from foreprune.graph.walks import Walker
+from foreprune.graph.units.record import record_units
+from foreprune.graph.units.walks import Walker
 from foreprune.methods.phew import first_visits
 from foreprune.zoo import models
 
@@ -110,7 +110,7 @@ def rows() -> Iterator[Row]:
             raise RuntimeError(f"{slow.walks} walks keep {found} weights one at a time, but {wanted} in ours")
         counting = "all masks summed after each" if recount else "new weights counted as they come"
         against = f"one walk at a time, {counting} ({_TRIED} walks timed, times {needed / _TRIED:.0f})"
-        yield summarised("PHEW, vgg-19 at 1 %", ours, theirs, against=against, target=target)
+        yield summarized("PHEW, vgg-19 at 1 %", ours, theirs, against=against, target=target)
     for name, shape, classes, density, seconds in LIMITS:
         model, x = _network(name, shape, classes)
         ours = [
@@ -118,4 +118,4 @@ def rows() -> Iterator[Row]:
             for _ in range(6)
         ][1:]
         claim, limits = f"PHEW, {name} at {density:.0%}", [seconds] * len(ours)
-        yield summarised(claim, ours, limits, against=f"{seconds:g} s", target=1.0)
+        yield summarized(claim, ours, limits, against=f"{seconds:g} s", target=1.0)

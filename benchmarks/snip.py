@@ -15,7 +15,7 @@ from benchmarks.published import masked
 from benchmarks.timing import Row, compare
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
-from foreprune.core.task import Task, materialise
+from foreprune.core.task import Task, materialize
 from foreprune.methods.snip import snip
 
 
@@ -24,7 +24,7 @@ def rows() -> Iterator[Row]:
         model = network(name)
         x, y = batch(name)
         net = Net.of(model)
-        task = Task(materialise((x, y), net.device), None, None, torch.Generator())
+        task = Task(materialize((x, y), net.device), None, None, torch.Generator())
         dense = Masks.dense(net.weights)
 
         def ours(net: Net = net, task: Task = task, dense: Masks = dense) -> None:

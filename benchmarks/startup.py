@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from benchmarks.timing import Row, summarised
+from benchmarks.timing import Row, summarized
 
 _BUILD = "import torch\nfrom foreprune.zoo import models\nm = models.create('resnet-20', input_shape=(3, 32, 32))\n"
 _SCORE = "import foreprune\nforeprune.score(m, 'synflow', inputs=torch.zeros(1, 3, 32, 32))\n"
@@ -33,7 +33,7 @@ def _seconds(code: str, *arguments: str) -> float:
 
 def rows() -> Iterator[Row]:
     pairs = [(_seconds(_BUILD + _SCORE), _seconds(_BUILD)) for _ in range(6)][1:]
-    yield summarised(
+    yield summarized(
         "fresh process: import torch, ResNet-20, one SynFlow score",
         [with_score for with_score, _ in pairs],
         [without + 0.2 for _, without in pairs],
@@ -41,7 +41,7 @@ def rows() -> Iterator[Row]:
         target=1.0,
     )
     helped = [_seconds(_HELP) for _ in range(7)]
-    yield summarised("foreprune compare --help", helped, [0.5] * 7, against="0.5 s", target=1.0)
+    yield summarized("foreprune compare --help", helped, [0.5] * 7, against="0.5 s", target=1.0)
 
 
 def demo_rows() -> Iterator[Row]:
@@ -50,4 +50,4 @@ def demo_rows() -> Iterator[Row]:
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             taken.append(_seconds(_DEMO, folder))
-    yield summarised("make demo, after installation", taken, [60.0] * 2, against="60 s", target=1.0)
+    yield summarized("make demo, after installation", taken, [60.0] * 2, against="60 s", target=1.0)

@@ -69,13 +69,13 @@ def compare(
                 (mine if function is ours else theirs).append((time.perf_counter() - begun) / inner)
     finally:
         gc.enable()
-    row = summarised(claim, mine, theirs, against=against, target=target)
+    row = summarized(claim, mine, theirs, against=against, target=target)
     calls = 3 if statistics.mean(theirs) < 3 else 1  # seconds
     memory = [peak_mb(function, calls=calls) for function in (ours, reference)]
     return replace(row, ours_mb=memory[0], reference_mb=memory[1], bound_ms=bound_ms, agreement=agreement)
 
 
-def summarised(claim: str, ours: list[float], reference: list[float], *, against: str, target: float) -> Row:
+def summarized(claim: str, ours: list[float], reference: list[float], *, against: str, target: float) -> Row:
     """A row from pairs of seconds."""
     ratios = [mine / other for mine, other in zip(ours, reference, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)

@@ -74,17 +74,17 @@ def _ablations() -> dict[str, Callable[..., Any]]:
 
 def _masks() -> Iterator[tuple[str, Any]]:
     import torch
-    from contract.nets import NETS, example
 
     import foreprune
 
+    nets: Any = importlib.import_module("contract.nets")
     ablations = _ablations()
     invert = ablations.pop("invert")
     for method in _methods():
         rounds = {"rounds": 3} if "rounds" in _settings(method) else {}
-        for net in NETS:
+        for net in nets.NETS:
             for dtype in (torch.float64, torch.float32):
-                case = example(net)
+                case = nets.example(net)
                 model, x = case.model.to(dtype), case.x.to(dtype)
                 given = {"inputs": x, "data": (x, case.y), **rounds}
                 key = f"{method.name}/{net}/{str(dtype).removeprefix('torch.')}"
@@ -115,19 +115,18 @@ def _papers_networks() -> Iterator[tuple[str, Any]]:
     for network in ("resnet-20", "vgg-11"):
         model = models.create(network, input_shape=(3, 32, 32), classes=10, seed=1)
         for method in _methods():
-            rounds = {"rounds": 4} if "rounds" in _settings(method) else {}
+            rounds: dict[str, Any] = {"rounds": 4} if "rounds" in _settings(method) else {}
             masks = foreprune.prune(model, method, density=0.05, inputs=x[:1], data=(x, y), **rounds)
             yield f"{method.name}/{network}", _digest(masks)
 
 
 def _scores() -> Iterator[tuple[str, Any]]:
-    from contract.nets import NETS, example
-
     import foreprune
 
+    nets: Any = importlib.import_module("contract.nets")
     for method in _methods():
-        for net in NETS:
-            case = example(net)
+        for net in nets.NETS:
+            case = nets.example(net)
             found = _outcome(
                 lambda: foreprune.score(case.model, method, inputs=case.x, data=(case.x, case.y))  # noqa: B023
             )

@@ -24,17 +24,19 @@ ROOMS = (
     "api",
     "ablations",
     "analysis",
-    "savings",
     "zoo",
     "training",
+    "records",
+    "procedures",
     "experiments",
+    "papers",
+    "runner",
     "report",
-    "integrations",
     "cli",
 )
 TORCH_FREE = (
-    *("foreprune", "foreprune.training.recipes", "foreprune.experiments.spec", "foreprune.experiments.store"),
-    *("foreprune.experiments.plan", "foreprune.experiments.procedures", "foreprune.experiments.catalogue"),
+    *("foreprune", "foreprune.training.recipes", "foreprune.records.spec", "foreprune.records.store"),
+    *("foreprune.experiments.grid", "foreprune.procedures.procedures", "foreprune.papers"),
 )
 PUBLIC_NAMES = 25
 LINES = 420

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from foreprune.api import prune, score
     from foreprune.core.masks import Masks
     from foreprune.core.method import LayerCollapse, Method
-    from foreprune.experiments.spec import Experiment, Record
-    from foreprune.experiments.store import load_frame as load_records
     from foreprune.graph import PathError
     from foreprune.methods import method, methods
+    from foreprune.records.spec import Experiment, Record
+    from foreprune.records.store import load_frame as load_records
     from foreprune.training.fit import fit
     from foreprune.training.recipes import Recipe
 
@@ -40,9 +40,9 @@ _PUBLIC = {
     "methods": "methods",
     "fit": "training.fit",
     "Recipe": "training.recipes",
-    "Experiment": "experiments.spec",
-    "Record": "experiments.spec",
-    "load_records": "experiments.store",
+    "Experiment": "records.spec",
+    "Record": "records.spec",
+    "load_records": "records.store",
 }
 _RENAMED = {"load_records": "load_frame"}
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.fresh import fresh
+from foreprune.core.init import fresh
 from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.method import Method, Scores
 from foreprune.core.net import Net
@@ -76,7 +76,7 @@ def _spread(mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor
     return result.view(mask.shape).to(mask.device)
 
 
-def reinitialise(
+def reinitialize(
     model: nn.Module, masks: Masks | None = None, *, scheme: Scheme = "dense", seed: int = 0
 ) -> dict[str, Tensor]:
     """New weights for a (pruned) network: name -> tensor for every parameter.
@@ -96,7 +96,7 @@ def reinitialise(
     if scheme != "dense" and masks is None:
         raise ValueError(f"scheme {scheme!r} depends on what is kept: give masks=")
     net = Net.of(model, prunable=list(masks) if masks is not None else None)
-    drawn = fresh(net, generator_for("reinitialise", seed))
+    drawn = fresh(net, generator_for("reinitialise", seed))  # names a stream of numbers: another word, other weights
     if masks is None:
         return drawn
     check_same_weights({name: tuple(net.params[name].shape) for name in masks}, masks.shapes, what="the masks")

@@ -15,7 +15,7 @@ from foreprune.core.method import LayerCollapse, Method, Progress, Scope
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
 from foreprune.core.seeds import generator_for
-from foreprune.core.task import Loss, Task, as_inputs, materialise
+from foreprune.core.task import Loss, Task, as_inputs, materialize
 from foreprune.methods import method as find_method
 
 
@@ -144,7 +144,7 @@ def _task(found: Method, net: Net, *, inputs: Any, data: Any, loss: Loss | None,
             "(data-free methods: 'synflow', 'magnitude', 'erk', 'random')"
         )
     uses_data = data is not None and ("labels" in found.needs or "inputs" in found.needs)
-    batches = materialise(data, net.device) if uses_data else ()
+    batches = materialize(data, net.device) if uses_data else ()
     example = as_inputs(inputs) if inputs is not None else batches[0].inputs if batches else None
     if "inputs" in found.needs and example is None:
         raise ValueError(

@@ -114,7 +114,7 @@ def test_data_add_the_tangent_kernel() -> None:
     assert found.ntk_trace == pytest.approx(float(spectrum.eigenvalues.sum()))
     assert found.ntk_largest == pytest.approx(float(spectrum.eigenvalues[0]))
     assert found.ntk_condition_number == pytest.approx(spectrum.condition_number, rel=1e-6)
-    assert found.notes == ("tangent kernel: batch normalisation uses its running statistics",)
+    assert found.notes == ("tangent kernel: batch normalization uses its running statistics",)
     assert found.paths == analyze(given.model, masks, inputs=given.x).paths
     assert "7 samples" in printed(found)
 
@@ -131,7 +131,7 @@ def test_large_tangent_kernels_are_estimated(monkeypatch: pytest.MonkeyPatch) ->
     assert found.notes == ("tangent kernel: 36 rows; its trace is an estimate from 100 random vectors",)
 
 
-def test_networks_whose_paths_have_no_meaning_are_analysed_all_the_same() -> None:
+def test_networks_whose_paths_have_no_meaning_are_analyzed_all_the_same() -> None:
     model = Recurrent()
     masks = Masks({"head.weight": torch.tensor([[True, False, True], [False, False, False]])})
     found = analyze(model, masks, inputs=torch.zeros(1, 4, 2), data=(torch.randn(2, 4, 2), torch.zeros(2)))

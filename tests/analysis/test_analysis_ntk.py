@@ -252,7 +252,7 @@ def test_attention_and_derivatives_from_within_other_modes() -> None:
         assert torch.equal(ntk(model, x).clone(), wanted)
 
 
-def test_batch_normalisation_in_training_mode_says_to_use_eval() -> None:
+def test_batch_normalization_in_training_mode_says_to_use_eval() -> None:
     model, x = network("residual")
     model.train()
     with pytest.raises(ValueError, match=r"'norm' is in training mode, .* call model\.eval\(\) first"):

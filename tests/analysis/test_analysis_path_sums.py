@@ -249,7 +249,7 @@ def test_token_ids_embed_as_ones() -> None:
 
 def test_interpolation_with_coefficients_has_no_count() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Upsample(scale_factor=2, mode="bilinear"))
-    with pytest.raises(PathError, match=r"interpolate in module '1' \(Upsample\) mixes neighbours .*'bilinear'"):
+    with pytest.raises(PathError, match=r"interpolate in module '1' \(Upsample\) mixes neighbors .*'bilinear'"):
         path_count(model, inputs=torch.zeros(1, 1, 3, 3))
     assert path_norm(model, inputs=torch.zeros(1, 1, 3, 3)).value is not None
 

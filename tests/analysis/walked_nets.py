@@ -202,7 +202,7 @@ def average() -> tuple[nn.Module, tuple[int, ...], Walks]:
 
 
 def maximum() -> tuple[nn.Module, tuple[int, ...], Walks]:
-    """Overlapping maxima: two entries reach the same window's neighbours by several routes."""
+    """Overlapping maxima: two entries reach the same window's neighbors by several routes."""
     model = nn.Sequential(
         nn.Conv2d(1, 2, 2, bias=False),
         nn.ReLU(),

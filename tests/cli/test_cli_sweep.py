@@ -12,9 +12,9 @@ import pytest
 from foreprune import cli
 from foreprune.cli import shared
 from foreprune.cli.amounts import count, duration, flops
-from foreprune.experiments.catalogue import entries, find
-from foreprune.experiments.spec import Experiment, Record
-from foreprune.experiments.store import read_records, write_record
+from foreprune.papers import entries, find
+from foreprune.records.spec import Experiment, Record
+from foreprune.records.store import read_records, write_record
 
 PAPERS = ("frankle-", "gebhart-", "ntksap-", "patil-")
 
@@ -176,7 +176,7 @@ def test_ray_is_handed_what_was_asked_for(
             finish(out, experiment)
         return read_records(out).records
 
-    fake = types.ModuleType("foreprune.experiments.ray_runner")
+    fake = types.ModuleType("foreprune.runner.ray_runner")
     fake.run_on_ray = run_on_ray  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     words = ("sweep", "frankle-table-2", "--executor", "ray", "--address", "ray://head:10001", "--retries", "4")

@@ -54,7 +54,7 @@ def mlp() -> nn.Module:
 
 
 class ConvNet(nn.Module):
-    """Convolutions with batch normalisation, pooling and dropout."""
+    """Convolutions with batch normalization, pooling and dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Tied(nn.Module):
 
 
 class SharedModule(nn.Module):
-    """One block, with batch normalisation, is reachable by two paths."""
+    """One block, with batch normalization, is reachable by two paths."""
 
     def __init__(self) -> None:
         super().__init__()

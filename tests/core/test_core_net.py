@@ -68,7 +68,7 @@ def test_scoring_sets_modes_and_puts_them_back(batchnorm: Any) -> None:
     assert [module.training for module in model.modules()] == before
 
 
-def test_an_unknown_mode_of_batch_normalisation() -> None:
+def test_an_unknown_mode_of_batch_normalization() -> None:
     given = example("conv")
     with pytest.raises(
         ValueError, match=r'batchnorm must be "train" \(statistics of the scoring batch\) or "eval", not \'test\''
@@ -76,14 +76,14 @@ def test_an_unknown_mode_of_batch_normalisation() -> None:
         foreprune.prune(given.model, "snip", density=0.5, data=(given.x, given.y), batchnorm="test")
 
 
-def test_what_is_no_module_and_what_is_not_initialised() -> None:
+def test_what_is_no_module_and_what_is_not_initialized() -> None:
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, not dict"):
         Net.of({})  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lazy modules are announced as experimental
         lazy = nn.Sequential(nn.Linear(3, 4), nn.LazyLinear(2))
     with pytest.raises(
-        ValueError, match=r"parameter '1.weight' is not initialised yet: run the model once, then prune it"
+        ValueError, match=r"parameter '1.weight' is not initialized yet: run the model once, then prune it"
     ):
         foreprune.prune(lazy, "magnitude", density=0.5)
     lazy(torch.zeros(1, 3))

@@ -58,7 +58,7 @@ def test_networks_of_the_contract_have_what_is_expected_of_them(name: str) -> No
     assert all(weight.dim() > 1 for weight in net.weights.values())
 
 
-def test_conv1d_of_transformers_is_recognised_by_name() -> None:
+def test_conv1d_of_transformers_is_recognized_by_name() -> None:
     class Conv1D(nn.Module):
         def __init__(self) -> None:
             super().__init__()

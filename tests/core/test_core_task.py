@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import foreprune
-from foreprune.core.task import Inputs, as_inputs, materialise
+from foreprune.core.task import Inputs, as_inputs, materialize
 
 X, Y = torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
 CPU = torch.device("cpu")
 
 
 def test_sizes_and_targets() -> None:
-    batches = materialise([(X, Y), {"x": X[:3], "labels": Y[:3]}, ((X[:1], X[:1]), {"boxes": Y[:1]})], CPU)
+    batches = materialize([(X, Y), {"x": X[:3], "labels": Y[:3]}, ((X[:1], X[:1]), {"boxes": Y[:1]})], CPU)
     assert [batch.size for batch in batches] == [4, 3, 1]
     assert batches[1].inputs.kwargs is not None
     assert batches[1].inputs.kwargs.keys() == {"x"}
@@ -29,7 +29,7 @@ def test_sizes_and_targets() -> None:
 
 def test_inputs_are_detached() -> None:
     recording = X.clone().requires_grad_()
-    (batch,) = materialise((recording * 2, Y), CPU)
+    (batch,) = materialize((recording * 2, Y), CPU)
     assert not batch.inputs.tensors()[0].requires_grad
 
 
@@ -51,7 +51,7 @@ def test_inputs_are_detached() -> None:
 )
 def test_data_that_is_none(data: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        materialise(data, CPU)
+        materialize(data, CPU)
 
 
 @pytest.mark.parametrize("data", [[], iter(()), (X[:0], Y[:0])])
@@ -59,7 +59,7 @@ def test_data_without_a_sample(data: Any) -> None:
     with pytest.raises(
         ValueError, match="data holds no batch: an empty iterable, or an iterator that was already used up"
     ):
-        materialise(data, CPU)
+        materialize(data, CPU)
 
 
 def test_inputs_in_their_forms() -> None:

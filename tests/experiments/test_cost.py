@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from foreprune.analysis.flops import cost
-from foreprune.experiments.build import load_model
 from foreprune.experiments.cost import _DATA, START, estimate, forward_flops, images, measured_rate
-from foreprune.experiments.plan import grid
-from foreprune.experiments.spec import Experiment
+from foreprune.experiments.grid import grid
+from foreprune.records.spec import Experiment
 from foreprune.training.recipes import Recipe
 from foreprune.zoo import datasets
+from foreprune.zoo.build import load_model
 
 RECIPE = Recipe(epochs=4, batch_size=100, lr=0.1)
 LENET = 2 * (784 * 300 + 300 * 100 + 100 * 10)

@@ -1,4 +1,4 @@
-"""Runs on images with real targets: the squared error is what scores see, what is minimised, and what is reported."""
+"""Runs on images with real targets: the squared error is what scores see, what is minimized, and what is reported."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import foreprune
 from foreprune.core.masks import Masks
 from foreprune.experiments.run import run_experiment
 from foreprune.experiments.single import prune_once, train_once
-from foreprune.experiments.spec import Experiment
-from foreprune.experiments.store import run_folder
+from foreprune.records.spec import Experiment
+from foreprune.records.store import run_folder
 from foreprune.training.evaluate import evaluate
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.datasets import load

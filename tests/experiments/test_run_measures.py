@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import foreprune.experiments.dense as dense_module
-import foreprune.experiments.later as later_module
+import foreprune.procedures.dense as dense_module
+import foreprune.procedures.later as later_module
 from foreprune.api import prune
 from foreprune.core.masks import Masks
-from foreprune.experiments.build import load_data, load_model, scoring_batches
 from foreprune.experiments.run import layers_of, run_experiment, unit_densities
-from foreprune.experiments.spec import Experiment
-from foreprune.experiments.store import run_folder
+from foreprune.records.spec import Experiment
+from foreprune.records.store import run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
+from foreprune.zoo.build import load_data, load_model, scoring_batches
 
 SHORT = Recipe(epochs=2, batch_size=256, lr=0.1, momentum=0.9)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from foreprune.experiments.plan import grid
+from foreprune.experiments.grid import grid
 from foreprune.experiments.selection import in_epochs, limited
 from foreprune.training.recipes import Recipe
 

@@ -46,7 +46,7 @@ def published(module: nn.Module, run: Callable[[], object]) -> None:
 
 
 def consistent(module: nn.Module, run: Callable[[], object]) -> None:
-    """The same, but normalisations pass on what they will in evaluation mode, where they divide by the unbiased
+    """The same, but normalizations pass on what they will in evaluation mode, where they divide by the unbiased
     variance; in training mode it is the biased one."""
 
     def take(norm: nn.BatchNorm1d, args: tuple[Tensor]) -> None:
@@ -114,14 +114,14 @@ def test_whatever_may_be_pruned_is_perturbed_and_scored() -> None:
         torch.testing.assert_close(found[key], score, rtol=1e-9, atol=1e-12)
 
 
-def test_with_one_normalisation_they_are_those_of_the_published_code() -> None:
+def test_with_one_normalization_they_are_those_of_the_published_code() -> None:
     given = example("residual")
     found, wanted = both(given.model, given.x, published, sizes=[3, 4, 3, 4])
     for key, score in wanted.items():
         torch.testing.assert_close(found[key], score, rtol=1e-9, atol=1e-12)
 
 
-def test_behind_a_first_normalisation_they_differ_as_the_biased_variance_does_from_the_unbiased_one() -> None:
+def test_behind_a_first_normalization_they_differ_as_the_biased_variance_does_from_the_unbiased_one() -> None:
     """By a relative 1/n. Smooth activations, because a ReLU that flips hides it."""
     torch.manual_seed(0)
     hidden = [layer for _ in range(3) for layer in (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh())]
@@ -135,7 +135,7 @@ def test_behind_a_first_normalisation_they_differ_as_the_biased_variance_does_fr
 
 
 def homogeneous() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Networks of degree one in each layer: no biases, no shortcuts, no normalisation."""
+    """Networks of degree one in each layer: no biases, no shortcuts, no normalization."""
     torch.manual_seed(0)
     mlp = nn.Sequential(
         nn.Linear(6, 9, bias=False), nn.ReLU(), nn.Linear(9, 7, bias=False), nn.ReLU(), nn.Linear(7, 3, bias=False)
@@ -358,7 +358,7 @@ def test_a_forward_may_rely_on_the_usual_memory_order() -> None:
 
 
 class Twice(nn.Module):
-    """One normalisation, used twice on very different activations."""
+    """One normalization, used twice on very different activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -371,7 +371,7 @@ class Twice(nn.Module):
         return output
 
 
-def test_each_use_of_a_normalisation_has_statistics_of_its_own() -> None:
+def test_each_use_of_a_normalization_has_statistics_of_its_own() -> None:
     class Apart(Twice):
         def __init__(self) -> None:
             super().__init__()
@@ -429,7 +429,7 @@ def test_statistics_of_a_single_value_are_refused() -> None:
 
 
 class Alternating(nn.Module):
-    """Takes its normalisations by turns."""
+    """Takes its normalizations by turns."""
 
     def __init__(self, *, shorter: bool) -> None:
         super().__init__()
@@ -448,8 +448,8 @@ class Alternating(nn.Module):
 
 
 @pytest.mark.parametrize("shorter", [False, True])
-def test_normalisations_in_another_order_under_perturbation_are_refused(shorter: bool) -> None:
-    with pytest.raises(ValueError, match="batch normalisations in another order when its weights are perturbed"):
+def test_normalizations_in_another_order_under_perturbation_are_refused(shorter: bool) -> None:
+    with pytest.raises(ValueError, match="batch normalizations in another order when its weights are perturbed"):
         foreprune.score(Alternating(shorter=shorter), "ntk-sap", inputs=torch.zeros(1, 6))
 
 
@@ -466,13 +466,13 @@ def test_epsilon_must_be_positive(value: Any) -> None:
         foreprune.prune(nn.Linear(3, 3), "ntk-sap", density=0.5, inputs=torch.zeros(1, 3), epsilon=value)
 
 
-def test_an_unknown_initialiser_is_refused() -> None:
+def test_an_unknown_initializer_is_refused() -> None:
     with pytest.raises(ValueError, match='init must be "kaiming"'):
         foreprune.prune(nn.Linear(3, 3), "ntk-sap", density=0.5, inputs=torch.zeros(1, 3), init="xavier")
 
 
 @pytest.mark.parametrize("name", ["group", "layer", "instance", "none"])
-def test_other_normalisations_run_as_they_are(name: str) -> None:
+def test_other_normalizations_run_as_they_are(name: str) -> None:
     norm = {
         "group": nn.GroupNorm(2, 4),
         "layer": nn.LayerNorm([4, 6, 6]),

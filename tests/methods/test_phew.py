@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graph.forwards import conv
-from graph.unit_networks import CASES, FLAT
+from graph.sums.forwards import conv
+from graph.units.unit_networks import CASES, FLAT
 from oracles.one_walk import Oracle
 from oracles.unit_paths import edges
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ import foreprune
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph.paths import PathGraph
-from foreprune.graph.record import record_units
-from foreprune.graph.walks import Walker
+from foreprune.graph.sums.paths import PathGraph
+from foreprune.graph.units.record import record_units
+from foreprune.graph.units.walks import Walker
 from foreprune.methods.phew import first_visits
 from foreprune.zoo import models
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 import foreprune
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
-from foreprune.core.task import Task, materialise
+from foreprune.core.task import Task, materialize
 from foreprune.graph import PathError
-from foreprune.graph.operations import HANDLERS
+from foreprune.graph.sums.operations import HANDLERS
 from foreprune.methods.px import _HANDLERS, active_energy, px
 
 HALVES = torch.tensor([[True, True, False, False], [False, False, True, True]])
@@ -39,7 +39,7 @@ def some_masks(net: Net, share: float = 0.8) -> Masks:
 
 def task(x: Tensor, *sizes: int) -> Task:
     batches = [(part, torch.zeros(len(part), dtype=torch.long)) for part in x.split(list(sizes or [len(x)]))]
-    return Task(materialise(batches, x.device), None, None, torch.Generator())
+    return Task(materialize(batches, x.device), None, None, torch.Generator())
 
 
 Path = tuple[list[tuple[str, int, int]], list[int]]
@@ -291,8 +291,8 @@ def test_below_a_dense_last_layer_all_outputs_have_the_same_energy() -> None:
         torch.testing.assert_close(score * ratio, scores[1][name])
 
 
-def test_batch_normalisation_sets_gates_in_inference_mode_or_by_the_batch() -> None:
-    """Statistics of the batch centre the units, so about half of the gates are open; here all are in inference mode."""
+def test_batch_normalization_sets_gates_in_inference_mode_or_by_the_batch() -> None:
+    """Statistics of the batch center the units, so about half of the gates are open; here all are in inference mode."""
     model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1), nn.ReLU(), nn.Linear(1, 1)).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -377,7 +377,7 @@ def test_outputs_that_belong_to_no_sample_are_refused() -> None:
         foreprune.score(Similarity(), "px", data=(torch.rand(5, 4), torch.zeros(5, dtype=torch.long)))
 
 
-def test_weights_that_are_recentred_before_use_are_refused() -> None:
+def test_weights_that_are_recentered_before_use_are_refused() -> None:
     class Centred(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Walks one at a time, by the rules that `foreprune.graph.walks.Walker` documents, and their exact probabilities."""
+"""Walks one at a time, by the rules of `foreprune.graph.units.walks.Walker`, and their exact probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from oracles.unit_paths import edges, offsets, reach
 
 from foreprune.core.net import Net
-from foreprune.graph.units import Layer, UnitGraph
+from foreprune.graph.units.units import Layer, UnitGraph
 
 Kernel = list[tuple[int, float]]  # weights (-1: not prunable) with what their probability is proportional to
 PREFERENCE: dict[str, Callable[[float], float]] = {

@@ -69,7 +69,7 @@ def test_snip_differentiates_the_multipliers(name: str, mode: str, batches: list
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-14)
 
 
-def test_batch_normalisation_modes_differ_and_train_is_the_default() -> None:
+def test_batch_normalization_modes_differ_and_train_is_the_default() -> None:
     given = example("conv")
     found = {
         mode: foreprune.score(given.model, "snip", data=(given.x, given.y), **hyper)["features.0.weight"]

@@ -49,7 +49,7 @@ class Convolutions(nn.Module):
 
 
 def convolutions() -> Case:
-    """Stride, padding, batch normalisation with odd statistics, flatten."""
+    """Stride, padding, batch normalization with odd statistics, flatten."""
     model = Convolutions()
     with torch.no_grad():
         model.norm.running_mean.fill_(3.0)

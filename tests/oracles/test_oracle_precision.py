@@ -77,7 +77,7 @@ def drawn(model: nn.Module, gain: float) -> nn.Module:
 
 
 def literal_synflow(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """|w| dR/d|w| of a network without biases and normalisations by plain automatic differentiation."""
+    """|w| dR/d|w| of a network without biases and normalizations by plain automatic differentiation."""
     model = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():

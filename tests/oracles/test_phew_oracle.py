@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graph.unit_networks import CASES
+from graph.units.unit_networks import CASES
 from numpy.typing import NDArray
 from oracles.one_walk import Oracle
 from torch import nn
 
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph.record import record_units
-from foreprune.graph.walks import Walker
+from foreprune.graph.units.record import record_units
+from foreprune.graph.units.walks import Walker
 
 WALKS = 40_000
 NAMES = (

@@ -24,7 +24,7 @@ from foreprune.core.density import erdos_renyi_kernel
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.select import keep_top
-from foreprune.core.task import Inputs, Task, materialise
+from foreprune.core.task import Inputs, Task, materialize
 from foreprune.graph import PathGraph
 
 Scores = dict[str, Tensor]
@@ -220,7 +220,7 @@ def test_property_10_signed_snip_adds_up_to_the_same_in_every_layer() -> None:
     model = net_of(5, 7, 6, 4)
     x, y = data_of(model)
     net = Net.of(model)
-    task = Task(materialise((x, y), net.device), None, None, torch.Generator())
+    task = Task(materialize((x, y), net.device), None, None, torch.Generator())
     grads = task.weight_grads(net, net.params)
     sums = [float((net.params[name] * grads[name]).sum()) for name in net.prunable]
     output = model(x).detach().requires_grad_()

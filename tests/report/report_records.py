@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from foreprune.experiments.spec import Epoch, Experiment, Layer, Record
+from foreprune.records.spec import Epoch, Experiment, Layer, Record
 from foreprune.training.recipes import Recipe
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "ntk-sap")

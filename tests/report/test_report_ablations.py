@@ -7,7 +7,7 @@ from report_records import failed, record, regression, study
 
 from foreprune.report.ablation_panels import ablations, paired
 from foreprune.report.charts import Chart, build_panels
-from foreprune.report.colours import ablation_style
+from foreprune.report.colors import ablation_style
 from foreprune.report.later import pruned_later
 from foreprune.report.panels import accuracy
 from foreprune.report.sections import Section, sections
@@ -88,7 +88,7 @@ def test_every_method_has_its_chart_on_a_common_scale() -> None:
             lines = [line for line in lines if line.label != "inverted"]
         values = [y for line in lines for y in line.y]
         assert low < min(values) <= max(values) < high
-    words = ["original", "shuffled", "reinitialised", "reinitialised per layer", "inverted", "widened 0.5"]
+    words = ["original", "shuffled", "reinitialized", "reinitialized per layer", "inverted", "widened 0.5"]
     assert [line.label for line in found.views[0].charts[0].series] == ["dense", *words]
     assert len({ablation_style(each) for each in words}) == 6
 
@@ -111,7 +111,7 @@ def test_the_main_panel_and_table_hold_the_original_runs_only() -> None:
     assert all("," in row.label for row in section_rows(section, ablated=True))
     first, second = grids(section)
     assert second.title == "digits · resnet20: ablations"
-    assert [name for name, _ in second.rows][:2] == ["magnitude, shuffled", "magnitude, reinitialised"]
+    assert [name for name, _ in second.rows][:2] == ["magnitude, shuffled", "magnitude, reinitialized"]
     assert len(first.rows) + len(second.rows) == len(section.variants)
     assert len(console_table(records)) == 2
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from report_records import ABLATIONS, failed, study, write_masks
 
-from foreprune.experiments.spec import Record
+from foreprune.records.spec import Record
 from foreprune.report.charts import build_panels
 from foreprune.report.page import page
 from foreprune.report.sections import sections
@@ -105,8 +105,8 @@ PROBE = """
   const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
   const ground = (found) => {
     for (let at = found; at; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour.length < 4 || colour[3] > 0) return colour;
+      const color = parse(getComputedStyle(at).backgroundColor);
+      if (color.length < 4 || color[3] > 0) return color;
     }
     return [255, 255, 255];
   };

@@ -7,7 +7,7 @@ import random
 import pytest
 from report_records import record, whole
 
-from foreprune.experiments.spec import Layer, Record
+from foreprune.records.spec import Layer, Record
 from foreprune.report.collapse import neuron_collapse, sparse_units
 from foreprune.report.sections import sections
 

@@ -21,9 +21,9 @@ def only(records: list) -> Section:
     [
         ({}, "snip"),
         ({"ablation": "shuffle"}, "snip, shuffled"),
-        ({"ablation": "reinit"}, "snip, reinitialised"),
-        ({"ablation": "reinit-layer"}, "snip, reinitialised per layer"),
-        ({"ablation": "reinit-neuron"}, "snip, reinitialised per neuron"),
+        ({"ablation": "reinit"}, "snip, reinitialized"),
+        ({"ablation": "reinit-layer"}, "snip, reinitialized per layer"),
+        ({"ablation": "reinit-neuron"}, "snip, reinitialized per neuron"),
         ({"ablation": "invert"}, "snip, inverted"),
         ({"ablation": "widen", "widen": 0.5}, "snip, widened 0.5"),
         ({"ablation": "widen"}, "snip, widened 1"),

@@ -11,8 +11,8 @@ from report_records import full, write_masks
 
 from foreprune.analysis.overlap import overlap
 from foreprune.core.masks import Masks
-from foreprune.experiments.spec import Layer, Record
-from foreprune.experiments.store import write_record
+from foreprune.records.spec import Layer, Record
+from foreprune.records.store import write_record
 from foreprune.report import overlap as module
 from foreprune.report.charts import Heatmap
 from foreprune.report.overlap import both_kept, jaccard, mask_overlap, read_packed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from report_records import METHODS, comparison, failed, full, record
 
-from foreprune.experiments.spec import Epoch, Layer
+from foreprune.records.spec import Epoch, Layer
 from foreprune.report import charts
 from foreprune.report.charts import Panel, Series, build_panels, panel
-from foreprune.report.colours import style_of
+from foreprune.report.colors import style_of
 from foreprune.report.curves import curves
 from foreprune.report.layers import layer_density, layer_width, short_name
 from foreprune.report.panels import accuracy

@@ -31,7 +31,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 class Leaky(torch.optim.SGD):
-    """Moves every weight, whatever its gradient, as noise or an orthogonalised update does."""
+    """Moves every weight, whatever its gradient, as noise or an orthogonalized update does."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -28,7 +28,7 @@ def image_set(count: int = COUNT, classes: int = 5) -> ImageSet:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ImageFolder:
-    """Forty images of four sizes in two classes, each of its own colour."""
+    """Forty images of four sizes in two classes, each of its own color."""
     files = []
     for index in range(40):
         height, width = ((40, 60), (60, 40), (32, 32), (20, 90))[index % 4]
@@ -52,17 +52,17 @@ def whole(split: ImageSet | ImageFolder, batch_size: int = 16, **options: object
     return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
 
-def test_normalisation() -> None:
+def test_normalization() -> None:
     split = image_set()
-    x = split.normalised(split.images)
+    x = split.normalized(split.images)
     expected = (split.images.double() / 255 - torch.tensor(split.mean)[:, None, None]) / torch.tensor(split.std)[
         :, None, None
     ]
     assert x.dtype == torch.float32
     torch.testing.assert_close(x, expected.float(), rtol=0, atol=2e-6)
-    assert split.normalised(split.images[0]).shape == (3, 8, 8)
+    assert split.normalized(split.images[0]).shape == (3, 8, 8)
     with pytest.raises(TypeError, match=r"takes raw uint8 pixels from 0 to 255, not torch\.float32"):
-        split.normalised(x)
+        split.normalized(x)
 
 
 def test_batches_in_order_without_a_seed() -> None:
@@ -72,7 +72,7 @@ def test_batches_in_order_without_a_seed() -> None:
     assert {x.dtype for x, _ in batches} == {torch.float32}
     assert {y.dtype for _, y in batches} == {torch.int64}
     x, y = whole(split)
-    assert torch.equal(x, split.normalised(split.images))
+    assert torch.equal(x, split.normalized(split.images))
     assert torch.equal(y, split.labels)
 
 
@@ -83,7 +83,7 @@ def test_a_seed_shuffles_images_and_labels_alike_and_each_once() -> None:
     assert sorted(order.tolist()) == list(range(COUNT))
     assert order.tolist() != list(range(COUNT))
     assert torch.equal(y, split.labels[order])
-    assert torch.equal(x, split.normalised(split.images[order]))
+    assert torch.equal(x, split.normalized(split.images[order]))
 
 
 def test_batches_depend_on_seed_and_epoch_alone() -> None:
@@ -106,7 +106,7 @@ def test_augmentation_acts_on_raw_pixels() -> None:
     generator = images_module._stream(1, 0, images_module._AUGMENTATION)
     shifted = [RandomShift(2)(chunk, generator) for chunk in raw(split, plain).split(16)]
     assert torch.equal(raw(split, moved), torch.cat(shifted))
-    black = split.normalised(torch.zeros(3, 8, 8, dtype=torch.uint8))[:, 0, 0]
+    black = split.normalized(torch.zeros(3, 8, 8, dtype=torch.uint8))[:, 0, 0]
     assert (moved == black[None, :, None, None]).all(1).any()
 
 
@@ -170,7 +170,7 @@ def test_per_class_is_balanced_shuffled_and_seeded() -> None:
     drawn = raw(split, x)[:, 0, 0, 0].long()
     assert len(drawn.unique()) == 35
     assert torch.equal(y, split.labels[drawn])
-    assert torch.equal(x, split.normalised(split.images[drawn]))  # not augmented
+    assert torch.equal(x, split.normalized(split.images[drawn]))  # not augmented
     assert len(y[:7].unique()) > 1  # not sorted by class
     assert torch.equal(x, split.per_class(7, seed=0)[0])
     assert not torch.equal(x, split.per_class(7, seed=1)[0])
@@ -225,7 +225,7 @@ def test_malformed_sets_are_refused() -> None:
 # --- folders
 
 
-def test_folder_without_augmentation_cuts_the_centre(folder: ImageFolder) -> None:
+def test_folder_without_augmentation_cuts_the_center(folder: ImageFolder) -> None:
     x, y = whole(folder)
     assert x.shape == (40, 3, 16, 16)
     assert torch.equal(y, folder.labels)

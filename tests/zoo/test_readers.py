@@ -89,11 +89,11 @@ def test_decoding_keeps_order_and_pixels() -> None:
     assert torch.equal(decoded, images)
 
 
-def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
-    grey = pixels(1, 5, 4)[0]
-    Image.fromarray(grey.numpy()).save(tmp_path / "grey.png")
-    decoded = decode_images([tmp_path / "grey.png"], names=["grey"], size=(5, 4))
-    assert torch.equal(decoded[0], grey.expand(3, 5, 4))
+def test_gray_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    gray = pixels(1, 5, 4)[0]
+    Image.fromarray(gray.numpy()).save(tmp_path / "gray.png")
+    decoded = decode_images([tmp_path / "gray.png"], names=["gray"], size=(5, 4))
+    assert torch.equal(decoded[0], gray.expand(3, 5, 4))
 
 
 def test_unreadable_images_are_named(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_right_angles_are_those_of_torch(turns: int) -> None:
 @pytest.mark.parametrize("shear", [-0.6, 0.0, 0.5])
 def test_a_spot_goes_where_it_should(degrees: float, shear: float) -> None:
     image = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
-    image[0, 0, 20 - 6, 20 + 3] = 1  # six above the centre and three right of it
+    image[0, 0, 20 - 6, 20 + 3] = 1  # six above the center and three right of it
     moved = rotate_and_shear(image, degrees=degrees, shear=shear)[0, 0]
     spread = torch.arange(41, dtype=torch.float64) - 20
     x, y = float(moved.sum(0) @ spread / moved.sum()), -float(moved.sum(1) @ spread / moved.sum())
@@ -130,25 +130,25 @@ def test_the_amounts_of_ten_classes() -> None:
 # --- a split
 
 
-def labelled(count: int = 30) -> ImageSet:
+def labeled(count: int = 30) -> ImageSet:
     pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     return ImageSet(pixels, torch.arange(count) % 10, (0.3,), (0.2,))
 
 
 def rounded(levels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """To whole grey levels, halves up; a trace below a half is a half that was computed in another order."""
+    """To whole gray levels, halves up; a trace below a half is a half that was computed in another order."""
     return np.floor(levels.round(9) + 0.5)
 
 
 def expected(split: ImageSet, index: int) -> Tensor:
-    """The target of one image, in grey levels, by hand."""
+    """The target of one image, in gray levels, by hand."""
     label = int(split.labels[index])
     moved = pixel_by_pixel(split.images[index, 0].double().numpy(), 30 * label, -0.6 + 1.2 * label / 9)
     return torch.from_numpy(rounded(moved)).flatten()
 
 
 def test_targets_are_the_images_moved_as_their_class_says() -> None:
-    split = labelled()
+    split = labeled()
     moved = transformed_by_class(split)
     assert moved.targets.shape == (30, 64)
     for index in range(30):
@@ -159,7 +159,7 @@ def test_targets_are_the_images_moved_as_their_class_says() -> None:
 
 
 def test_batches_keep_images_and_targets_together() -> None:
-    split = transformed_by_class(labelled())
+    split = transformed_by_class(labeled())
     rows = {tuple(image.flatten().tolist()): target for image, target in zip(split.images, split.targets, strict=True)}
     seen = []
     for x, y in split.batches(8, seed=3, epoch=1):
@@ -177,21 +177,21 @@ def test_batches_keep_images_and_targets_together() -> None:
 
 
 def test_parts_of_a_split() -> None:
-    split = transformed_by_class(labelled())
+    split = transformed_by_class(labeled())
     taken = split.take([4, 0, 4])
     assert isinstance(taken, TransformedImages)
     assert torch.equal(taken.targets, split.targets[[4, 0, 4]])
     assert torch.equal(taken.images, split.images[[4, 0, 4]])
     part = split.subset(7, seed=2)
-    plain = labelled().subset(7, seed=2)
+    plain = labeled().subset(7, seed=2)
     assert torch.equal(part.images, plain.images)
     assert [row.tolist() for row in part.targets] == [expected(plain, index).tolist() for index in range(7)]
 
 
 def test_scoring_batches_are_balanced_over_the_digits() -> None:
-    split = transformed_by_class(labelled())
+    split = transformed_by_class(labeled())
     x, y = split.per_class(2, seed=0)
-    plain, labels = labelled().per_class(2, seed=0)
+    plain, labels = labeled().per_class(2, seed=0)
     assert torch.equal(x, plain)  # the same images as for classification
     assert torch.bincount(labels).tolist() == [2] * 10
     chosen = split.balanced(2, seed=0)
@@ -202,7 +202,7 @@ def test_scoring_batches_are_balanced_over_the_digits() -> None:
 
 
 def test_targets_that_do_not_fit() -> None:
-    split = labelled()
+    split = labeled()
     good = {"mean": (0.3,), "std": (0.2,), "images": split.images, "labels": split.labels}
     with pytest.raises(TypeError, match=r"targets must be uint8 pixels from 0 to 255, not torch\.float32"):
         TransformedImages(**good, targets=torch.zeros(30, 64))
@@ -216,17 +216,17 @@ def test_targets_that_do_not_fit() -> None:
 
 
 def test_examples_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = transformed_by_class(labelled())
+    split = transformed_by_class(labeled())
     plain = replace(split)
     plain.images[:] = 120 + split.labels.to(torch.uint8)[:, None, None, None]
     plain.targets[:] = 20 + split.labels.to(torch.uint8)[:, None]
     plain.images[10:] = plain.targets[10:] = 0  # only the first of each class is drawn
     with Image.open(draw_examples(plain, tmp_path / "examples.png")) as image:
         assert image.format == "PNG"
-        grey = np.asarray(image.convert("L"))
+        gray = np.asarray(image.convert("L"))
     middles = range(60, 1200, 120)
-    assert [int(grey[80, column]) for column in middles] == list(range(120, 130))
-    assert [int(grey[220, column]) for column in middles] == list(range(20, 30))
+    assert [int(gray[80, column]) for column in middles] == list(range(120, 130))
+    assert [int(gray[220, column]) for column in middles] == list(range(20, 30))
     with pytest.raises(ValueError, match="class 1 has no image to draw; take a larger subset"):
         draw_examples(split.take([0, 2]), tmp_path / "no.png")
     odd = replace(split, targets=split.targets[:, :10])

@@ -89,7 +89,7 @@ def test_digits() -> None:
     both = torch.cat((data.train.images, data.test.images)).flatten(1)
     assert int(both.max()) == 240
     assert sorted(map(tuple, (both // 15).tolist())) == sorted(map(tuple, content.data.astype(int).tolist()))
-    x = data.train.normalised(data.train.images)
+    x = data.train.normalized(data.train.images)
     assert x.mean().item() == pytest.approx(0, abs=1e-5)
     assert x.std().item() == pytest.approx(1, abs=1e-4)
     assert data.train.augmentation == ()

@@ -26,7 +26,7 @@ def counts(model: nn.Module) -> tuple[int, int]:
 
 
 # MNIST or CIFAR sizes, ten classes. Known from elsewhere: LeNet-300-100 266,610 and LeNet-5 (Caffe) 431,080; ResNet-20,
-# -56 with projections 272,474 and 855,770; VGG-16 with batch normalisation 14,728,266 for CIFAR; ResNet-18 11,173,962.
+# -56 with projections 272,474 and 855,770; VGG-16 with batch normalization 14,728,266 for CIFAR; ResNet-18 11,173,962.
 COUNTS = [
     ("lenet-300-100", 266_610, 266_200),
     ("lenet-5", 431_080, 430_500),
@@ -83,13 +83,13 @@ def test_exact_parameter_counts_at_other_sizes() -> None:
     [("mlp-bn-100", 209_384, 206_800), ("mlp-bn-400", 1_435_184, 1_427_200), ("mlp-bn-100-3", 178_484, 176_800)],
 )
 def test_an_image_as_output(name: str, parameters: int, weights: int) -> None:
-    """784 n + (layers - 1) n^2 + 784 n weights, layers n + 784 biases, and 2 n for each batch normalisation."""
+    """784 n + (layers - 1) n^2 + 784 n weights, layers n + 784 biases, and 2 n for each batch normalization."""
     assert counts(create(name, input_shape=(1, 28, 28), classes=784)) == (parameters, weights)
 
 
 @pytest.mark.parametrize(("name", "width", "norm"), [("fc-100", 100, 0), ("fc-2000", 2000, 0), ("mlp-bn-300", 300, 1)])
 def test_six_hidden_layers(name: str, width: int, norm: int) -> None:
-    """Of equal width, each with batch normalisation before its ReLU or with ReLU alone; the output is linear."""
+    """Of equal width, each with batch normalization before its ReLU or with ReLU alone; the output is linear."""
     model = create(name, input_shape=(1, 28, 28))
     hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU] if norm else [nn.Linear, nn.ReLU]
     assert [type(layer) for layer in model] == [nn.Flatten, *hidden * 6, nn.Linear]
@@ -234,7 +234,7 @@ def test_networks_are_plain_modules() -> None:
         assert all(parameter.is_leaf and parameter.requires_grad for parameter in model.parameters())
 
 
-def test_batch_normalisation_stands_before_the_activation() -> None:
+def test_batch_normalization_stands_before_the_activation() -> None:
     names = [name for name, _ in create("vgg-11", input_shape=(3, 32, 32)).named_children()]
     assert names[:4] == ["conv1", "bn1", "relu1", "pool1"]
     assert names[-3:] == ["pool5", "flatten", "classifier"]

@@ -20,7 +20,7 @@ from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.analysis.tangent import Tangent
 from foreprune.analysis.widths import Width, units_by_sparsity, widths
 from foreprune.core.masks import Masks
-from foreprune.core.task import Inputs, materialise
+from foreprune.core.task import Inputs, materialize
 from foreprune.graph import PathError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Analysis:
         macs: multiply-adds of one forward pass of one sample, times the density of each layer.
         dense_macs: before pruning.
         layer_macs: name -> both. FLOPs are twice the multiply-adds.
-        parameters: all, biases and normalisation included.
+        parameters: all, biases and normalization included.
         kept_parameters: without pruned weights.
         dense_bytes: of all parameters.
         bytes: of the kept ones, values only.
@@ -143,7 +143,7 @@ def analyze(model: nn.Module, masks: Masks | None = None, *, inputs: Any = None,
         ValueError: masks of another model, or batches with samples of different shapes.
     """
     with undisturbed():
-        batches = materialise(data, torch.device("cpu")) if data is not None else ()
+        batches = materialize(data, torch.device("cpu")) if data is not None else ()
         pruned = Pruned.of(model, masks, batches[0].inputs if inputs is None and batches else inputs)
         notes: list[str] = []
         net, kept = pruned.net, pruned.masks
@@ -208,7 +208,7 @@ def _tangent(model: nn.Module, masks: Masks | None, parts: list[Inputs], notes: 
         return dict.fromkeys(names)
     tangent = Tangent.of(model, masks, _joined(parts), parameters="trainable")
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in tangent.net.module.modules()):
-        notes.append("tangent kernel: batch normalisation uses its running statistics")
+        notes.append("tangent kernel: batch normalization uses its running statistics")
     rows = tangent.samples * tangent.outputs
     if rows <= _ROWS:
         spectrum = kernel(tangent, "spectrum")

@@ -13,8 +13,8 @@ from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.analysis.widths import incoming, unit_index
 from foreprune.core.masks import Masks
 from foreprune.graph import PathGraph
-from foreprune.graph.gates import Call, Flow, Gates, Handler, flow_of, leaves, walk
-from foreprune.graph.operations import HANDLERS
+from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, flow_of, leaves, walk
+from foreprune.graph.sums.operations import HANDLERS
 
 _DUST = 1e-6  # what rounding leaves where float64 sums of ones are zero is far smaller
 
@@ -28,7 +28,7 @@ def effective_masks(model: nn.Module, masks: Masks | None = None, *, inputs: Any
     something arrives is passed on, not how much, so that nothing under- or overflows in deep networks.
 
     The result depends on the size of the inputs: with padding, some entries of a kernel may never touch an image of
-    one pixel. It is idempotent, and the function of a network without biases and normalisation does not change; with
+    one pixel. It is idempotent, and the function of a network without biases and normalization does not change; with
     them a unit whose incoming weights are all cut still passes a constant on. Gates count as edges where they multiply
     a live path (squeeze-and-excitation, GLU). Units that no path reaches even in the dense network, such as queries and
     keys of attention, keep their weights: paths say nothing about them.

@@ -18,7 +18,7 @@ from torch import Tensor
 from foreprune.analysis.every_path import COUNTED, EVERY_PATH
 from foreprune.analysis.pruned import Pruned
 from foreprune.graph import PathError, PathGraph
-from foreprune.graph.gates import Call, Flow, Gates, Handler, flow_of, graph_nodes, leaves, walk
+from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, flow_of, graph_nodes, leaves, walk
 
 Weight = tuple[str, int]  # name of the parameter, position in the flattened tensor
 _WEIGHTED = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul rmatmul mm bmm mv

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foreprune.graph.gates import Call, Flow, Gates, Handler, flow_of, leaves, walk
-from foreprune.graph.operations import HANDLERS
+from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, flow_of, leaves, walk
+from foreprune.graph.sums.operations import HANDLERS
 
 Step = Callable[[Tensor, int, int], Tensor]  # (value, axis, size of the result there) -> sums over windows
 
@@ -170,7 +170,7 @@ def _multi_head_attention(gates: Gates, call: Call) -> Any:
 def _interpolate(gates: Gates, call: Call) -> Any:
     mode = call.argument(3, "mode") or "nearest"
     if not str(mode).startswith("nearest"):
-        raise gates.error(call.func, f"mixes neighbours with coefficients (mode={mode!r}), so its paths have no number")
+        raise gates.error(call.func, f"mixes neighbors with coefficients (mode={mode!r}), so its paths have no number")
     return HANDLERS[call.name](gates, call)
 
 

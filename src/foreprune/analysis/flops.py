@@ -36,7 +36,7 @@ class Cost:
         macs: after pruning.
         layers: name of the weight -> its share. What is missing to the total has no weights of its own, such as the
             products of queries and keys.
-        parameters: all numbers that are trained, biases and normalisation included.
+        parameters: all numbers that are trained, biases and normalization included.
         kept_parameters: without pruned ones.
         dense_bytes: of all parameters.
         bytes: of the kept ones, values only; where they stand is not counted.
@@ -64,7 +64,7 @@ class Cost:
 def cost(model: nn.Module, masks: Masks | None = None, *, inputs: Any) -> Cost:
     """Count what one forward pass of one sample costs, with torch's own FLOP counter.
 
-    Matrix products, convolutions and attention are counted; activations, normalisation and additions are not, as usual.
+    Matrix products, convolutions and attention are counted; activations, normalization and additions are not, as usual.
     torch does not count its fused recurrent layers either.
 
     Args:

@@ -92,7 +92,7 @@ def linearize(
     """Closed-form training of the pruned network, linearised at its present weights, on squared error.
 
     Args:
-        model: the network; with batch normalisation in evaluation mode, as in `foreprune.ntk`.
+        model: the network; with batch normalization in evaluation mode, as in `foreprune.ntk`.
         inputs: N samples, batch axis first.
         targets: (N, K) numbers, or (N,) classes, which stand for one-hot vectors.
         masks: what is kept; None: everything.

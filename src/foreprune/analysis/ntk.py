@@ -88,17 +88,17 @@ def ntk(
 ) -> Tensor | float | Spectrum:
     """Tangent kernel of the pruned network between the samples of `inputs`, at its present weights.
 
-    Everything runs in evaluation mode: no dropout, running statistics in batch normalisation. Derivatives are taken
+    Everything runs in evaluation mode: no dropout, running statistics in batch normalization. Derivatives are taken
     with respect to kept weights only.
 
     Args:
-        model: the network. If it has batch normalisation it must be in evaluation mode already.
+        model: the network. If it has batch normalization it must be in evaluation mode already.
         inputs: N samples: a tensor, a tuple of them (positional) or a mapping (keywords), batch axis first.
         masks: what is kept; None: everything.
         reduce: "full", the matrix; "trace"; or "spectrum", its eigenvalues.
         outputs: "each": (N K, N K), sample-major, so that row i K + k belongs to output k of sample i. "sum": (N, N),
             summed over equal outputs, sum_k Theta((i, k), (j, k)). The trace is the same.
-        parameters: "trainable": all that have `requires_grad`, biases and normalisation included, as gradient descent
+        parameters: "trainable": all that have `requires_grad`, biases and normalization included, as gradient descent
             moves them. "prunable": only the weights that masks are for, as in the path decomposition
             Theta = J_v Pi J_v^T.
         leading: for "spectrum": that many largest eigenvalues, without forming the matrix (needs scipy). None: all.
@@ -113,7 +113,7 @@ def ntk(
         Tensor in the dtype of the model, float, or `Spectrum` (float64).
 
     Raises:
-        ValueError: batch normalisation in training mode or without running statistics; an argument that does not belong
+        ValueError: batch normalization in training mode or without running statistics; an argument that does not belong
             to this `reduce`; no trainable parameter.
         ImportError: `leading` without scipy.
     """

@@ -17,7 +17,7 @@ from foreprune.analysis.every_path import COUNTED, EVERY_PATH
 from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.core.masks import Masks
 from foreprune.graph import PathGraph
-from foreprune.graph.paths import PathSum
+from foreprune.graph.sums.paths import PathSum
 
 _EXACT = 2**53  # whole numbers up to here are exact in float64
 

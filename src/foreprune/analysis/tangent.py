@@ -177,17 +177,17 @@ def _matrix(rows: Tensor, height: int) -> Tensor:
 
 
 def check_evaluation(model: nn.Module) -> None:
-    """Raise ValueError if batch normalisation would let the outputs of one sample depend on the others."""
+    """Raise ValueError if batch normalization would let the outputs of one sample depend on the others."""
     for name, module in unwrapped(model).named_modules() if isinstance(model, nn.Module) else ():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
         if module.training:
             raise ValueError(
-                f"batch normalisation {name!r} is in training mode, where each output depends on the whole batch, so "
+                f"batch normalization {name!r} is in training mode, where each output depends on the whole batch, so "
                 "that there is no kernel between samples; call model.eval() first, which uses the running statistics"
             )
         if module.running_mean is None:
             raise ValueError(
-                f"batch normalisation {name!r} has no running statistics, so that each output depends on the whole "
+                f"batch normalization {name!r} has no running statistics, so that each output depends on the whole "
                 "batch and there is no kernel between samples; build it with track_running_stats=True"
             )

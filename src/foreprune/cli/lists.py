@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tyro
 
 from foreprune.cli.shared import screen
-from foreprune.experiments.procedures import PROCEDURES, Procedure
+from foreprune.procedures.procedures import PROCEDURES, Procedure
 from foreprune.training.recipes import RECIPES
 
 

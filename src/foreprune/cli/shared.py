@@ -10,8 +10,8 @@ from typing import Literal
 from rich.console import Console
 
 from foreprune.cli.amounts import duration, flops, networks_table
-from foreprune.experiments.plan import shortened
-from foreprune.experiments.spec import Experiment, Record
+from foreprune.experiments.grid import shortened
+from foreprune.records.spec import Experiment, Record
 from foreprune.training.recipes import Recipe, default_recipe, recipe
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -102,11 +102,11 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
 def _records(
     experiments: Sequence[Experiment], *, out: Path, data_dir: str | None, device: str, execution: Execution
 ) -> tuple[Record, ...]:
-    from foreprune.experiments.progress import live
+    from foreprune.cli.progress import live
 
     with live(experiments, console=screen) as on_event:
         if execution.executor == "ray":
-            from foreprune.experiments.ray_runner import run_on_ray
+            from foreprune.runner.ray_runner import run_on_ray
 
             return run_on_ray(
                 experiments,
@@ -118,7 +118,7 @@ def _records(
                 retries=execution.retries,
                 on_event=on_event,
             )
-        from foreprune.experiments.workers import run_all
+        from foreprune.runner.workers import run_all
 
         return run_all(
             experiments,
@@ -134,7 +134,7 @@ def _records(
 def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> None:
     """Say what would be run."""
     from foreprune.experiments.check import check_methods
-    from foreprune.experiments.store import finished
+    from foreprune.records.store import finished
 
     check_methods(experiments)
     left = [experiment for experiment in experiments if finished(out, experiment) is None]

@@ -10,7 +10,7 @@ import tyro
 
 from foreprune.cli.shared import Device, Training, errors, screen
 from foreprune.core.density import as_density
-from foreprune.experiments.plan import parse_method
+from foreprune.experiments.grid import parse_method
 
 if TYPE_CHECKING:
     from foreprune.core.masks import Masks
@@ -174,7 +174,7 @@ class Analyze:
     def run(self) -> int:
         from foreprune.experiments.single import analyze_once
 
-        with screen.status(f"analysing {self.model}"):
+        with screen.status(f"analyzing {self.model}"):
             found = analyze_once(
                 model=self.model,
                 masks=self.masks,

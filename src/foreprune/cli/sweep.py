@@ -11,10 +11,10 @@ import tyro
 
 from foreprune.cli.amounts import count, duration, flops, networks_table
 from foreprune.cli.shared import Execution, carry_out, screen
-from foreprune.experiments.catalogue import SCALES, Entry, Scale, entries, find
-from foreprune.experiments.catalogue.entry import together
 from foreprune.experiments.selection import in_epochs, limited
-from foreprune.experiments.spec import Experiment
+from foreprune.papers import SCALES, Entry, Scale, entries, find
+from foreprune.papers.entry import together
+from foreprune.records.spec import Experiment
 
 if TYPE_CHECKING:
     from rich.table import Table

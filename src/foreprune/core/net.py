@@ -52,7 +52,7 @@ class Net:
 
         Raises:
             TypeError: not a module.
-            ValueError: parameters not materialised yet, or nothing to prune.
+            ValueError: parameters not materialized yet, or nothing to prune.
         """
         if not isinstance(module, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
@@ -68,7 +68,7 @@ class Net:
                     continue
                 name = f"{prefix}.{attribute}" if prefix else attribute
                 if isinstance(parameter, nn.parameter.UninitializedParameter):
-                    raise ValueError(f"parameter {name!r} is not initialised yet: run the model once, then prune it")
+                    raise ValueError(f"parameter {name!r} is not initialized yet: run the model once, then prune it")
                 key = first_name.setdefault(id(parameter), name)
                 slots[name] = key
                 if key == name:
@@ -117,7 +117,7 @@ class Net:
 def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     """Modes for a scoring pass, put back afterwards whatever happens.
 
-    Everything is in evaluation mode (no dropout), except batch normalisation with `batchnorm="train"`, which then uses
+    Everything is in evaluation mode (no dropout), except batch normalization with `batchnorm="train"`, which then uses
     the statistics of the scoring batch. Gradients are enabled; autocast, inference mode and compilation are off.
 
     Raises:

@@ -27,7 +27,7 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 def _weight_attributes(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, nn.MultiheadAttention):
         return _ATTENTION
-    # transformers' Conv1D (GPT-2) is recognised by name: importing transformers to ask would cost seconds
+    # transformers' Conv1D (GPT-2) is recognized by name: importing transformers to ask would cost seconds
     if isinstance(module, _WEIGHTED) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf")):
         return ("weight",)
     return ()
@@ -36,7 +36,7 @@ def _weight_attributes(module: nn.Module) -> tuple[str, ...]:
 def default_prunable(module: nn.Module, slots: Mapping[str, str]) -> tuple[str, ...]:
     """Weights of Linear, Conv1d/2d/3d and their transposed forms, MultiheadAttention's projections and GPT-2's Conv1D.
 
-    Never biases, embeddings or normalisation. `slots` maps each parameter slot to the first name of its tensor; a tied
+    Never biases, embeddings or normalization. `slots` maps each parameter slot to the first name of its tensor; a tied
     weight counts once, under that name.
     """
     chosen: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""`Task`: what a score may look at. Data are materialised once, so that every pass sees the same images."""
+"""`Task`: what a score may look at. Data are materialized once, so that every pass sees the same images."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def require_grad(params: Params, names: Iterable[str]) -> dict[str, Tensor]:
     return leaves
 
 
-def materialise(data: Any, device: torch.device) -> tuple[Batch, ...]:
+def materialize(data: Any, device: torch.device) -> tuple[Batch, ...]:
     """Batches from one batch `(input, target)` or an iterable of them, moved to `device`.
 
     `input` is a tensor, a tuple of tensors (positional arguments) or a mapping (keyword arguments). A mapping with

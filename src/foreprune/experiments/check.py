@@ -11,11 +11,11 @@ import torch
 from foreprune.ablations import invert
 from foreprune.core.density import keep_count
 from foreprune.core.net import Net
-from foreprune.experiments.build import load_data, load_model
-from foreprune.experiments.dense import check_step
-from foreprune.experiments.procedures import PROCEDURES, check_procedure, steps_of
-from foreprune.experiments.spec import Experiment
 from foreprune.methods import method
+from foreprune.procedures.dense import check_step
+from foreprune.procedures.procedures import PROCEDURES, check_procedure, steps_of
+from foreprune.records.spec import Experiment
+from foreprune.zoo.build import load_data, load_model
 
 
 def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from foreprune.experiments.build import load_model
-from foreprune.experiments.procedures import END, dense_of, hyper_of, round_counts, steps_of
-from foreprune.experiments.spec import Experiment
+from foreprune.procedures.procedures import END, dense_of, hyper_of, round_counts, steps_of
+from foreprune.records.spec import Experiment
+from foreprune.zoo.build import load_model
 
 RATE = 5e10  # FLOP/s of training: half of what gradients alone reach on two idle cores of a server CPU (ResNet-20)
 START = 3.0  # seconds of a run outside training: a process starts, reads data, prunes, analyses

@@ -17,13 +17,13 @@ from foreprune.analysis.analyze import analyze
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.net import primary_output
-from foreprune.experiments.build import Images, load_data, load_model, mean_image, scoring_batches
-from foreprune.experiments.dense import Setting, channels_last, dense_run, network, train
-from foreprune.experiments.later import start_of, warn_of_collapse
-from foreprune.experiments.snapshots import load_into
-from foreprune.experiments.spec import Epoch, Experiment, Layer, Record
-from foreprune.experiments.store import is_full, make_folder, run_folder, write_record
+from foreprune.procedures.dense import Setting, channels_last, dense_run, network, train
+from foreprune.procedures.later import start_of, warn_of_collapse
+from foreprune.procedures.snapshots import load_into
+from foreprune.records.spec import Epoch, Experiment, Layer, Record
+from foreprune.records.store import is_full, make_folder, run_folder, write_record
 from foreprune.zoo import datasets
+from foreprune.zoo.build import Images, load_data, load_model, mean_image, scoring_batches
 
 __all__ = ["load_data", "load_model", "mean_image", "run_experiment", "scoring_batches"]
 
@@ -61,7 +61,7 @@ def structure_of(model: nn.Module, masks: Masks, shape: tuple[int, int, int]) ->
     """What the masks leave of the network at its initial weights, as the numbers of `Record.analysis`."""
     try:
         found = analyze(model, masks, inputs=torch.zeros(1, *shape))
-    except ValueError as error:  # a network too odd to analyse can be pruned and trained all the same
+    except ValueError as error:  # a network too odd to analyze can be pruned and trained all the same
         warnings.warn(f"analysis: {error}", stacklevel=2)
         return {}
     shares = [width.connected / width.units for width in found.widths.values() if width.connected is not None]
@@ -89,14 +89,14 @@ def run_experiment(
 
     The run's folder holds `record.json`, `masks.safetensors` and, while it trains, `checkpoint.pt`: a run that was
     interrupted continues from there. A failure leaves its traceback in `traceback.txt`. What runs share of the dense
-    training lies in `out/dense` (`foreprune.experiments.dense`); the dense run itself is read from there if another run
+    training lies in `out/dense` (`foreprune.procedures.dense`); the dense run itself is read from there if another run
     has needed it before. Networks with 2-d convolutions are pruned as they are and trained channels last.
 
     Args:
         on_epoch: called with each new point of this run's own curve, not of dense trainings that it begins from.
         data: the data set, if it has been read already.
         snapshots: the steps of the dense training whose weights this or other runs need, so that one training saves
-            them all: `snapshots_for(experiment, steps_needed(experiments))` of `foreprune.experiments.procedures`.
+            them all: `snapshots_for(experiment, steps_needed(experiments))` of `foreprune.procedures.procedures`.
             Without, they are trained when they are missed.
 
     Raises:

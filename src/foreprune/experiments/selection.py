@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from foreprune.experiments.plan import parse_timed_method, shortened
-from foreprune.experiments.procedures import PROCEDURES
-from foreprune.experiments.spec import Experiment
+from foreprune.experiments.grid import parse_timed_method, shortened
+from foreprune.procedures.procedures import PROCEDURES
+from foreprune.records.spec import Experiment
 
 Runs = tuple[Experiment, ...]
 

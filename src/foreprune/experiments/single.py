@@ -18,14 +18,14 @@ from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scope
-from foreprune.experiments.build import loss_of
 from foreprune.experiments.run import load_data, load_model, mean_image, scoring_batches
-from foreprune.experiments.spec import Epoch, Scalar
-from foreprune.experiments.store import make_folder
 from foreprune.methods import method as find_method
+from foreprune.records.spec import Epoch, Scalar
+from foreprune.records.store import make_folder
 from foreprune.training.fit import fit
 from foreprune.training.history import History
 from foreprune.training.recipes import Recipe
+from foreprune.zoo.build import loss_of
 
 
 def prune_once(
@@ -91,7 +91,7 @@ def analyze_once(
     seed: int,
     out: Path | None,
 ) -> Analysis:
-    """Build a network and analyse what masks leave of it; with `data` the tangent kernel too; with `out`, write all
+    """Build a network and analyze what masks leave of it; with `data` the tangent kernel too; with `out`, write all
     numbers there as JSON.
 
     Raises:

@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import BatchNormMode, Net, Params, gradients, scoring
-from foreprune.core.second_order import TwiceDifferentiable
 from foreprune.core.task import Batch, Task, require_grad
+from foreprune.methods.second_order import TwiceDifferentiable
 
 Keep = Literal["signed", "magnitude", "inverted"]
 
@@ -30,12 +30,12 @@ def grasp(
     """Remove the weights with the highest -w (H g), those whose removal most raises the gradient norm.
 
     g is the gradient of the mean loss over all samples and H its Hessian, both over the prunable weights and the same
-    materialised batches, with logits divided by `temperature`. `keep` chooses among the variants of Frankle et al.,
+    materialized batches, with logits divided by `temperature`. `keep` chooses among the variants of Frankle et al.,
     appendix H: "signed" keeps the largest w (Hg) (the paper), "inverted" the smallest, "magnitude" the largest |w
     (Hg)|.
 
     The authors' code draws new classifier weights before scoring, and splits the batch into two halves that hold
-    different classes, which sets the statistics of batch normalisation; here weights are scored as they are, in the
+    different classes, which sets the statistics of batch normalization; here weights are scored as they are, in the
     batches given.
     """
     if keep not in ("signed", "magnitude", "inverted"):

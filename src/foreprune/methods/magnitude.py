@@ -12,7 +12,7 @@ from foreprune.core.task import Task
 def magnitude(net: Net, task: Task, masks: Masks) -> Scores:
     """Keep the largest weights, z = |w|, compared over all layers.
 
-    Before training this depends only on the variance each layer was drawn with: fan-in and fan-out initialisation give
+    Before training this depends only on the variance each layer was drawn with: fan-in and fan-out initialization give
     different layer densities, and a unit variance in every layer makes it random pruning.
     """
     return {name: weight.abs() for name, weight in net.weights.items()}

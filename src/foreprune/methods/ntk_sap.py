@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from foreprune.core.fresh import Init, fresh, normal_
+from foreprune.core.init import Init, fresh, normal_
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net, Params, gradients, primary_output, scoring
@@ -52,12 +52,12 @@ def ntk_sap(
     inputs in batches of at most `batch_size`, as equal as can be. The paper's pruning sets hold ten inputs for each
     class (100 is that of CIFAR-10; pass `samples=10 * classes`), in batches of 256. They prune in 20 rounds with 5
     resamplings on CIFAR-10; other data sets see one resampling in the authors' scripts. `init` says how weights are
-    drawn: "kaiming" (the paper's; normal, fan-in) or "own" (each layer's own initialiser).
+    drawn: "kaiming" (the paper's; normal, fan-in) or "own" (each layer's own initializer).
 
-    Batch normalisation uses, in both evaluations and as constants, the statistics of the batch under the unperturbed
+    Batch normalization uses, in both evaluations and as constants, the statistics of the batch under the unperturbed
     weights, with the unbiased variance. The authors' code finds them in a forward pass of its own, the third of a
-    batch; here the first evaluation finds them on its way. In their pass earlier normalisations divide by the biased
-    variance, so theirs differ by a relative 1 / (samples times pixels) behind the first one. A normalisation that is
+    batch; here the first evaluation finds them on its way. In their pass earlier normalizations divide by the biased
+    variance, so theirs differ by a relative 1 / (samples times pixels) behind the first one. A normalization that is
     used twice has statistics for each use here, and those of its last use there. That code also draws the new weights
     in the very network it prunes.
     """
@@ -116,7 +116,7 @@ def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, T
     over both evaluations gives the two terms.
 
     Raises:
-        ValueError: batch normalisation over a single value, or two evaluations that take different ways.
+        ValueError: batch normalization over a single value, or two evaluations that take different ways.
     """
     for name, mask in masks._tensors.items():
         dead = ~mask
@@ -146,7 +146,7 @@ def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, T
 
 
 class _FrozenStatistics(TorchFunctionMode):
-    """Batch normalisation in inference form by the statistics of the batch, which count as constants.
+    """Batch normalization in inference form by the statistics of the batch, which count as constants.
 
     With `found` they are those of the tensors that come by, and are noted there; with `known` they are those noted.
     """
@@ -166,7 +166,7 @@ class _FrozenStatistics(TorchFunctionMode):
             bound = inspect.signature(F.batch_norm).bind(*args, **kwargs)
             bound.apply_defaults()
             given = bound.arguments
-            return self._normalise(given["input"], given["weight"], given["bias"], given["eps"])
+            return self._normalize(given["input"], given["weight"], given["bias"], given["eps"])
         if func is F.conv2d and args and args[0].is_cpu and args[0].shape[-2:].numel() <= _FEW_PIXELS:
             args = (args[0].contiguous(), *args[1:])
         elif func is Tensor.view and not args[0].is_contiguous():
@@ -176,7 +176,7 @@ class _FrozenStatistics(TorchFunctionMode):
                 args = (args[0].contiguous(), *args[1:])
         return func(*args, **kwargs)
 
-    def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         if self.found is not None:
             self.found.append(_moments(x.detach()))
             mean, variance = self.found[-1]
@@ -185,7 +185,7 @@ class _FrozenStatistics(TorchFunctionMode):
             noted = next(self.known, None)
             if noted is None or noted[0].shape[0] != x.shape[1]:
                 raise ValueError(
-                    "the network calls its batch normalisations in another order when its weights are perturbed "
+                    "the network calls its batch normalizations in another order when its weights are perturbed "
                     "(control flow that depends on activations), so their statistics cannot be shared; use 'synflow'"
                 )
             mean, variance = noted
@@ -203,7 +203,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     count = math.prod(x.shape) // max(x.shape[1], 1)
     if count < 2:
         raise ValueError(
-            "batch normalisation cannot take statistics of one value for each channel; use larger "
+            "batch normalization cannot take statistics of one value for each channel; use larger "
             "samples= and batch_size="
         )
     if x.device.type == "cpu":  # a tenth of the time of var_mean there

@@ -13,11 +13,11 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import masker
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph.gates import PathError
-from foreprune.graph.record import record_units
-from foreprune.graph.steps import Bias
-from foreprune.graph.units import Ints
-from foreprune.graph.walks import Walker
+from foreprune.graph.sums.gates import PathError
+from foreprune.graph.units.record import record_units
+from foreprune.graph.units.steps import Bias
+from foreprune.graph.units.units import Ints
+from foreprune.graph.units.walks import Walker
 
 Counts = NDArray[np.int32]
 Conserve = Literal["weight", "kernel"]

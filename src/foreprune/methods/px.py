@@ -14,9 +14,9 @@ from foreprune.core.method import Scores, scorer
 from foreprune.core.net import BatchNormMode, Net, gradients, primary_output, scoring
 from foreprune.core.task import Batch, Task, require_grad
 from foreprune.graph import PathError, PathGraph
-from foreprune.graph.gates import Arguments, Call, Gates, Handler, flow_of
-from foreprune.graph.operations import HANDLERS
-from foreprune.graph.paths import check_growing
+from foreprune.graph.sums.gates import Arguments, Call, Gates, Handler, flow_of
+from foreprune.graph.sums.operations import HANDLERS
+from foreprune.graph.sums.paths import check_growing
 
 State = tuple[str, Tensor | None]  # the name of a gate's function, and what it did to the real activations
 
@@ -43,10 +43,10 @@ def px(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval")
     Scores are defined up to one common factor. Below a dense last layer z1 is the same for all outputs, and PX is
     SynFlow-L2 in its conserved form: data matter from the round on in which the last layer has lost weights.
 
-    The gates come from a pass of the real masked network on the data, with batch normalisation in inference mode, as in
+    The gates come from a pass of the real masked network on the data, with batch normalization in inference mode, as in
     the authors' code, or with the statistics of the batch (`batchnorm="train"`). A ReLU is 0 or 1. The paper says
     nothing of others; here an activation counts with its squared slope, and max-pooling takes the entry it takes in the
-    real network. In z1 and z2 normalisations are identities, as in the paper, where the authors' code runs them in
+    real network. In z1 and z2 normalizations are identities, as in the paper, where the authors' code runs them in
     training mode, which leaves no sum over paths; that code also squares the statistics of shortcuts.
     """
     squared = masks({name: value.square() for name, value in net.params.items()})

@@ -14,7 +14,7 @@ def snip(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "trai
 
     L is the mean loss over all samples in the data; signed gradients are summed over batches before the absolute
     value. Frankle et al. use ten samples of each class. The authors' code also prunes biases, scores with batch
-    normalisation in inference mode and draws new weights after pruning; here biases stay, `batchnorm="eval"` asks for
+    normalization in inference mode and draws new weights after pruning; here biases stay, `batchnorm="eval"` asks for
     their mode, and weights are never drawn.
     """
     return _saliency(net, task, masks, batchnorm=batchnorm)

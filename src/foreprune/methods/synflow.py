@@ -6,7 +6,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph.rounds import path_flow
+from foreprune.graph.replay.rounds import path_flow
 
 
 @scorer(
@@ -22,7 +22,7 @@ def synflow(net: Net, task: Task, masks: Masks) -> Scores:
 
     The authors' code makes every entry of the state dict positive and runs the network in inference mode; with
     non-zero biases or running means that is no longer a sum over paths. Here gates are open: biases drop out and
-    normalisations are identities (with their initial statistics they are, up to a factor near 1). It overflows float32
+    normalizations are identities (with their initial statistics they are, up to a factor near 1). It overflows float32
     on deep networks (and then keeps no weight); here every activation carries its own power of two.
     """
     assert task.example is not None

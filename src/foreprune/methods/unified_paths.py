@@ -11,7 +11,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph.rounds import path_flow
+from foreprune.graph.replay.rounds import path_flow
 
 Form = Literal["theta", "theta2"]
 _PAPER = "Gebhart, Saxena & Schrater, 2021, arXiv:2101.10552"
@@ -38,7 +38,7 @@ def synflow_dist(net: Net, task: Task, masks: Masks, *, mean_image: Tensor | Non
     """SynFlow with the data's mean image in place of ones: |w| dR/d|w|, R = 1^T (prod_l |W_l m_l|) mu.
 
     `mean_image` is non-negative, of one input's shape. Without it mu is the mean over the data of the call and must be
-    non-negative itself: give raw pixels in [0, 1], because after normalisation the mean is nearly zero and signed.
+    non-negative itself: give raw pixels in [0, 1], because after normalization the mean is nearly zero and signed.
     """
     assert task.example is not None
     return path_flow(net, task.example, masks, image=distribution_image(task, mean_image))
@@ -80,6 +80,6 @@ def distribution_image(task: Task, mean_image: Tensor | None) -> Tensor:
         raise ValueError(
             f"the mean image has negative entries (smallest {float(mean_image.min()):.3g}), so it does "
             "not measure paths; pass "
-            "mean_image= of raw pixels in [0, 1], from before normalisation"
+            "mean_image= of raw pixels in [0, 1], from before normalization"
         )
     return mean_image

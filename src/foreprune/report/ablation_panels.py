@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, panel
-from foreprune.report.colours import Style, ablation_style
+from foreprune.report.colors import Style, ablation_style
 from foreprune.report.labels import ORIGINAL, ablation_order
 from foreprune.report.measures import band, density_label, spread
 from foreprune.report.panels import dense_line, density_axis, result_axis, result_line, seeds_words

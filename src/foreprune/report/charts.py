@@ -8,7 +8,7 @@ A new panel is one function from a section to a `Panel`, registered with `@panel
         '''Seconds spent pruning, per method.'''
         ...
 
-Everything else (page, image files, legends, colours, the density selector) follows from the value it returns.
+Everything else (page, image files, legends, colors, the density selector) follows from the value it returns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from foreprune.report.colours import Style
+from foreprune.report.colors import Style
 from foreprune.report.sections import Section
 
 
@@ -61,7 +61,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Chart:
-    """One pair of axes with its lines. `title` tells it from its neighbours; it is hidden with the method so named."""
+    """One pair of axes with its lines. `title` tells it from its neighbors; it is hidden with the method so named."""
 
     x: Axis
     y: Axis
@@ -71,7 +71,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """A square of numbers, a row and a column for each of `names`, coloured from 0 to `limit`.
+    """A square of numbers, a row and a column for each of `names`, colored from 0 to `limit`.
 
     `values[i][j]` belongs to row i (from the top) and column j; `None` leaves the cell empty. `notes` are the texts on
     hover, of the same shape.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from foreprune.experiments.spec import Record
+from foreprune.records.spec import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, leading, panel
-from foreprune.report.colours import DENSE
+from foreprune.report.colors import DENSE
 from foreprune.report.measures import Spread, band, percent, spread
 from foreprune.report.sections import Condition, Section
 
@@ -35,7 +35,7 @@ def neuron_collapse(section: Section) -> Panel | None:
     """Percent of units with sparsity of at least s (Frankle et al. 2021, figure 5), per method and density."""
     views = []
     for condition in section.conditions():
-        if condition.ablation.startswith("reinitialised"):
+        if condition.ablation.startswith("reinitialized"):
             continue  # new weights, the same masks
         for density in section.densities():
             chart = _chart(section, density, condition)

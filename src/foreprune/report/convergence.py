@@ -1,7 +1,7 @@
 """The panel of convergence: how far training moved weights and outputs, against the path kernel's trace.
 
 After Gebhart, Saxena & Schrater 2021, section 5.1 and figure 2: a straight line through the natural logarithm of the
-trace at initialisation predicts each run's distance. One point is one run.
+trace at initialization predicts each run's distance. One point is one run.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from foreprune.experiments.spec import Record
+from foreprune.records.spec import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, panel
-from foreprune.report.colours import DENSE, DENSE_COLOUR, LATER, Style
+from foreprune.report.colors import DENSE, DENSE_COLOR, LATER, Style
 from foreprune.report.measures import density_texts
 from foreprune.report.sections import Section
 
@@ -133,14 +133,14 @@ def _chart(section: Section, name: str, value: Callable[[Record], float | None])
         every += pairs
         found = fit(pairs)
         if found is not None:
-            look = Style(colour=style.colour, marker=None, dash=style.dash)
+            look = Style(color=style.color, marker=None, dash=style.dash)
             fits.append(_fitted(line.name, found, pairs, look))
             texts.append(_words(line.name, found))
     if not points:
         return None, []
     found = fit(every)
     if found is not None:
-        fits.append(_fitted(OVERALL, found, every, Style(colour=DENSE_COLOUR, marker=None, dash="dash")))
+        fits.append(_fitted(OVERALL, found, every, Style(color=DENSE_COLOR, marker=None, dash="dash")))
         texts.append(_words(OVERALL, found))
     axes = Axis(label="ln trace of the path kernel"), Axis(label=name)
     return Chart(x=axes[0], y=axes[1], series=(*points, *fits)), texts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from foreprune.experiments.spec import Epoch, Record
+from foreprune.records.spec import Epoch, Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, leading, panel
-from foreprune.report.colours import DENSE
+from foreprune.report.colors import DENSE
 from foreprune.report.measures import Spread, band, spread
 from foreprune.report.panels import dense_words
 from foreprune.report.sections import Condition, Section

@@ -121,7 +121,7 @@ def draw(panel: Panel, *, heading: str) -> Figure:
     if not labels:
         return figure
     handles = [
-        Line2D([], [], color=style.colour, linestyle=_DASHES[style.dash], marker=_marker(style.marker), markersize=6)
+        Line2D([], [], color=style.color, linestyle=_DASHES[style.dash], marker=_marker(style.marker), markersize=6)
         for _, style in labels
     ]
     figure.legend(
@@ -219,15 +219,15 @@ def _draw_series(axes: Axes, series: Series) -> None:
     if len(known) > 1:
         places = [x for x, _ in known]
         low, high = zip(*(band for _, band in known), strict=True)
-        axes.fill_between(places, low, high, color=series.style.colour, alpha=0.13, linewidth=0)
+        axes.fill_between(places, low, high, color=series.style.color, alpha=0.13, linewidth=0)
     elif known and not series.reference:
         place, ends = known[0]
-        axes.vlines(place, *ends, color=series.style.colour, linewidth=1.4)
+        axes.vlines(place, *ends, color=series.style.color, linewidth=1.4)
     dense_points = len(series.x) > 12
     axes.plot(
         series.x,
         series.y,
-        color=series.style.colour,
+        color=series.style.color,
         linestyle=_DASHES[series.style.dash] if series.joined else "none",
         linewidth=1.7 if len(series.x) > 2 or not series.reference else 1.2,
         marker=_marker(series.style.marker),

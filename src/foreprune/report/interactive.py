@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from foreprune.report.charts import Axis, Chart, Heatmap, Panel, Series
-from foreprune.report.colours import translucent
+from foreprune.report.colors import translucent
 from foreprune.report.figures import HEAT
 
 _INK = "#1d2430"
@@ -79,7 +79,7 @@ def heatmap(chart: Heatmap) -> dict[str, Any]:
         "hoverinfo": "text",
         "zmin": 0,
         "zmax": chart.limit,
-        "colorscale": [[at / (len(HEAT) - 1), colour] for at, colour in enumerate(HEAT)],
+        "colorscale": [[at / (len(HEAT) - 1), color] for at, color in enumerate(HEAT)],
         "showscale": False,
         "xgap": 1,
         "ygap": 1,
@@ -130,7 +130,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
                 "x": [_rounded(x) for x, _ in outline],
                 "y": [_rounded(y) for _, y in outline],
                 "fill": "toself",
-                "fillcolor": translucent(series.style.colour, 0.13),
+                "fillcolor": translucent(series.style.color, 0.13),
                 "line": {"width": 0},
                 "hoverinfo": "skip",
             }
@@ -142,13 +142,13 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         "mode": mode,
         "x": [_rounded(x) for x in series.x],
         "y": [_rounded(y) for y in series.y],
-        "line": {"color": series.style.colour, "dash": series.style.dash, "width": 2},
+        "line": {"color": series.style.color, "dash": series.style.dash, "width": 2},
         "text": [wrapped(escape(note)) for note in series.notes],
         "hoverinfo": "text" if series.notes else "x+y",
     }
     if markers:
         line["marker"] = {
-            "color": series.style.colour,
+            "color": series.style.color,
             "symbol": series.style.marker,
             "size": 5 if len(series.x) > 12 and series.joined else 8,
         }
@@ -159,7 +159,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
             "symmetric": False,
             "array": [high - series.y[0]],
             "arrayminus": [series.y[0] - low],
-            "color": series.style.colour,
+            "color": series.style.color,
             "thickness": 1.5,
         }
     return [*traces, line]

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foreprune.experiments.spec import Ablation, Experiment, Record
-from foreprune.report.colours import DENSE, method_order
+from foreprune.records.spec import Ablation, Experiment, Record
+from foreprune.report.colors import DENSE, method_order
 
 _WORDS: dict[Ablation, str] = {
     "none": "",
     "shuffle": "shuffled",
-    "reinit": "reinitialised",
-    "reinit-layer": "reinitialised per layer",
-    "reinit-neuron": "reinitialised per neuron",
+    "reinit": "reinitialized",
+    "reinit-layer": "reinitialized per layer",
+    "reinit-neuron": "reinitialized per neuron",
     "invert": "inverted",
     "widen": "widened",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, leading, panel
-from foreprune.report.colours import DENSE, LATER
+from foreprune.report.colors import DENSE, LATER
 from foreprune.report.measures import band, density_label
 from foreprune.report.panels import dense_line, dense_words, result_axis, result_line, result_note
 from foreprune.report.sections import Section
@@ -11,7 +11,7 @@ from foreprune.report.tables import Row, section_rows
 
 
 def _place(step: int, first: int) -> float:
-    """Where a step stands on the logarithmic axis; pruning at initialisation a factor of three before the first."""
+    """Where a step stands on the logarithmic axis; pruning at initialization a factor of three before the first."""
     return float(step) if step else first / 3
 
 
@@ -41,7 +41,7 @@ def pruned_later(section: Section) -> Panel | None:
         title="Pruning later in training",
         description=(
             f"{what} against the optimizer step at which the network was pruned, on a logarithmic axis that begins "
-            "with pruning at initialisation; every network then trained for the whole schedule. Means over seeds with "
+            "with pruning at initialization; every network then trained for the whole schedule. Means over seeds with "
             f"a band of one standard deviation. {dense_words(lines)}"
             + ("Long dashes across the chart are methods that look at the trained network." if across else "")
         ),

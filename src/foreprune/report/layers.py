@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from foreprune.experiments.spec import Layer
+from foreprune.records.spec import Layer
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, leading, panel
-from foreprune.report.colours import DENSE
+from foreprune.report.colors import DENSE
 from foreprune.report.labels import printable
 from foreprune.report.measures import Spread, band, percent, spread
 from foreprune.report.sections import Condition, Section

@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.experiments.spec import Layer, Record
+from foreprune.records.spec import Layer, Record
 from foreprune.report.charts import Heatmap, Panel, View, panel
-from foreprune.report.colours import DENSE
+from foreprune.report.colors import DENSE
 from foreprune.report.labels import printable
 from foreprune.report.measures import density_label
 from foreprune.report.sections import Line, Section

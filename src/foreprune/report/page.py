@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foreprune.experiments.spec import Record
+from foreprune.records.spec import Record
 from foreprune.report.charts import Panel, build_panels
-from foreprune.report.colours import DENSE, Style
+from foreprune.report.colors import DENSE, Style
 from foreprune.report.interactive import panel_figures, plotly_source
 from foreprune.report.labels import printable
 from foreprune.report.measures import Measure, density_texts, percent
@@ -32,7 +32,7 @@ from foreprune.report.tables import Row, section_rows
 _LONGEST_ERROR = 4000
 _MOST_VALUES = 5
 
-# Outlines of the legend's markers, centred on (0, 0) and about 9 units wide.
+# Outlines of the legend's markers, centered on (0, 0) and about 9 units wide.
 _SHAPES = {
     "circle": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
     "square": "M-4 -4h8v8h-8z",
@@ -52,7 +52,7 @@ class Key:
     """One entry of a legend: a label with its swatch."""
 
     label: str
-    colour: str
+    color: str
     dashes: str
     shape: str
 
@@ -127,7 +127,7 @@ def _count(number: int, word: str, plural: str | None = None) -> str:
 
 def _key(label: str, style: Style) -> Key:
     shape = _SHAPES[style.marker] if style.marker else ""
-    return Key(label=label, colour=style.colour, dashes=_DASH_ARRAYS[style.dash], shape=shape)
+    return Key(label=label, color=style.color, dashes=_DASH_ARRAYS[style.dash], shape=shape)
 
 
 def _section(section: Section, drawn: Sequence[Panel]) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, panel
-from foreprune.report.colours import DENSE, Style
+from foreprune.report.colors import DENSE, Style
 from foreprune.report.measures import Measure, Spread, band, density_label, density_texts, spread
 from foreprune.report.sections import Section
 from foreprune.report.tables import Row, section_rows
 
 
 def styles(section: Section) -> dict[str, Style]:
-    """The style of every label and name of the section: colour and marker by method, dash by variant of the method."""
+    """The style of every label and name of the section: color and marker by method, dash by variant of the method."""
     named = section.styles
     return named | {label: named[section.name(label)] for label in section.variants}
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foreprune.experiments.spec import Experiment, Record
-from foreprune.report.colours import DENSE, Style, style_of
+from foreprune.records.spec import Experiment, Record
+from foreprune.report.colors import DENSE, Style, style_of
 from foreprune.report.labels import Variant, ablation_order, printable, variants
 from foreprune.report.measures import Measure, density_label, measure_of
 
@@ -45,7 +45,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Section:
-    """Runs that may be compared: the same data, network, initialisation, training set and recipe.
+    """Runs that may be compared: the same data, network, initialization, training set and recipe.
 
     `labels` maps every record's id to its label, `variants` every label to what it stands for; `settings` are the facts
     that all its runs share. `runs` is the folder that holds the folder of each run, if there is one.
@@ -107,7 +107,7 @@ class Section:
 
     @cached_property
     def styles(self) -> dict[str, Style]:
-        """Name in a figure -> style: colour and marker by method, dash by variant of the method."""
+        """Name in a figure -> style: color and marker by method, dash by variant of the method."""
         found: dict[str, Style] = {}
         counts: dict[str, int] = defaultdict(int)
         for each in self._ordered:
@@ -151,7 +151,7 @@ def _text(value: Any) -> str:
 def sections(records: Iterable[Record], *, runs: Path | None = None) -> tuple[Section, ...]:
     """Split records into sections of comparable runs, ordered by data and network.
 
-    Runs that differ in training recipe, initialisation or number of training images are never averaged: they make
+    Runs that differ in training recipe, initialization or number of training images are never averaged: they make
     sections of their own, whose titles name the difference. `runs` is the folder of the runs' folders, where masks lie.
     """
     groups: dict[str, list[Record]] = defaultdict(list)

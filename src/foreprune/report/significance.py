@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from foreprune.experiments.spec import Record
+from foreprune.records.spec import Record
 from foreprune.report.ablation_panels import paired
-from foreprune.report.colours import DENSE
+from foreprune.report.colors import DENSE
 from foreprune.report.measures import density_texts
 from foreprune.report.sections import Section, sections
 from foreprune.report.tables import markdown

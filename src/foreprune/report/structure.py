@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from foreprune.experiments.spec import Record
+from foreprune.records.spec import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, panel
-from foreprune.report.colours import DENSE
+from foreprune.report.colors import DENSE
 from foreprune.report.measures import Spread, band, density_texts, spread
 from foreprune.report.panels import density_axis
 from foreprune.report.sections import Section, sections

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foreprune.core.net import isolated_randomness, primary_output
-from foreprune.core.task import Batch, Inputs, materialise
+from foreprune.core.task import Batch, Inputs, materialize
 
 Loss = Callable[[Any, Any], Tensor]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -171,7 +171,7 @@ def _to_batch(item: Any, device: torch.device) -> Batch:
     if isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(part, Tensor) for part in item):
         images, target = (part.to(device, non_blocking=True) for part in item)  # the usual case, without the inspection
         return Batch(Inputs((images,)), target, images.shape[0])
-    return materialise([item], device)[0]
+    return materialize([item], device)[0]
 
 
 def check_reiterable(data: Any, name: str) -> None:

@@ -253,7 +253,7 @@ def _restore(modes: list[tuple[nn.Module, bool]], optimizer: torch.optim.Optimiz
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
-    """A 63-bit seed of one epoch. Hashed, so that neighbouring seeds and epochs have nothing in common."""
+    """A 63-bit seed of one epoch. Hashed, so that neighboring seeds and epochs have nothing in common."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
 
 

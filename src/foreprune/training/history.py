@@ -15,7 +15,7 @@ class Epoch(_Value):
     Attributes:
         epoch: epochs completed at this point; the first is 1.
         lr: learning rate of the last step of the epoch.
-        train_loss: mean of what was minimised (label smoothing included), measured while the weights were changing.
+        train_loss: mean of what was minimized (label smoothing included), measured while the weights were changing.
         train_top1: accuracy on the same batches, augmentation and dropout included; None without class labels.
         test_loss: mean loss on the test data, without label smoothing; None where there was no evaluation.
         test_top1: test accuracy.

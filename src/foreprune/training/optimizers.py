@@ -14,7 +14,7 @@ from foreprune.training.recipes import Recipe
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of `recipe` over every parameter of `model` that requires a gradient.
 
-    Weight decay applies to all of them, biases and normalisation included, as in the papers' code. It is the L2 penalty
+    Weight decay applies to all of them, biases and normalization included, as in the papers' code. It is the L2 penalty
     of `torch.optim`, added to the gradient, except for "adamw", where it is decoupled. Its learning rate is
     `recipe.lr`; set each step's from `learning_rate`.
 

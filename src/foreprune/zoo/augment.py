@@ -2,7 +2,7 @@
 
 Images are (B, C, H, W), uint8 or floating point, and come back with the same shape, dtype and device. Every random
 number is drawn on the device of the generator, so that a CPU generator gives the same images on every device. `batches`
-applies them to raw pixels, before normalisation: what a shift uncovers is black, as in OpenLTH.
+applies them to raw pixels, before normalization: what a shift uncovers is black, as in OpenLTH.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class RandomResizedCrop:
         boxes = self.boxes(draws, torch.full((count,), height), torch.full((count,), width)).to(images.device)
         rows = _sample_positions(boxes[:, 0], boxes[:, 2], height)
         columns = _sample_positions(boxes[:, 1], boxes[:, 3], width)
-        # grid_sample wants the position x of a pixel centre as (2x + 1) / size - 1
+        # grid_sample wants the position x of a pixel center as (2x + 1) / size - 1
         grid = torch.stack(
             (
                 ((2 * columns + 1) / width - 1)[:, None, :].expand(count, height, width),
@@ -138,7 +138,7 @@ Augmentation = RandomHorizontalFlip | RandomShift | RandomResizedCrop
 
 
 def _sample_positions(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where `size` pixel centres fall in patches of `length` pixels from `start`: (B, size); edges are repeated."""
+    """Where `size` pixel centers fall in patches of `length` pixels from `start`: (B, size); edges are repeated."""
     length = length[:, None].double()
-    centres = (torch.arange(size, device=start.device) + 0.5) * length / size - 0.5
-    return start[:, None] + torch.minimum(centres.clamp(min=0), length - 1)
+    centers = (torch.arange(size, device=start.device) + 0.5) * length / size - 0.5
+    return start[:, None] + torch.minimum(centers.clamp(min=0), length - 1)

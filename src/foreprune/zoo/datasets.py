@@ -12,7 +12,7 @@
 | digits-transformation | as digits | none | as digits |
 
 The published constants are those of the training images to three or four digits; they are not computed again, so that a
-subset or a re-encoded copy is normalised alike. OpenLTH, the code of Frankle et al. 2021, uses ImageNet's for CIFAR
+subset or a re-encoded copy is normalized alike. OpenLTH, the code of Frankle et al. 2021, uses ImageNet's for CIFAR
 too. Nothing is downloaded. The last two have images as targets, see `foreprune.zoo.transformation`.
 """
 
@@ -60,7 +60,7 @@ class DataSet:
         classes: how many, or of images with real targets how many numbers each has: the outputs of a network.
         shape: (C, H, W) of one image as `batches` yields it.
         note: what must be said beside any number measured on it, or nothing.
-        loss: what is minimised on it: of class labels the cross-entropy, of real targets the mean squared error.
+        loss: what is minimized on it: of class labels the cross-entropy, of real targets the mean squared error.
     """
 
     name: str
@@ -147,7 +147,7 @@ def load(name: str, *, data_dir: Path | str | None = None) -> DataSet:
 
     `mnist-transformation` is the regression task of Patil & Dovrolis 2021, appendix B: of each class 1,000 training
     images, always the same ones, and all test images, each to be rotated and sheared as its class says. Inputs are
-    normalised as for `mnist`, targets are (784,) in [0, 1] (`foreprune.zoo.transformation` says what the paper leaves
+    normalized as for `mnist`, targets are (784,) in [0, 1] (`foreprune.zoo.transformation` says what the paper leaves
     open). It reads the files of `mnist`; `digits-transformation` is the same task on all images of `digits`.
 
     Raises:
@@ -158,9 +158,9 @@ def load(name: str, *, data_dir: Path | str | None = None) -> DataSet:
     """
     _check_name(name)
     if name not in _TRANSFORMED:
-        return _labelled(name, name, data_dir)
+        return _labeled(name, name, data_dir)
     task = _TRANSFORMED[name]
-    data = _labelled(name, task.source, data_dir)
+    data = _labeled(name, task.source, data_dir)
     assert isinstance(data.train, ImageSet)
     assert isinstance(data.test, ImageSet)
     try:
@@ -171,7 +171,7 @@ def load(name: str, *, data_dir: Path | str | None = None) -> DataSet:
     return DataSet(name, first, second, first.targets.shape[1], data.shape, data.note, "squared-error")
 
 
-def _labelled(name: str, source_name: str, data_dir: Path | str | None) -> DataSet:
+def _labeled(name: str, source_name: str, data_dir: Path | str | None) -> DataSet:
     """The data set `source_name`, called `name` in errors."""
     if source_name == "digits":
         return _digits()

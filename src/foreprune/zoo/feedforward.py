@@ -23,7 +23,7 @@ _VGG: dict[int, tuple[tuple[int, ...], ...]] = {
 def mlp(input_shape: Shape, classes: int, *, widths: Sequence[int], norm: bool = False) -> nn.Sequential:
     """Flatten, then linear layers `fc1`, `fc2`, ... of `widths` units with ReLU, then `classifier`. Any input size.
 
-    With `norm`, batch normalisation `bn1`, `bn2`, ... precedes each ReLU; the layers keep their biases, as VGG's do.
+    With `norm`, batch normalization `bn1`, `bn2`, ... precedes each ReLU; the layers keep their biases, as VGG's do.
     """
     layers: Layers = OrderedDict(flatten=nn.Flatten())
     features = math.prod(input_shape)
@@ -64,14 +64,14 @@ def lenet5(input_shape: Shape, classes: int) -> nn.Sequential:
 
 
 def vgg(input_shape: Shape, classes: int, *, depth: int, factor: int = 1, linear_layers: int = 1) -> nn.Sequential:
-    """VGG-`depth` in its CIFAR form: 3x3 convolutions with batch normalisation, one or two linear layers.
+    """VGG-`depth` in its CIFAR form: 3x3 convolutions with batch normalization, one or two linear layers.
 
     The convolutions are those of Simonyan and Zisserman 2015, in five groups, with biases as in OpenLTH. Four 2x2 max
     poolings stand between the groups; the fifth pooling is a global average, which is OpenLTH's 2x2 average at 32x32
     and leaves the same 512 features at any other size (4x4 positions are averaged at 64x64, the size of TinyImageNet).
 
     `linear_layers=1` is the VGG-16 of Frankle et al. 2021 (SNIP's VGG-like, by their account), `2` their VGG2-16
-    (SNIP's VGG-D): a hidden linear layer `fc1` of 512 units with batch normalisation. `factor` multiplies every width.
+    (SNIP's VGG-D): a hidden linear layer `fc1` of 512 units with batch normalization. `factor` multiplies every width.
 
     Raises:
         ValueError: height or width below 16, or an unknown depth.

@@ -34,7 +34,7 @@ class ImageSet:
     Attributes:
         images: (N, C, H, W) uint8, on any device.
         labels: (N,) int64, from 0 to `classes` - 1.
-        mean, std: per channel, of pixels scaled to [0, 1]; what `normalised` subtracts and divides by.
+        mean, std: per channel, of pixels scaled to [0, 1]; what `normalized` subtracts and divides by.
         augmentation: applied in turn to raw pixels where `batches(augment=True)` is asked for.
         classes: how many there are; 0 takes the largest label plus one.
 
@@ -79,14 +79,14 @@ class ImageSet:
         """
         return self.take(_first_of_permutation(n, len(self), seed))
 
-    def normalised(self, pixels: Tensor) -> Tensor:
+    def normalized(self, pixels: Tensor) -> Tensor:
         """(..., C, H, W) uint8 -> float32, `(pixels / 255 - mean) / std`, on the device of `pixels`."""
-        return _normalised(pixels, self.mean, self.std)
+        return _normalized(pixels, self.mean, self.std)
 
     def batches(
         self, batch_size: int, *, seed: int | None = None, epoch: int = 0, augment: bool = False, device: Device = None
     ) -> Iterator[Batch]:
-        """Every image once, normalised: (B, C, H, W) float32 and (B,) int64; the last batch may be smaller.
+        """Every image once, normalized: (B, C, H, W) float32 and (B,) int64; the last batch may be smaller.
 
         The order and the augmentation depend on (seed, epoch) alone, and the order not on `augment`.
 
@@ -111,7 +111,7 @@ class ImageSet:
             if generator is not None:
                 for augmentation in self.augmentation:
                     pixels = augmentation(pixels, generator)
-            yield self.normalised(pixels), self._answers(index, device)
+            yield self.normalized(pixels), self._answers(index, device)
 
     def _answers(self, index: Tensor, device: Device) -> Tensor:
         """What a network is to say of the images at `index`."""
@@ -122,7 +122,7 @@ class ImageSet:
         return self.take(_balanced(self.labels, n, self.classes, seed))
 
     def per_class(self, n: int, *, seed: int) -> Batch:
-        """One batch of exactly `n` images of each class, normalised, not augmented, in a random order.
+        """One batch of exactly `n` images of each class, normalized, not augmented, in a random order.
 
         GraSP and Frankle et al. 2021 score on such batches, with n = 10. The order is shuffled because halves of a
         batch sorted by class would see different classes, and with them other batch statistics.
@@ -142,7 +142,7 @@ class ImageFolder:
     """One split too large for memory: image files of any size, decoded by a pool of threads as batches are read.
 
     At most three batches are in memory. Without augmentation the shorter side is resized to `resize` pixels and the
-    centre cut out; with it, a leading `RandomResizedCrop` is cut from the full image while decoding, and the other
+    center cut out; with it, a leading `RandomResizedCrop` is cut from the full image while decoding, and the other
     augmentations follow on the pixels. Resizing is bilinear, by Pillow.
 
     Attributes:
@@ -151,7 +151,7 @@ class ImageFolder:
         labels: (N,) int64, from 0 to `classes` - 1.
         mean, std, augmentation, classes: as in `ImageSet`.
         size: height and width of what comes out, in pixels.
-        resize: shorter side before the centre is cut out, in pixels, at least `size`.
+        resize: shorter side before the center is cut out, in pixels, at least `size`.
 
     Raises:
         TypeError: labels that are not int64.
@@ -186,9 +186,9 @@ class ImageFolder:
         """The first `n` images of a permutation that depends on `seed` alone. Raises as `ImageSet.subset`."""
         return self.take(_first_of_permutation(n, len(self), seed))
 
-    def normalised(self, pixels: Tensor) -> Tensor:
+    def normalized(self, pixels: Tensor) -> Tensor:
         """(..., 3, H, W) uint8 -> float32, `(pixels / 255 - mean) / std`, on the device of `pixels`."""
-        return _normalised(pixels, self.mean, self.std)
+        return _normalized(pixels, self.mean, self.std)
 
     def batches(
         self, batch_size: int, *, seed: int | None = None, epoch: int = 0, augment: bool = False, device: Device = None
@@ -229,7 +229,7 @@ class ImageFolder:
             pixels = torch.stack([image.result() for image in decoded]).to(device)
             for augmentation in augmentations:
                 pixels = augmentation(pixels, generator)
-            return self.normalised(pixels), self.labels[chunk].to(device)
+            return self.normalized(pixels), self.labels[chunk].to(device)
 
         try:
             for chunk in chunks:
@@ -312,9 +312,9 @@ def _balanced(labels: Tensor, n: int, classes: int, seed: int) -> Tensor:
     return chosen[torch.randperm(len(chosen), generator=generator)]
 
 
-def _normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def _normalized(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     if pixels.dtype != torch.uint8:
-        raise TypeError(f"normalised() takes raw uint8 pixels from 0 to 255, not {pixels.dtype}")
+        raise TypeError(f"normalized() takes raw uint8 pixels from 0 to 255, not {pixels.dtype}")
     scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=pixels.device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=pixels.device)
     return pixels.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None])

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from foreprune.zoo.feedforward import Shape, lenet5, mlp, vgg
-from foreprune.zoo.initialisers import check_initialiser, initialise_
+from foreprune.zoo.initializers import check_initializer, initialize_
 from foreprune.zoo.resnets import cifar_resnet, resnet18, resnet50
 
 Builder = Callable[[Shape, int], nn.Module]
@@ -34,7 +34,7 @@ _DESCRIPTIONS: dict[str, str] = {
     "fc-1000": "fully connected, six hidden layers of 1000 units",
     "fc-2000": "fully connected, six hidden layers of 2000 units",
     **{
-        f"mlp-bn-{width}": f"fully connected, six hidden layers of {width} units with batch normalisation"
+        f"mlp-bn-{width}": f"fully connected, six hidden layers of {width} units with batch normalization"
         for width in (100, 200, 300, 400)
     },
     "resnet-8": "CIFAR ResNet, 8 layers, widths 16, 32, 64",
@@ -48,10 +48,10 @@ _DESCRIPTIONS: dict[str, str] = {
     "wrn-14-10": "CIFAR ResNet, 14 layers, ten times as wide (WRN-16-10 of SNIP)",
     "wrn-20-8": "CIFAR ResNet, 20 layers, eight times as wide (WRN-22-8 of SNIP)",
     "wrn-32-2": "CIFAR ResNet, 32 layers, twice as wide (ResNet-32 of GraSP)",
-    "vgg-11": "VGG, 8 convolutions with batch normalisation and one linear layer; images from 16x16",
-    "vgg-13": "VGG, 10 convolutions with batch normalisation and one linear layer; images from 16x16",
-    "vgg-16": "VGG, 13 convolutions with batch normalisation and one linear layer; images from 16x16",
-    "vgg-19": "VGG, 16 convolutions with batch normalisation and one linear layer; images from 16x16",
+    "vgg-11": "VGG, 8 convolutions with batch normalization and one linear layer; images from 16x16",
+    "vgg-13": "VGG, 10 convolutions with batch normalization and one linear layer; images from 16x16",
+    "vgg-16": "VGG, 13 convolutions with batch normalization and one linear layer; images from 16x16",
+    "vgg-19": "VGG, 16 convolutions with batch normalization and one linear layer; images from 16x16",
     "vgg-16-2fc": "VGG-16 with a second, 512-unit linear layer (VGG2-16); images from 16x16",
     "resnet-18": "ResNet-18 with a 3x3 stem and no max pooling (SynFlow's form for small images)",
     "resnet-18-imagenet": "ResNet-18 with the 7x7 stem and max pooling",
@@ -93,12 +93,12 @@ def create(
     **Depths of wide ResNets** are counted as for every CIFAR ResNet, 6n + 2: n blocks of two convolutions in each of
     three stages, the stem and the classifier. `wrn-14-8` has n = 2 and stages of 128, 256 and 512 channels. Zagoruyko
     and Komodakis 2016, and after them SNIP, count 6n + 4 and call it WRN-16-8; Frankle et al. 2021 (table 1) use the
-    names here. Batch normalisation precedes the activation, after the convolution.
+    names here. Batch normalization precedes the activation, after the convolution.
 
     **Gebhart et al. 2021** describe `fc-*` as six hidden layers (section 5.2); the SynFlow code that they built on
     counts the classifier among its six layers. Here there are six hidden layers and a classifier.
 
-    **Patil & Dovrolis 2021** (PHEW) give the widths of the MLPs of their appendix B, batch normalisation and ReLU at
+    **Patil & Dovrolis 2021** (PHEW) give the widths of the MLPs of their appendix B, batch normalization and ReLU at
     each hidden layer, and nowhere how many layers there are; the code they published has no MLP. Here `mlp-bn-*` have
     six hidden layers, as many as the networks of Gebhart et al., whose path kernel that paper builds on; another number
     can follow the width, as in `mlp-bn-100-3`.
@@ -107,7 +107,7 @@ def create(
         name: which network.
         input_shape: (channels, height, width) of one image.
         classes: number of outputs.
-        init: distribution of the weights, one of `foreprune.zoo.initialisers.initialisers()`.
+        init: distribution of the weights, one of `foreprune.zoo.initializers.initializers()`.
         seed: of the generator that draws them; equal seeds give bit-identical weights.
 
     Returns:
@@ -125,12 +125,12 @@ def create(
         _require_int(what, value)
         if value < least:
             raise ValueError(f"{what} must be at least {least}, not {value}")
-    check_initialiser(init)
-    # built without storage, so that PyTorch's own initialisation costs nothing and draws nothing
+    check_initializer(init)
+    # built without storage, so that PyTorch's own initialization costs nothing and draws nothing
     with torch.device("meta"):
         model = build(shape, classes)
     model.to_empty(device=torch.get_default_device())
-    return initialise_(model, init=init, generator=torch.Generator().manual_seed(seed))
+    return initialize_(model, init=init, generator=torch.Generator().manual_seed(seed))
 
 
 def _builder(name: str) -> Builder:

@@ -1,7 +1,7 @@
 """Residual networks: the three-stage form for CIFAR and the four-stage form for ImageNet.
 
-Both place batch normalisation after each convolution and before the activation (He et al. 2016, arXiv:1512.03385), and
-both project with a 1x1 convolution and batch normalisation wherever a block changes the width or the resolution.
+Both place batch normalization after each convolution and before the activation (He et al. 2016, arXiv:1512.03385), and
+both project with a 1x1 convolution and batch normalization wherever a block changes the width or the resolution.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def cifar_resnet(input_shape: Shape, classes: int, *, depth: int, factor: int = 
     `factor`.
 
     He et al. 2016, section 4.2, with the shortcuts of OpenLTH, hence of Frankle et al. 2021: a 1x1 projection with
-    batch normalisation on each of the two downsamplings (He et al. pad with zero channels there, which has no weights).
-    The stem is widened by `factor` too, as in OpenLTH; Zagoruyko and Komodakis 2016 keep it at 16 channels, normalise
+    batch normalization on each of the two downsamplings (He et al. pad with zero channels there, which has no weights).
+    The stem is widened by `factor` too, as in OpenLTH; Zagoruyko and Komodakis 2016 keep it at 16 channels, normalize
     before the convolutions and count 6n + 4 layers.
 
     Raises:

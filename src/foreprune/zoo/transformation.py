@@ -1,4 +1,4 @@
-"""A regression task made of labelled images: give back the image, rotated and sheared as its class says.
+"""A regression task made of labeled images: give back the image, rotated and sheared as its class says.
 
 Patil & Dovrolis 2021 (PHEW), appendix B, with MNIST. A network has as many outputs as inputs and learns by the mean
 squared error. What the paper leaves open is decided here:
@@ -6,9 +6,9 @@ squared error. What the paper leaves open is decided here:
 * The angles are 30 degrees times the class, from 0 to 270 for ten classes, anticlockwise.
 * The shears are "uniformly sampled between -0.6 and 0.6", and not printed. Here they are evenly spaced, both ends
   included: -0.6, -0.4667, ..., 0.6 for classes 0 to 9. So no class is the identity, and nothing hangs on a seed.
-* An image is first rotated, then sheared along its rows, about its centre, in one bilinear step. What leaves the frame
+* An image is first rotated, then sheared along its rows, about its center, in one bilinear step. What leaves the frame
   is cut off, and what comes into it is black.
-* Targets are raw pixels, scaled to [0, 1]; inputs are normalised as the same images are for classification.
+* Targets are raw pixels, scaled to [0, 1]; inputs are normalized as the same images are for classification.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def shears(classes: int) -> tuple[float, ...]:
 
 
 def rotate_and_shear(images: Tensor, *, degrees: float, shear: float) -> Tensor:
-    """Rotate anticlockwise by `degrees`, then move every row to the right by `shear` times its height over the centre.
+    """Rotate anticlockwise by `degrees`, then move every row to the right by `shear` times its height over the center.
 
-    Both are about the centre of the image. With x to the right and y up, a pixel at (x, y) goes to (u + shear * v, v),
+    Both are about the center of the image. With x to the right and y up, a pixel at (x, y) goes to (u + shear * v, v),
     where (u, v) is (x, y) rotated. Each pixel of the result is interpolated bilinearly between the four pixels around
     the place it comes from; outside the image everything is 0.
 
@@ -128,7 +128,7 @@ class TransformedImages(ImageSet):
 def transformed_by_class(split: ImageSet) -> TransformedImages:
     """The same images, each with itself as the target: rotated and sheared by `angles` and `shears` of its class.
 
-    Targets are computed in float64 and rounded to the nearest of the 256 grey levels, halves up.
+    Targets are computed in float64 and rounded to the nearest of the 256 gray levels, halves up.
 
     Returns:
         Targets (N, C * H * W), rows of pixels as `flatten` lays them out. Without augmentation.

@@ -1,0 +1,158 @@
+"""`PathGraph`: a network as a graph of paths, evaluated by its own forward with the gates open.
+
+The sum over input-output paths of the product of their weights is what a network computes once every gate is open:
+activations, dropout and normalizations pass their input on, attention is uniform, biases and other additive constants
+drop out, and the weights are the tensors one passes in (|w|, w^2, ones, ...). The user's own `forward` runs under a
+`TorchFunctionMode` that replaces exactly those operations, so any eager model works and nothing is traced ahead.
+
+Products over many layers leave the range of float32 (on ResNet-50 at 224 px, say). Every flow therefore carries an
+exponent of two of its own; scaling by a power of two is exact, so scores are bit for bit those of an unscaled run
+wherever that one stays in range, up to one common power of two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from foreprune.core.net import Net, Params, gradients, primary_output, scoring
+from foreprune.core.task import Inputs
+from foreprune.graph.sums.gates import Gates, Handler, PathError, flow_of, graph_nodes
+from foreprune.graph.sums.operations import HANDLERS
+
+_ROUNDING = 1e-3  # some convolution algorithms subtract inside and leave a little dust below zero
+
+
+@dataclass(frozen=True, eq=False)
+class PathSum:
+    """A sum over paths: the true value is `value * 2**exponent`.
+
+    Attributes:
+        value: scalar, differentiable with respect to the weights.
+        exponent: common power of two, so that no intermediate value over- or underflows.
+    """
+
+    value: Tensor
+    exponent: int
+
+    @property
+    def log10(self) -> float:
+        """log10 of the true value, -inf if no path is left."""
+        value = float(self.value.detach())
+        return math.log10(value) + self.exponent * math.log10(2) if value > 0 else -math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class PathGraph:
+    """The paths of `net` for inputs of the shape of `inputs`.
+
+    `handlers` says what each operation becomes; with others than the default, other sums over the same paths. `gates`
+    makes the mode that the forward runs in.
+    """
+
+    net: Net
+    inputs: Inputs
+    handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
+    gates: Callable[[Net, Mapping[str, Handler]], Gates] = Gates
+
+    def sum(self, weights: Params, *, image: Tensor | None = None) -> PathSum:
+        """Sum over all paths of the product of their `weights`, each path times its input's entry of `image` (default
+        1).
+
+        Args:
+            weights: non-negative tensors by name; parameters that are missing enter with their absolute value.
+            image: non-negative, of the shape of one input without its batch axis. Networks with one input tensor only.
+
+        Raises:
+            PathError: an operation that has no meaning for paths.
+            ValueError: the result is infinite or NaN.
+        """
+        output, exponent = self.outputs(weights, image=image)
+        value = output.sum()
+        if not math.isfinite(float(value.detach())):
+            raise ValueError("the sum over paths is not finite: look for NaN or infinite weights")
+        # gradients are recorded from the inputs on; nobody needs them unless some weight asked
+        tracked = any(tensor.requires_grad for tensor in weights.values())
+        return PathSum(value if tracked else value.detach(), exponent)
+
+    def outputs(self, weights: Params, *, image: Tensor | None = None) -> tuple[Tensor, int]:
+        """The sum over the paths to each output, as (tensor of the output's shape, exponent): tensor * 2**exponent.
+
+        Arguments and PathError as in `sum`.
+        """
+        tensors = _same_precision({**self.net.magnitudes, **weights})
+        with scoring(self.net), self.gates(self.net, self.handlers) as gates:
+            start = self._start(gates, tensors, image)
+            output = primary_output(start.call(lambda *args, **kwargs: self.net(tensors, *args, **kwargs)))
+            output = gates.resolve(output)
+        flow = flow_of(output)
+        if flow is None or flow.logits:
+            raise PathError(
+                "the output does not depend on the inputs through operations that paths can follow (it is computed "
+                "outside torch functions, from constants or integers only, in a scripted module, or is a product of "
+                "two sums); use a data-driven method such as 'snip'"
+            )
+        for node in graph_nodes(output):
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                raise PathError(
+                    f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative "
+                    "of its own, which has no meaning for paths; write it with torch functions, or use a method that "
+                    "follows the real network ('snip', 'grasp', ...)"
+                )
+        return output, flow.exponent
+
+    def gradients(self, weights: Params, names: Iterable[str], *, image: Tensor | None = None) -> dict[str, Tensor]:
+        """d sum / d weights[name], up to the one common factor 2**exponent of `sum`."""
+        names = list(names)
+        leaves = {**weights, **{name: weights[name].detach().requires_grad_() for name in names}}
+        grads = gradients(self.sum(leaves, image=image).value, leaves, names)
+        check_growing(grads)
+        return grads
+
+    def _start(self, gates: Gates, tensors: Params, image: Tensor | None) -> Inputs:
+        dtype = next(value.dtype for value in tensors.values() if value.is_floating_point())
+
+        def source(tensor: Tensor) -> Tensor:
+            one = tensor[:1] if tensor.dim() else tensor
+            if not tensor.is_floating_point():
+                if image is not None:
+                    raise ValueError(f"a mean image needs floating inputs, and this network's are {tensor.dtype}")
+                return gates.ids(one.to(self.net.device, copy=True))
+            if image is None:
+                return gates.source(torch.ones_like(one, dtype=dtype, device=self.net.device))
+            if tuple(image.shape) != tuple(tensor.shape[1:]):
+                raise ValueError(
+                    f"the mean image must have the shape of one input, {tuple(tensor.shape[1:])}, not "
+                    f"{tuple(image.shape)}"
+                )
+            return gates.source(image.to(dtype=dtype, device=self.net.device)[None])
+
+        if image is not None and len(self.inputs.tensors()) != 1:
+            raise ValueError("a mean image needs a network with exactly one input tensor")
+        return self.inputs.map(source)
+
+
+def check_growing(grads: Mapping[str, Tensor]) -> None:
+    """Raise PathError for a derivative of a sum over paths that is negative."""
+    for name, grad in grads.items():
+        # more weight never means less flow, unless something between the weights and the paths subtracts
+        least = float(grad.min()) if grad.numel() else 0.0
+        if least < 0 and least < -_ROUNDING * float(grad.max()):
+            raise PathError(
+                f"the sum over paths falls where {name!r} grows, so it is no sum over paths: is that weight "
+                "normalized before use (cosine classifier, weight normalization), or is there an operation with "
+                "negative coefficients (bicubic interpolation)? Use a method that follows the real network "
+                "('snip', 'grasp', 'magnitude', 'erk', ...)"
+            )
+
+
+def _same_precision(tensors: Params) -> dict[str, Tensor]:
+    """All weights in float64 if one of them is, else in float32: half precision has not the range for path sums, and
+    networks of mixed precision convert activations on the way, which paths do not follow."""
+    double = any(value.dtype == torch.float64 for value in tensors.values())
+    dtype = torch.float64 if double else torch.float32
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}

@@ -1,0 +1,172 @@
+"""Weight distributions at initialization, drawn from an explicit generator.
+
+Frankle et al. 2021 (section 5) show that magnitude pruning at initialization sees nothing but these per-layer
+variances, so the choice is named with every network instead of being a framework's default.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+_WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
+# (fan-in, fan-out) -> standard deviation of the weights; the gain of ReLU is sqrt(2)
+_DEVIATIONS: dict[str, Callable[[int, int], float]] = {
+    "kaiming-normal-fan-in": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
+    "kaiming-normal-fan-out": lambda fan_in, fan_out: math.sqrt(2 / fan_out),
+    "kaiming-uniform-fan-in": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
+    "xavier-normal": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
+    "xavier-uniform": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
+    "normal-0.1": lambda fan_in, fan_out: 0.1,
+    "constant-variance": lambda fan_in, fan_out: 1.0,
+}
+
+
+def initializers() -> tuple[str, ...]:
+    """Names that `initialize_` and `create` take as `init`."""
+    return tuple(_DEVIATIONS)
+
+
+def check_initializer(init: str) -> None:
+    """Refuse a name that is not in `initializers()`.
+
+    Raises:
+        ValueError: unknown name, with near ones.
+    """
+    if init not in _DEVIATIONS:
+        near = difflib.get_close_matches(str(init), _DEVIATIONS, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"unknown init {init!r}: {hint}choose one of {', '.join(_DEVIATIONS)}")
+
+
+@torch.no_grad()
+def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", generator: torch.Generator) -> nn.Module:
+    """Draw every weight of `module` anew, in place, and return it.
+
+    Weights of linear, convolutional and transposed convolutional layers follow `init`; their biases become 0.
+    Normalization layers become scale 1, shift 0, running mean 0 and running variance 1. (OpenLTH, the code of Frankle
+    et al. 2021, draws the scales of batch normalization from U(0, 1) by default; SynFlow, GraSP and this library use
+    1.) Layers of other kinds that own parameters (embeddings, attention projections, recurrent layers) are drawn by
+    their own `reset_parameters()`, under a forked global generator.
+
+    | init | weights |
+    | --- | --- |
+    | kaiming-normal-fan-in | N(0, 2 / fan-in), He et al. 2015; the papers' default |
+    | kaiming-normal-fan-out | N(0, 2 / fan-out), He et al. 2015 |
+    | kaiming-uniform-fan-in | uniform with variance 2 / fan-in; PyTorch's own default layers have a sixth of it |
+    | xavier-normal | N(0, 2 / (fan-in + fan-out)), Glorot and Bengio 2010 |
+    | xavier-uniform | uniform with variance 2 / (fan-in + fan-out), Glorot and Bengio 2010 |
+    | normal-0.1 | standard deviation 0.1 in every layer (Patil and Dovrolis 2021, section 5.2) |
+    | constant-variance | N(0, 1) in every layer: magnitudes say nothing of layers (Frankle et al. 2021, section 5) |
+
+    Fans count true connections: inputs and outputs of the same group, with the two sides of a transposed convolution in
+    their places.
+
+    Args:
+        module: any module; its device and dtype stay.
+        init: one of `initializers()`.
+        generator: the only source of randomness. Numbers are drawn on its device and copied, so that a CPU generator
+            gives the same weights on every device.
+
+    Raises:
+        ValueError: unknown `init`, or a layer with parameters that nothing says how to draw; nothing is changed then.
+    """
+    check_initializer(init)
+    layers = list(module.named_modules())
+    for name, layer in layers:
+        _require_drawable(name, layer)
+    for _, layer in layers:
+        if isinstance(layer, _WEIGHTED):
+            _draw_(layer.weight, init, *_fans(layer), generator)
+            if layer.bias is not None:
+                layer.bias.zero_()
+        elif isinstance(layer, _NORMS):
+            _reset_norm_(layer)
+        elif _owns_parameters(layer):
+            _reset_by_itself_(layer, generator)
+    return module
+
+
+def _require_drawable(name: str, layer: nn.Module) -> None:
+    where = f"{name!r} ({type(layer).__name__})" if name else f"the module ({type(layer).__name__})"
+    if any(nn.parameter.is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
+        raise ValueError(f"cannot initialize {where}: its shape is not known yet; run the model once first")
+    if isinstance(layer, _WEIGHTED):
+        if "weight" not in layer._parameters:
+            raise ValueError(
+                f"cannot initialize {where}: its weight is computed from other tensors (a parametrization, or "
+                "torch.nn.utils.prune); remove those first"
+            )
+    elif _owns_parameters(layer) and not isinstance(layer, _NORMS) and _own_reset(layer) is None:
+        owned = ", ".join(key for key, _ in layer.named_parameters(recurse=False))
+        raise ValueError(
+            f"cannot initialize {where}: it owns {owned} and is no linear, convolutional or normalization layer; "
+            "give it a reset_parameters() method"
+        )
+
+
+def _draw_(weight: Tensor, init: str, fan_in: int, fan_out: int, generator: torch.Generator) -> None:
+    deviation = _DEVIATIONS[init](fan_in, fan_out)
+    wide = weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
+    drawn = torch.empty(weight.shape, dtype=wide, device=generator.device)
+    if "uniform" in init:
+        bound = math.sqrt(3) * deviation
+        drawn.uniform_(-bound, bound, generator=generator)
+    else:
+        drawn.normal_(0.0, deviation, generator=generator)
+    weight.copy_(drawn)
+
+
+def _fans(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        field = math.prod(layer.kernel_size)
+        return layer.in_channels // layer.groups * field, layer.out_channels // layer.groups * field
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features, layer.out_features
+
+
+def _reset_by_itself_(layer: nn.Module, generator: torch.Generator) -> None:
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    twin = copy.deepcopy(layer).cpu()  # the same numbers whatever the device
+    reset = _own_reset(twin)
+    assert reset is not None  # _require_drawable
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        reset()
+    for old, new in zip(layer.parameters(recurse=False), twin.parameters(recurse=False), strict=True):
+        old.copy_(new)
+
+
+def _reset_norm_(layer: nn.Module) -> None:
+    for key, value in _own_tensors(layer):
+        if key in ("weight", "running_var"):
+            value.fill_(1)
+        else:
+            value.zero_()
+
+
+def _own_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from layer.named_parameters(recurse=False)
+    yield from layer.named_buffers(recurse=False)
+
+
+def _owns_parameters(layer: nn.Module) -> bool:
+    return next(layer.parameters(recurse=False), None) is not None
+
+
+def _own_reset(layer: nn.Module) -> Callable[[], None] | None:
+    # attention spells it with an underscore
+    reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+    return reset if callable(reset) else None

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from foreprune import cli
+from foreprune.cli.shared import Training
+from foreprune.core.masks import Masks
+from foreprune.records.store import read_records
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["foreprune", *words])
+    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys\nsys.argv = ['foreprune', 'compare', '--help']\nfrom foreprune.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules, 'torch was imported for --help'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for word in ("--methods", "--densities", "--data-dir", "--seeds", "--epochs", "--out", "--model"):
+        assert word in done.stdout
+
+
+def test_prune_writes_masks_and_prints_the_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks.safetensors"
+    shape = ("--input-shape", "3", "16", "16")
+    words = ("prune", "--model", "resnet-8", "--method", "synflow:rounds=3", "--sparsity", "0.5", *shape)
+    assert run(monkeypatch, *words, "--exclude", "fc", "--out", str(out)) == 0
+    masks = Masks.load(out)
+    assert masks.kept == round(0.5 * masks.total)
+    assert not any(name.startswith("fc") for name in masks)
+    assert masks.metadata["method"] == "synflow"
+    assert masks.metadata["model"] == "resnet-8"
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"kept {masks.kept}/{masks.total} (density {masks.density:.6g}, sparsity {masks.sparsity:.6g})" in text
+
+
+def test_analyze_prints_and_saves_everything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, numbers = tmp_path / "m.safetensors", tmp_path / "numbers.json"
+    shape = ("--model", "lenet-5", "--input-shape", "1", "16", "16")
+    assert run(monkeypatch, "prune", *shape, "--method", "phew", "--density", "0.05", "--out", str(masks)) == 0
+    assert run(monkeypatch, "analyze", *shape, "--masks", str(masks), "--out", str(numbers)) == 0
+    found = json.loads(numbers.read_text())
+    kept = Masks.load(masks)
+    assert (found["kept"], found["total"]) == (kept.kept, kept.total)
+    assert found["effective_density"] == found["density"] == kept.density
+    assert found["dead_layers"] == []
+    assert found["ntk_trace"] is None
+    on_data = ("--model", "fc-16", "--data", "digits", "--out", str(numbers))
+    assert run(monkeypatch, "analyze", *on_data) == 0
+    found = json.loads(numbers.read_text())
+    assert found["ntk_samples"] == 10
+    assert 0 < found["ntk_largest"] <= found["ntk_trace"]
+    text = capsys.readouterr().out
+    for words in ("path-kernel trace", "effective density", "multiply-adds"):
+        assert words in text
+
+
+def test_prune_then_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file
+
+    masks = tmp_path / "m.safetensors"
+    prune = ("prune", "--model", "fc-16", "--method", "snip", "--density", "0.3", "--data", "digits")
+    assert run(monkeypatch, *prune, "--out", str(masks)) == 0
+    folder = tmp_path / "trained"
+    train = ("train", "--model", "fc-16", "--masks", str(masks), "--epochs", "2", "--out", str(folder))
+    assert run(monkeypatch, *train) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["history.json", "weights.safetensors"]
+    weights = load_file(folder / "weights.safetensors")
+    for name, mask in Masks.load(masks).items():
+        assert int(weights[name][~mask].count_nonzero()) == 0
+        assert int(weights[name][mask].count_nonzero()) > 0
+    assert "test accuracy of the last epoch" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compare_then_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("compare", "--model", "fc-16", "--methods", "random", "grasp:keep=magnitude", "--densities", "0.5")
+    words = (*words, "--seeds", "1", "--epochs", "1", "--jobs", "1", "--out", str(tmp_path))
+    assert run(monkeypatch, *words) == 0
+    text = capsys.readouterr().out
+    assert (tmp_path / "report.html").exists()
+    assert "report.html" in text
+    assert len(read_records(tmp_path).records) == 3
+    assert run(monkeypatch, "report", str(tmp_path)) == 0
+    assert "grasp" in capsys.readouterr().out
+
+
+def test_methods_lists_and_describes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "methods") == 0
+    listed = capsys.readouterr().out
+    for name in ("random", "snip", "grasp", "synflow", "erk"):
+        assert name in listed
+    assert run(monkeypatch, "methods", "grasp") == 0
+    assert "temperature=200" in capsys.readouterr().out
+    assert run(monkeypatch, "methods", "--recipes") == 0
+    assert "frankle-lenet-mnist" in "".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("prune", "--model", "fc-8", "--method", "synflo", "--density", "0.1"), "did you mean 'synflow'"),
+        (("prune", "--model", "fc-8", "--method", "synflow"), "exactly one of density="),
+        (("prune", "--model", "fc-8", "--method", "snip", "--density", "0.1"), "add --data"),
+        (("prune", "--model", "fc-8", "--method", "magnitude", "--density", "1.5"), "density must be in (0, 1]"),
+        (("prune", "--model", "nope:x", "--method", "magnitude", "--density", "0.5"), "cannot import the model"),
+        (("compare", "--densities", "0.1", "--sparsities", "0.9"), "give only one of --densities"),
+        (("compare", "--data", "mnist", "--data-dir", "/nowhere"), "/nowhere"),
+        (("train", "--model", "fc-8", "--masks", "/nowhere/m"), "no mask file at /nowhere/m"),
+        (("report", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_errors_are_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FOREPRUNE_DATA", raising=False)
+    assert run(monkeypatch, *words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_training_arguments_change_the_recipe() -> None:
+    plain = Training().resolve("digits", "lenet-300-100")
+    given = Training(epochs=3, batch_size=7, lr=0.5, precision="bfloat16").resolve("digits", "lenet-300-100")
+    assert plain.precision == "float32"
+    assert (given.epochs, given.batch_size, given.lr, given.precision) == (3, 7, 0.5, "bfloat16")

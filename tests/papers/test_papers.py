@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from foreprune.experiments.check import check_methods
+from foreprune.experiments.run import run_experiment
+from foreprune.papers import SCALES, Entry, entries, find
+from foreprune.papers import entry as entry_module
+from foreprune.papers.entry import Runs, together
+from foreprune.papers.papers import frankle, gebhart, ntksap, patil
+from foreprune.papers.setting import DIGITS, Setting
+from foreprune.procedures.procedures import END, PROCEDURES, steps_of
+from foreprune.records.spec import Experiment
+from foreprune.training.recipes import Recipe
+from foreprune.zoo import datasets, initializers, models
+
+NAMES = {
+    *(f"frankle-figure-{number}" for number in (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16)),
+    *(f"frankle-table-{number}" for number in (2, 3, 5, 7)),
+    *("frankle-appendix-k", "frankle-appendix-l"),
+    *(f"patil-figure-{number}" for number in (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13)),
+    *(f"gebhart-figure-{number}" for number in (1, 2, 3)),
+    *(f"ntksap-table-{number}" for number in (1, 12, 13, 14)),
+}
+EARLY = ("magnitude", "snip", "grasp", "synflow")
+PRUNED_ONLY = ("frankle-figure-5", "frankle-figure-16", "patil-figure-1", "patil-figure-2", "patil-figure-11")
+
+
+def ids(runs: Runs) -> set[str]:
+    return {run.id for run in runs}
+
+
+@cache
+def runs_of(name: str, scale: entry_module.Scale) -> Runs:
+    return find(name).experiments(scale)
+
+
+def paper(name: str) -> Runs:
+    return runs_of(name, "paper")
+
+
+@cache
+def everything(scale: entry_module.Scale) -> Runs:
+    return together(runs_of(entry.name, scale) for entry in entries())
+
+
+def test_every_table_and_figure_is_there() -> None:
+    assert {entry.name for entry in entries()} == NAMES
+    assert len(entries()) == len(NAMES) == 37
+
+
+def test_the_catalog_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom foreprune.papers import SCALES, entries\n"
+        "runs = [entry.experiments(scale) for entry in entries() for scale in SCALES]\n"
+        "assert len(runs) == 111\nassert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_an_entry_says_what_it_is_and_has_runs_at_every_scale(entry: Entry) -> None:
+    assert 10 <= len(entry.title) <= 50
+    assert not entry.title.endswith(".")
+    assert entry.look.endswith((".", "?"))
+    assert "arXiv:" in entry.paper
+    kind, number = entry.name.rsplit("-", 2)[1:]
+    assert f"{kind} {number}" in entry.where.lower()
+    for scale in SCALES:
+        runs = entry.experiments(scale)
+        assert len(ids(runs)) == len(runs) > 0
+        seeds = [run.seed for run in runs]
+        assert seeds == sorted(seeds)
+        assert set(seeds) == set(range(max(seeds) + 1))
+        assert runs_of(entry.name, scale) == runs
+    assert len(entry.experiments("smoke")) < 75
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_smoke_needs_no_files_and_small_is_small(entry: Entry) -> None:
+    for run in entry.experiments("smoke"):
+        assert run.data in ("digits", "digits-transformation")
+        assert run.recipe.epochs <= 2
+        assert run.seed == 0
+        assert run.density in (1.0, 0.2, 0.05)
+    for run in entry.experiments("small"):
+        assert run.seed < 3
+        cheap = run.data in ("mnist", "mnist-transformation") or run.recipe.epochs == 0
+        assert cheap or (run.train_size == 5000 and run.recipe.epochs <= 10)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_run_names_things_that_exist(scale: entry_module.Scale) -> None:
+    runs = everything(scale)
+    kinds = {(run.method, str(run.hyper), run.ablation, run.prune_at): run for run in runs}
+    check_methods(list(kinds.values()))
+    assert {run.data for run in runs} <= set(datasets.names())
+    assert {run.init for run in runs} <= set(initializers.initializers())
+    for model in {run.model for run in runs}:
+        models._builder(model)
+
+
+def test_steps_to_prune_at_lie_inside_training() -> None:
+    settings = (
+        frankle.RESNET_20,
+        frankle.VGG_16,
+        frankle.RESNET_18,
+        frankle.RESNET_50,
+        frankle.LENET,
+        frankle.MODIFIED_RESNET_18,
+        frankle.small_resnet_20(),
+    )
+    # 391 * 160, 391 * 200, 469 * 40 of table A.3; ResNet-50 has 1252 there if the last, smaller batch is kept
+    assert [setting.steps for setting in settings] == [62_560, 62_560, 78_200, 112_680, 18_760, 78_200, 400]
+    known = {(s.data, s.model, s.limited): s.steps for s in settings}
+    smoke = 2 * -(-DIGITS // 64)
+    theirs = [entry.name for entry in entries() if entry.paper == frankle.PAPER]
+    for scale in SCALES:
+        for run in (run for name in theirs for run in runs_of(name, scale)):
+            steps = [step for step in steps_of(run) if step != END]
+            last = smoke if run.data == "digits" else known.get((run.data, run.model, bool(run.train_size)), 0)
+            assert all(0 < step <= last for step in steps), run.id
+
+
+# networks x densities x seeds with ResNet-50 and without, and the dense networks of either
+_FOUR, _THREE, _DENSE = 18 * (5 + 5 + 3) + 13 * 3, 18 * (5 + 5 + 3), 5 + 5 + 3
+COUNTS = {
+    "frankle-figure-3": 6 * _FOUR + _DENSE + 3,
+    "frankle-figure-4": (4 * 4 + 4 + 3) * _THREE + _DENSE + 5 * 3 * 13 * 3 + 3,
+    "frankle-figure-5": (4 * 2 + 1) * (_DENSE + 3),
+    "frankle-figure-6": (5 * 10 + 9) * _DENSE + 9 * 3 + _DENSE + 3,
+    "frankle-figure-8": 4 * _FOUR + _DENSE + 3,
+    "frankle-figure-9": 4 * 3 * _THREE + _DENSE,
+    "frankle-figure-10": (10 * 4 * 3 + 1) * _DENSE,
+    "frankle-figure-11": 2 * _FOUR + _DENSE + 3,
+    "frankle-figure-12": 2 * 3 * _THREE + _DENSE,
+    "frankle-figure-13": 3 * _FOUR + _DENSE + 3,
+    "frankle-figure-14": 6 * _FOUR + _DENSE + 3,
+    "frankle-figure-15": (5 + 1 + 1) * (_DENSE + 3),
+    "frankle-figure-16": 4 * 2 * _FOUR + _DENSE + 3,
+    "frankle-table-2": 5 * 2 * 5,
+    "frankle-table-3": 3 * (3 + 1) * 5,
+    "frankle-table-5": 3 * (3 + 1) * 5,
+    "frankle-table-7": 4 * 5 + 2 * 3,
+    "frankle-appendix-k": ((4 * 4 + 4 + 4 * 3) * 18 + 1) * 5,
+    "frankle-appendix-l": ((4 * 4 + 4 + 3 + 4 * 3) * 18 + 1) * 3,
+    "patil-figure-1": 2 * (7 * 5 + 1) * 3,
+    "patil-figure-2": 2 * (7 * 5 + 1) * 3,
+    "patil-figure-3": 4 * (2 * 2 * 5 + 1) * 3,
+    "patil-figure-4": 6 * (6 * 5 + 1) * 3,
+    "patil-figure-5": 6 * (4 * 5 + 1) * 3,
+    "patil-figure-6": 4 * ((4 + 2) * 5 + 1) * 3,
+    "patil-figure-7": 4 * (2 * 4 * 5 + 1) * 3,
+    "patil-figure-10": 4 * (5 * 6 + 1) * 3,
+    "patil-figure-11": 4 * (5 * 6 + 1) * 3,
+    "patil-figure-12": 6 * (2 * 5 + 1) * 3,
+    "patil-figure-13": 6 * (2 * 5 + 1) * 3,
+    "gebhart-figure-1": 8 * (6 * 6 + 1) * 3,
+    "gebhart-figure-2": 8 * (6 * 6 + 1) * 3,
+    "gebhart-figure-3": 12 * (4 * 6 + 1) * 3,
+    "ntksap-table-1": 2 * (7 * 2 + 1),
+    "ntksap-table-12": (4 * 9 + 1) * 3,
+    "ntksap-table-13": (4 * 9 + 1) * 3,
+    "ntksap-table-14": (4 * 9 + 1) * 3,
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_counts_at_the_scale_paper(name: str) -> None:
+    """Methods (with their ablations) x densities + 1 dense network, times seeds and networks."""
+    assert len(paper(name)) == COUNTS[name]
+
+
+def test_counts_of_figure_3() -> None:
+    runs = paper("frankle-figure-3")
+    pruned = 18 * (5 + 5 + 3) + 13 * 3  # densities x seeds of four networks
+    dense = 5 + 5 + 3 + 3
+    assert Counter(run.method for run in runs) == {
+        **dict.fromkeys(("random", *EARLY, "magnitude-after"), pruned),
+        "dense": dense,
+    }
+    assert all(run.ablation == "none" and not run.prune_at for run in runs)
+
+
+def test_figures_share_the_runs_that_are_the_same() -> None:
+    three, four = paper("frankle-figure-3"), paper("frankle-figure-4")
+    pruned, dense = 18 * (5 + 5 + 3) + 13 * 3, 5 + 5 + 3 + 3
+    assert len(ids(three) & ids(four)) == 5 * pruned + dense  # the early four and magnitude-after
+    fourteen = paper("frankle-figure-14")
+    old, best = ids(three), ids(fourteen)
+    assert {run.method for run in three if run.id not in best} == {"grasp", "synflow"}
+    new = [run for run in fourteen if run.id not in old]
+    assert {(run.method, run.ablation, run.hyper.get("keep")) for run in new} == {
+        ("grasp", "none", "magnitude"),
+        ("synflow", "shuffle", None),
+    }
+    assert ids(paper("gebhart-figure-1")) == ids(paper("gebhart-figure-2"))
+    assert ids(paper("patil-figure-1")) == ids(paper("patil-figure-2"))
+    assert ids(paper("frankle-figure-11")) & old == {run.id for run in three if run.method in ("snip", "dense")}
+    magnitude_after = [run for run in paper("frankle-figure-15") if run.recipe.epochs]
+    assert len(magnitude_after) == 5 + 5 + 3 + 3
+    assert {run.id for run in magnitude_after} <= old
+
+
+def test_ablations_of_figure_4() -> None:
+    runs = paper("frankle-figure-4")
+    for model, seeds in (("resnet-20", 5), ("vgg-16", 5), ("resnet-18-imagenet", 3)):
+        own = [run for run in runs if run.model == model]
+        kinds = Counter((run.method, run.ablation, run.init == "constant-variance") for run in own)
+        variants = [(name, ablation, False) for name in EARLY for ablation in ("none", "shuffle", "reinit", "invert")]
+        variants += [(name, "none", True) for name in EARLY]
+        variants += [("magnitude-after", ablation, False) for ablation in ("none", "shuffle", "reinit")]
+        assert kinds == {**dict.fromkeys(variants, 18 * seeds), ("dense", "none", False): seeds}
+    limited = Counter(run.ablation for run in runs if run.model == "resnet-50" and run.method != "dense")
+    assert limited == dict.fromkeys(("none", "shuffle", "reinit"), 5 * 13 * 3)
+
+
+def test_figure_6_goes_from_initialization_to_the_end_at_one_density() -> None:
+    runs = [run for run in paper("frankle-figure-6") if run.model == "vgg-16" and run.seed == 0]
+    steps = {run.prune_at for run in runs if run.method == "snip"}
+    assert steps == {0, 1000, 2000, 5000, 10_000, 20_000, 30_000, 40_000, 50_000, 62_560}
+    for name in ("random", *EARLY):
+        assert {run.prune_at for run in runs if run.method == name} == steps
+    assert {run.hyper.get("rewind_to") for run in runs if run.method == "ltr"} == steps - {62_560}
+    assert {round(run.sparsity, 3) for run in runs if run.method != "dense"} == {0.931}
+    late = {run.method for run in paper("frankle-figure-6") if run.model == "resnet-50"}
+    assert late == {"dense", "ltr"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", PRUNED_ONLY)
+def test_figures_about_masks_train_nothing(name: str, scale: entry_module.Scale) -> None:
+    assert {run.recipe.epochs for run in find(name).experiments(scale)} == {0}
+
+
+def test_all_other_entries_train() -> None:
+    for entry in entries():
+        if entry.name not in PRUNED_ONLY:
+            assert any(run.recipe.epochs for run in paper(entry.name)), entry.name
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (frankle.LENET, (40, 128, "sgd", 0.0, 0.1, (), 0.0)),
+        (frankle.RESNET_20, (160, 128, "sgd", 0.9, 0.1, (80, 120), 1e-4)),
+        (frankle.VGG_16, (160, 128, "sgd", 0.9, 0.1, (80, 120), 1e-4)),
+        (frankle.RESNET_18, (200, 256, "sgd", 0.9, 0.2, (100, 150), 1e-4)),
+        (frankle.MODIFIED_RESNET_18, (200, 256, "sgd", 0.9, 0.2, (100, 150), 1e-4)),
+        (frankle.RESNET_50, (90, 1024, "sgd", 0.9, 0.4, (30, 60, 80), 1e-4)),
+        (patil.RESNET_20_100, (160, 128, "sgd", 0.9, 0.1, (80, 120), 1e-4)),
+        (patil.VGG_19, (160, 128, "sgd", 0.0, 0.1, (80, 120), 5e-3)),
+        (patil.VGG_19_TINY, (200, 256, "sgd", 0.9, 0.2, (100, 150), 1e-4)),
+        (gebhart.FC[3], (50, 64, "adam", 0.0, 0.01, (), 1e-4)),
+        (gebhart.RESNETS[0], (100, 64, "adam", 0.0, 0.001, (60,), 1e-4)),
+        (gebhart.VGGS[0], (160, 64, "adam", 0.0, 0.001, (60, 120), 1e-4)),
+        (gebhart.VGGS[3], (160, 64, "adam", 0.0, 0.0005, (60, 120), 1e-4)),
+        (ntksap.RESNET_20, (160, 128, "sgd", 0.9, 0.1, (80, 120), 1e-4)),
+        (ntksap.VGG_16, (160, 128, "sgd", 0.9, 0.1, (60, 120), 5e-4)),
+    ],
+    ids=lambda value: f"{value.model}-{value.data}" if isinstance(value, Setting) else "",
+)
+def test_hyperparameters_are_those_printed(setting: Setting, expected: tuple[object, ...]) -> None:
+    made: Recipe = setting.recipe
+    found = (made.epochs, made.batch_size, made.optimizer, made.momentum, made.lr, made.milestones, made.weight_decay)
+    assert found == expected
+
+
+def test_sparsities_are_those_printed() -> None:
+    printed = [20.0, 36.0, 48.8, 59.0, 67.2, 73.8, 79.0, 83.2, 86.6, 89.3, 91.4, 93.1, 94.5, 95.6, 96.5, 97.2, 97.7]
+    assert [round(100 * (1 - density), 1) for density in frankle.LADDER] == [*printed, 98.2]
+    matching = (frankle.RESNET_20, frankle.VGG_16, frankle.RESNET_18, frankle.RESNET_50)
+    assert [round(100 * (1 - setting.matching), 1) for setting in matching] == [73.8, 93.1, 96.5, 67.2]
+    assert [setting.rewind_to for setting in matching] == [1000, 2000, 1000, 6000]
+    assert round(100 * (1 - frankle.RESNET_50.densities[-1]), 1) == 94.5
+    assert [round(100 * (1 - density), 2) for density in ntksap.IMAGENET_50.densities] == [89.26, 95.6]
+    assert [f"{1 / density:.4g}" for density in gebhart.RATIOS] == ["3.162", "10", "31.62", "100", "316.2", "1000"]
+
+
+def test_tables_of_replications() -> None:
+    two = {(run.model, run.sparsity) for run in paper("frankle-table-2") if run.method == "snip"}
+    wide = ("vgg-16-2fc", "wrn-14-8", "wrn-14-10", "wrn-20-8")
+    assert two == {("vgg-16", 0.97), *((model, 0.95) for model in wide)}
+    for name, method in (("frankle-table-3", "snip"), ("frankle-table-5", "grasp")):
+        runs = paper(name)
+        assert {run.method for run in runs} == {"dense", method}
+        cells = Counter((run.model, run.sparsity) for run in runs if run.method == method)
+        expected = [(model, sparsity) for model in ("vgg-19", "wrn-32-2") for sparsity in (0.9, 0.95, 0.98)]
+        assert cells == dict.fromkeys([*expected, *(("resnet-50", sparsity) for sparsity in (0.6, 0.8, 0.9))], 5)
+    rates = Counter(
+        (run.model, run.data, run.recipe.epochs, run.recipe.batch_size, run.recipe.lr, run.recipe.gamma)
+        for run in paper("frankle-table-7")
+    )
+    assert rates == {
+        ("vgg-11", "cifar-10", 160, 128, 0.1, 0.1): 5,
+        ("vgg-16", "cifar-10", 160, 128, 0.1, 0.1): 5,
+        ("resnet-18", "cifar-10", 160, 128, 0.01, 0.2): 5,
+        ("resnet-18", "cifar-10", 160, 256, 0.2, 0.1): 5,
+        ("resnet-18", "modified-tiny-imagenet", 100, 128, 0.01, 0.1): 3,
+        ("resnet-18", "modified-tiny-imagenet", 200, 256, 0.2, 0.1): 3,
+    }
+
+
+def test_ntk_sap_is_run_with_the_settings_of_each_table() -> None:
+    common = {"rounds": 100, "resamplings": 1}
+    for name, expected in (
+        ("ntksap-table-12", {}),
+        ("ntksap-table-13", {**common, "samples": 1000}),
+        ("ntksap-table-14", {**common, "samples": 2000}),
+    ):
+        runs = [run for run in paper(name) if run.method == "ntk-sap"]
+        deviations = {run.hyper.get("epsilon", 0.01) for run in runs}
+        assert sorted(round(float(str(value)) ** 2, 9) for value in deviations) == [1e-6, 1e-5, 2.5e-5, 1e-4]
+        assert len(runs) == 4 * 9 * 3
+        for run in runs:
+            assert {key: value for key, value in run.hyper.items() if key != "epsilon"} == expected
+
+
+def test_networks_shrink_with_their_steps() -> None:
+    small = frankle.VGG_16.shrunk(epochs=10, images=5000, densities=(0.1,))
+    assert small.steps == 10 * 40
+    assert small.rewind_to == round(2000 * 400 / 62_560) == 13
+    assert small.recipe.milestones == (5, 8)
+    assert {run.train_size for run in small.runs("snip")} == {5000}
+    assert {run.train_size for run in frankle.VGG_16.runs("snip")} == {0}
+
+
+def test_unknown_names_and_scales_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no recipe 'frankle-figure-33'.*did you mean frankle-figure-3"):
+        find("frankle-figure-33")
+    with pytest.raises(ValueError, match="`foreprune recipes` lists them"):
+        find("x")
+    with pytest.raises(ValueError, match="scale must be one of smoke, small, paper, not 'huge'"):
+        find("frankle-figure-3").experiments("huge")  # type: ignore[arg-type]
+
+
+def test_two_entries_cannot_have_one_name() -> None:
+    entries()
+    with pytest.raises(ValueError, match="two entries called 'frankle-figure-3'"):
+        entry_module.entry("frankle-figure-3", paper="", where="", look="")(lambda scale: ())
+
+
+def smoke_runs() -> list[Experiment]:
+    """One run of every kind among those of all smoke tests, with hardly any data and few rounds."""
+    kinds: dict[object, Experiment] = {}
+    for run in everything("smoke"):
+        trains = run.recipe.epochs > 0
+        for kind in (
+            (run.method, tuple(run.hyper)),
+            (run.data, run.model, trains),
+            (run.ablation, run.init, run.prune_at > 0, run.method in PROCEDURES),
+        ):
+            kinds.setdefault(kind, run)
+    return list({cut.id: cut for cut in map(_cut, kinds.values())}.values())
+
+
+def _cut(run: Experiment) -> Experiment:
+    settings = run.model_dump()
+    settings["recipe"] = Recipe(epochs=min(1, run.recipe.epochs), batch_size=64, lr=0.01).model_dump()
+    settings["train_size"] = 256  # four steps
+    settings["prune_at"] = min(run.prune_at, 2)
+    settings["hyper"] |= {"rewind_to": 1} if "rewind_to" in run.hyper else {}
+    settings["hyper"] |= {"rounds": 2} if run.method in _ITERATIVE else {}
+    return Experiment.model_validate(settings)
+
+
+_ITERATIVE = ("synflow", "synflow-l2", "synflow-dist", "synflow-l2-dist", "iterative-snip", "ntk-sap")
+
+
+@pytest.mark.slow
+def test_every_kind_of_smoke_run_runs(tmp_path: Path) -> None:
+    runs = smoke_runs()
+    assert len(runs) >= 30
+    assert {run.method for run in runs} >= {*EARLY, *_ITERATIVE, "random", "phew", "dense", "ltr", "gmp"}
+    for run in runs:
+        record = run_experiment(run, out=tmp_path)
+        assert record.status == "finished", (run.id, record.error)
+        assert record.kept is not None
+        assert record.total is not None
+        if run.method == "phew":  # whole paths, and whole kernels with `conserve`
+            assert record.kept >= round(run.density * record.total)
+        else:
+            assert record.kept == round(run.density * record.total)
