@@ -131,7 +131,7 @@ def dense_run(
         TrainingDiverged: as `fit`.
     """
     end = _shared(setting, END, on_epoch=on_epoch)
-    return History.model_validate_json(end.about["history"]), end.tensors
+    return History.from_json(end.about["history"]), end.tensors
 
 
 def check_step(step: int, steps: int) -> None:
@@ -222,6 +222,6 @@ def _train_dense(
     except _Enough:
         return
     if END in missing:
-        about = {**_about(setting, END), "history": history.model_dump_json()}
+        about = {**_about(setting, END), "history": history.to_json()}
         write_snapshot(_path(setting, END), state_of(model), about=about)
         missing.discard(END)
