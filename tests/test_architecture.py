@@ -65,8 +65,7 @@ BRITISH = re.compile(
 SAME_CLASS_NAMES = {"Layer", "Tally", "Task", "Fit", "Setting", "_Convolution", "_Recorder", "_Rounds"}
 SAME_FILE_NAMES = {"overlap.py", "later.py", "single.py"}
 PRIVATE_NAMES = {
-    *("foreprune.api._task", "foreprune.core.select._largest", "foreprune.zoo.models._builder"),
-    "foreprune.core.method._REGISTRY",
+    *("foreprune.api._task", "foreprune.core.select._largest", "foreprune.core.method._REGISTRY"),
 }
 OUT_OF_PLACE = {"foreprune.experiments.single"}  # imports rich
 
