@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from foreprune.core.names import unknown
 from foreprune.zoo.feedforward import Shape, lenet5, mlp, vgg
 from foreprune.zoo.initializers import check_initializer, initialize_
 from foreprune.zoo.resnets import cifar_resnet, resnet18, resnet50
@@ -67,7 +67,7 @@ def describe(name: str) -> str:
         ValueError: not in `names()`.
     """
     if name not in _DESCRIPTIONS:
-        raise ValueError(_unknown(name))
+        raise unknown("network", name, _DESCRIPTIONS)
     return _DESCRIPTIONS[name]
 
 
@@ -187,13 +187,7 @@ def builder(name: str) -> Builder:
         if depth == 50:
             raise ValueError(f"{name!r}: 50 layers are taken by the ImageNet 'resnet-50'; write 'resnet-44x{factor}'")
         return lambda shape, classes: cifar_resnet(shape, classes, depth=depth, factor=factor)
-    raise ValueError(_unknown(name))
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(str(name), _DESCRIPTIONS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"unknown network {name!r}: {hint}Known: {', '.join(_DESCRIPTIONS)}"
+    raise unknown("network", name, _DESCRIPTIONS)
 
 
 def _checked_shape(input_shape: tuple[int, int, int]) -> Shape:
