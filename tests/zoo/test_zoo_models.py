@@ -268,7 +268,7 @@ def test_describe_refuses_unknown_names() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match=r"input_shape must be \(channels, height, width\) .* not \(32, 32\)"):
         create("resnet-8", input_shape=(32, 32))
-    with pytest.raises(TypeError, match=r"each entry of input_shape must be a whole number, not 3\.5"):
+    with pytest.raises(TypeError, match=r"input_shape\[0\] must be a whole number, not 3\.5"):
         create("resnet-8", input_shape=(3.5, 32, 32))
     with pytest.raises(ValueError, match=r"three positive numbers, such as \(3, 32, 32\), not \(3, 0, 32\)"):
         create("resnet-8", input_shape=(3, 0, 32))

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from foreprune.core.fields import checked
 from foreprune.core.names import unknown
 from foreprune.zoo.feedforward import Shape, lenet5, mlp, vgg
 from foreprune.zoo.initializers import check_initializer, initialize_
@@ -124,8 +125,7 @@ def create(
     build = builder(name)
     shape = _checked_shape(input_shape)
     for what, value, least in (("classes", classes, 1), ("seed", seed, 0)):
-        _require_int(what, value)
-        if value < least:
+        if checked(what, value, int) < least:
             raise ValueError(f"{what} must be at least {least}, not {value}")
     check_initializer(init)
     # built without storage, so that PyTorch's own initialization costs nothing and draws nothing
@@ -195,16 +195,7 @@ def _checked_shape(input_shape: tuple[int, int, int]) -> Shape:
         raise TypeError(
             f"input_shape must be (channels, height, width) of one image, such as (3, 32, 32), not {input_shape!r}"
         )
-    for value in input_shape:
-        _require_int("each entry of input_shape", value)
-        if value < 1:
-            raise ValueError(
-                f"input_shape must be three positive numbers, such as (3, 32, 32), not {tuple(input_shape)}"
-            )
-    channels, height, width = input_shape
+    channels, height, width = checked("input_shape", input_shape, tuple[int, ...])
+    if min(channels, height, width) < 1:
+        raise ValueError(f"input_shape must be three positive numbers, such as (3, 32, 32), not {tuple(input_shape)}")
     return channels, height, width
-
-
-def _require_int(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be a whole number, not {value!r}")
