@@ -13,8 +13,7 @@ from foreprune import cli
 from foreprune.cli import shared
 from foreprune.cli.amounts import count, duration, flops
 from foreprune.papers import entries, find
-from foreprune.records.spec import Experiment, Record
-from foreprune.records.store import read_records, write_record
+from foreprune.records import Experiment, Record, read_records, write_record
 
 PAPERS = ("frankle-", "gebhart-", "ntksap-", "patil-")
 

@@ -16,7 +16,7 @@ from foreprune.papers.entry import Runs, together
 from foreprune.papers.papers import frankle, gebhart, ntksap, patil
 from foreprune.papers.setting import DIGITS, Setting
 from foreprune.procedures.procedures import END, PROCEDURES, steps_of
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 from foreprune.training.recipes import Recipe
 from foreprune.zoo import datasets, initializers, models
 

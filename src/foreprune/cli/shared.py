@@ -11,7 +11,7 @@ from rich.console import Console
 
 from foreprune.cli.amounts import duration, flops, networks_table
 from foreprune.experiments.grid import shortened
-from foreprune.records.spec import Experiment, Record
+from foreprune.records import Experiment, Record
 from foreprune.training.recipes import Recipe, default_recipe, recipe
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -134,7 +134,7 @@ def _records(
 def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> None:
     """Say what would be run."""
     from foreprune.experiments.check import check_methods
-    from foreprune.records.store import finished
+    from foreprune.records import finished
 
     check_methods(experiments)
     left = [experiment for experiment in experiments if finished(out, experiment) is None]

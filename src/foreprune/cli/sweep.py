@@ -14,7 +14,7 @@ from foreprune.cli.shared import Execution, carry_out, screen
 from foreprune.experiments.selection import in_epochs, limited
 from foreprune.papers import SCALES, Entry, Scale, entries, find
 from foreprune.papers.entry import together
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 Scale = Literal["smoke", "small", "paper"]
 Runs = tuple[Experiment, ...]

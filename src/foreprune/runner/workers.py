@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from foreprune.procedures.procedures import snapshots_for, steps_needed
-from foreprune.records.environment import command_line, commit
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import (
+from foreprune.records import (
     RECORD,
     RUNS,
+    Epoch,
+    Experiment,
+    Record,
     check_formats,
+    command_line,
+    commit,
     earlier,
     finished,
     is_full,
