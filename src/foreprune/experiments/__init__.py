@@ -10,16 +10,17 @@ from foreprune.experiments.selection import in_epochs, limited
 
 if TYPE_CHECKING:
     from foreprune.experiments.check import check, check_methods, resolve_device
-    from foreprune.experiments.cost import Estimate, estimate, measured_rate
+    from foreprune.experiments.cost import RATE, Estimate, estimate, measured_rate
     from foreprune.experiments.run import load_data, load_model, mean_image, run_experiment, scoring_batches
 
 _LATE = {
     **dict.fromkeys(("check", "check_methods", "resolve_device"), "check"),
-    **dict.fromkeys(("Estimate", "estimate", "measured_rate"), "cost"),
+    **dict.fromkeys(("RATE", "Estimate", "estimate", "measured_rate"), "cost"),
     **dict.fromkeys(("load_data", "load_model", "mean_image", "run_experiment", "scoring_batches"), "run"),
 }
 
 __all__ = [
+    "RATE",
     "Estimate",
     "check",
     "check_methods",
