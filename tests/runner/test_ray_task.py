@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from foreprune.experiments.run import run_experiment
+from foreprune.experiments import run_experiment
 from foreprune.records import Epoch, Experiment, Record, make_folder, read_records, run_folder
 from foreprune.runner import ray_task
 from foreprune.runner.processes import Death, Trouble

@@ -11,7 +11,7 @@ import tyro
 from foreprune.cli.amounts import count
 from foreprune.cli.shared import Execution, Training, carry_out, print_report, print_tables
 from foreprune.core.density import as_density
-from foreprune.experiments.grid import grid
+from foreprune.experiments import grid
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def run_logged(
     Raises:
         OSError: the output folder cannot be written to, or the disk is full. That is no result of the run.
     """
-    from foreprune.experiments.run import run_experiment
+    from foreprune.experiments import run_experiment
 
     folder = make_folder(run_folder(out, experiment))
     remove_unfinished(folder)

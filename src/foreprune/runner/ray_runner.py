@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from foreprune.procedures.procedures import snapshots_for, steps_needed
+from foreprune.procedures import snapshots_for, steps_needed
 from foreprune.records import (
     RECORD,
     Epoch,

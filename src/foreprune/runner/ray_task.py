@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import foreprune
-from foreprune.procedures.snapshots import lock
+from foreprune.procedures.shared import lock
 from foreprune.records import Epoch, Experiment, Record, commit, environment, finished, run_folder
 from foreprune.runner.logged import run_logged, why
 from foreprune.runner.processes import Death, Trouble

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from foreprune.procedures.procedures import snapshots_for, steps_needed
+from foreprune.procedures import snapshots_for, steps_needed
 from foreprune.records import (
     RECORD,
     RUNS,
