@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from foreprune.core.density import as_density, keep_count
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Progress, Scope, check_scores
+from foreprune.core.method import LayerCollapse, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
+from foreprune.core.select import Scope
 from foreprune.core.task import Loss, task_for
 from foreprune.methods import MethodLike, as_method
 
