@@ -65,7 +65,9 @@ def prune(
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
     Returns:
-        Masks with exactly `round(density * total)` weights kept (the method's record says so if it deviates).
+        Masks with exactly `round(density * total)` of the prunable weights kept (the method's record says so if it
+        deviates). Their metadata say how they were made, and under "parameters" how many parameters the model has in
+        all, prunable or not.
 
     Raises:
         ValueError, TypeError: bad arguments, scores that are NaN, infinite or all zero; the message says what to write
@@ -86,6 +88,7 @@ def prune(
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
         made = found.make(net, task, kept, scope=scope, progress=progress, **settings)
+        metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))
         masks = made.with_metadata(metadata)
     if lost := masks.collapsed():
         warnings.warn(
