@@ -343,7 +343,7 @@ def test_unknown_names_and_scales_are_refused() -> None:
 def test_two_entries_cannot_have_one_name() -> None:
     entries()
     with pytest.raises(ValueError, match="two entries called 'frankle-figure-3'"):
-        entry_module.entry("frankle-figure-3", paper="", where="", look="")(lambda scale: ())
+        entry_module.entry("frankle", paper="", where="", look="")(find("frankle-figure-3").make)
 
 
 def smoke_runs() -> list[Experiment]:
