@@ -35,8 +35,8 @@ ROOMS = (
     "cli",
 )
 TORCH_FREE = (
-    *("foreprune", "foreprune.training.recipes", "foreprune.records.spec", "foreprune.records.store"),
-    *("foreprune.experiments.grid", "foreprune.procedures.procedures", "foreprune.papers"),
+    *("foreprune", "foreprune.training.recipes", "foreprune.records"),
+    *("foreprune.procedures", "foreprune.experiments", "foreprune.papers"),
 )
 PUBLIC_NAMES = 25
 LINES = 420
