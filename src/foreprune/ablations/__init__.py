@@ -6,9 +6,8 @@ One file each, found by itself; none changes what it is given. Importing this lo
 from foreprune.ablations.invert import invert
 from foreprune.ablations.registry import (
     Ablation,
-    Changes,
+    Changed,
     ablation,
-    ablation_of,
     get_ablation,
     list_ablations,
     parse_ablation,
@@ -19,10 +18,9 @@ from foreprune.ablations.widen import widen
 
 __all__ = [
     "Ablation",
-    "Changes",
+    "Changed",
     "Scheme",
     "ablation",
-    "ablation_of",
     "get_ablation",
     "invert",
     "list_ablations",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from foreprune.methods import MethodLike
 
 
-@ablation("invert", changes="scores", words="inverted", paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 5")
+@ablation("invert", changes="method", words="inverted", paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 5")
 def invert(method: MethodLike) -> Method:
     """The same method keeping what it values least: every round keeps the smallest scores instead of the largest.
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
-Changes = Literal["scores", "masks", "weights"]
+Changed = Literal["masks", "weights", "method"]
 _F = TypeVar("_F", bound=Callable[..., Any])
-_ORDER: tuple[Changes, ...] = ("masks", "weights", "scores")
+_ORDER: tuple[Changed, ...] = ("masks", "weights", "method")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Ablation:
 
     Attributes:
         name: what records and the command line call it.
-        changes: what it acts on, which says how `apply` is called: "scores" as (method) -> Method, "masks" as
+        changes: what it acts on, which says how `apply` is called: "method" as (method) -> Method, "masks" as
             (masks, *, seed) -> Masks, "weights" as (model, masks, *, seed) -> {name: tensor}.
         words: what a network is after it, for labels: "shuffled".
         paper: where it comes from.
@@ -31,7 +31,7 @@ class Ablation:
     """
 
     name: str
-    changes: Changes
+    changes: Changed
     words: str
     paper: str
     apply: Callable[..., Any]
@@ -43,7 +43,7 @@ _REGISTRY: dict[str, Ablation] = {}
 
 
 def ablation(
-    name: str, *, changes: Changes, words: str, paper: str, value: str = "", meaning: str = "", **fixed: Any
+    name: str, *, changes: Changed, words: str, paper: str, value: str = "", meaning: str = "", **fixed: Any
 ) -> Callable[[_F], _F]:
     """Register a function as an ablation; arguments as the attributes of `Ablation`, and `fixed` ones of the function.
 
@@ -70,7 +70,7 @@ def _discover() -> None:
 
 
 def list_ablations() -> tuple[Ablation, ...]:
-    """Every ablation: those of masks, of weights and of scores, and then those that take a value."""
+    """Every ablation: those of masks, of weights and of the method, and then those that take a value."""
     _discover()
     return tuple(sorted(_REGISTRY.values(), key=lambda one: (bool(one.value), _ORDER.index(one.changes), one.name)))
 
@@ -90,14 +90,8 @@ def get_ablation(name: str) -> Ablation:
     return _REGISTRY[name]
 
 
-def ablation_of(name: str, *, changes: Changes) -> Ablation | None:
-    """The ablation of that name if that is what it changes; "none" changes nothing."""
-    found = None if name == "none" else get_ablation(name)
-    return found if found is not None and found.changes == changes else None
-
-
-def parse_ablation(text: str) -> tuple[str, float]:
-    """ "shuffle" -> ("shuffle", 1.0); "widen:0.5" -> ("widen", 0.5).
+def parse_ablation(text: str) -> tuple[Ablation, float]:
+    """ "shuffle" -> (shuffle, 1.0); "widen:0.5" -> (widen, 0.5).
 
     Raises:
         ValueError: unknown ablation, a value for one that takes none, or one outside [0, 1].
@@ -105,7 +99,7 @@ def parse_ablation(text: str) -> tuple[str, float]:
     name, colon, value = text.partition(":")
     found = get_ablation(name)
     if not colon:
-        return name, 1.0
+        return found, 1.0
     try:
         number = float(value)
     except ValueError:
@@ -115,7 +109,7 @@ def parse_ablation(text: str) -> tuple[str, float]:
         raise ValueError(f"ablation {text!r}: only {takers} takes a value; write {name}")
     if not 0 <= number <= 1:
         raise ValueError(f"ablation {text!r}: the value is {found.meaning}, from 0 to 1; write e.g. {name}:0.5")
-    return name, number
+    return found, number
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from foreprune.ablations import ablation_of
 from foreprune.core.density import keep_count
 from foreprune.core.net import Net
 from foreprune.methods import as_method
-from foreprune.procedures import check_procedure, procedure_of, steps_of
+from foreprune.procedures import ablation_of, check_procedure, procedure_of, steps_of
 from foreprune.procedures.shared import check_step
 from foreprune.records import Experiment
 from foreprune.zoo.build import load_data, load_model
@@ -56,7 +55,7 @@ def check_methods(experiments: Sequence[Experiment]) -> None:
 def _check_method(experiment: Experiment) -> None:
     found = as_method(experiment.method)
     found.check_settings(experiment.hyper)
-    if ablation := ablation_of(experiment.ablation, changes="scores"):
+    if (ablation := ablation_of(experiment)) and ablation.changes == "method":
         ablation.apply(found)
 
 

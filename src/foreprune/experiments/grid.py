@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from foreprune.ablations import parse_ablation
 from foreprune.records import Experiment, Scalar
@@ -67,14 +68,13 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
         raise ValueError(f"epochs must be at least 0, not {epochs}")
     ratio = epochs / recipe.epochs if recipe.epochs else 0.0
     marks = sorted({round(mark * ratio) for mark in recipe.milestones} - {0})
-    settings = recipe.model_dump() | {
-        "epochs": epochs,
-        "milestones": tuple(marks),
-        "warmup_epochs": recipe.warmup_epochs * ratio,
-    }
-    if recipe.schedule == "milestones" and not marks:
-        settings["schedule"] = "constant"
-    return Recipe.model_validate(settings)
+    return replace(
+        recipe,
+        epochs=epochs,
+        milestones=tuple(marks),
+        warmup_epochs=recipe.warmup_epochs * ratio,
+        schedule="constant" if recipe.schedule == "milestones" and not marks else recipe.schedule,
+    )
 
 
 def grid(
@@ -93,7 +93,7 @@ def grid(
     """Every method at every density with every seed, as it is and with each ablation; the dense reference first.
 
     `methods` are names with an optional step to prune at and settings (`parse_timed_method`), `ablations` names with an
-    optional value (`parse_ablation`). Equal runs are listed once.
+    optional value (`foreprune.ablations.parse_ablation`). Equal runs are listed once.
 
     Raises:
         ValueError: nothing to run, or a setting out of range.
@@ -102,7 +102,7 @@ def grid(
     if not methods or not densities or not seeds:
         raise ValueError("nothing to run: give at least one method, one density and one seed")
     wanted = [timed for timed in map(parse_timed_method, methods) if timed[0] != "dense"]
-    variants: list[tuple[str, float]] = [("none", 1.0), *map(parse_ablation, ablations)]
+    variants = [("none", 1.0), *((found.name, value) for found, value in map(parse_ablation, ablations))]
     shared = {
         "data": data,
         "model": model,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from foreprune.ablations import Changes, list_ablations
+from foreprune.ablations import Ablation, Changed, get_ablation, list_ablations
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.records import Experiment, Scalar
 
@@ -68,7 +68,7 @@ class Procedure:
         trainings: (density, **settings) -> how many trainings by the whole recipe it takes, without the dense one.
         in_steps: settings that count optimizer steps, with their least values: they move along when a run is given
             another number of epochs.
-        ablates: what ablations may change of it: "scores", "masks", "weights".
+        ablates: what ablations may change of it: the "method" that chooses, the "masks", the "weights".
         check: (**settings) raises ValueError for values out of range; types are checked from the annotations.
     """
 
@@ -78,7 +78,7 @@ class Procedure:
     dense_steps: Callable[..., Iterable[int]]
     trainings: Callable[..., int]
     in_steps: Mapping[str, int]
-    ablates: frozenset[Changes]
+    ablates: frozenset[Changed]
     check: Callable[..., None]
 
     def __str__(self) -> str:
@@ -128,7 +128,7 @@ def procedure(
     dense_steps: Callable[..., Iterable[int]] = lambda **_: (),
     trainings: Callable[..., int] = lambda density, **_: 1,
     in_steps: Mapping[str, int] | None = None,
-    ablates: Iterable[Changes] = (),
+    ablates: Iterable[Changed] = (),
     check: Callable[..., None] = lambda **_: None,
 ) -> Callable[[Callable[..., Start]], Callable[..., Start]]:
     """Register a function (run, **settings) -> Start; its keyword-only parameters are the settings.
@@ -193,6 +193,15 @@ def settings_of(experiment: Experiment) -> dict[str, Scalar]:
     """The settings of the procedure of `experiment`, defaults included; nothing for other methods."""
     found = procedure_of(experiment)
     return {**found.settings, **experiment.hyper} if found else {}
+
+
+def ablation_of(experiment: Experiment) -> Ablation | None:
+    """What is changed of a run, or None.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return None if experiment.ablation == "none" else get_ablation(experiment.ablation)
 
 
 def check_procedure(experiment: Experiment) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foreprune.ablations import ablation_of
 from foreprune.api import prune
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse
@@ -17,6 +16,7 @@ from foreprune.core.net import Net
 from foreprune.core.seeds import generator_for
 from foreprune.core.select import Scope, keep_best
 from foreprune.methods import as_method
+from foreprune.procedures.registered import ablation_of
 from foreprune.procedures.shared.run_context import RunContext
 from foreprune.records import Scalar
 from foreprune.zoo.build import loss_of, mean_image, scoring_batches
@@ -30,17 +30,16 @@ def prune_with(
     begun = time.perf_counter()
     experiment = run.experiment
     found = as_method(method)
-    if ablation := ablation_of(experiment.ablation, changes="scores"):
-        found = ablation.apply(found)
     given: dict[str, Any] = dict(settings or {})
     batches = scoring_batches(
         run.train, per_class=experiment.samples_per_class, seed=experiment.seed, device=run.device
     )
     if "mean image" in found.needs:
         given["mean_image"] = mean_image(run.train, batches)
+    ablation = ablation_of(experiment)
     masks = prune(
         model,
-        found,
+        ablation.apply(found) if ablation and ablation.changes == "method" else found,
         density=experiment.density,
         inputs=batches[0][0][:1],
         data=batches,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foreprune.ablations import ablation_of
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.procedures.dense_steps import steps_of
-from foreprune.procedures.registered import Start, check_procedure, procedure_of, settings_of
+from foreprune.procedures.registered import Start, ablation_of, check_procedure, procedure_of, settings_of
 from foreprune.procedures.shared.dense import check_step, network_at, order_at
 from foreprune.procedures.shared.pruning import prune_with
 from foreprune.procedures.shared.run_context import RunContext
+from foreprune.records import Experiment
 
 _REINIT_SEEDS = 1_000_003  # torch seeds its generator with 32 bits, so 2**32 more would be the same draw
 
@@ -35,11 +35,18 @@ def start_of(run: RunContext) -> Start:
         model = network_at(run, experiment.prune_at)
         masks, seconds = prune_with(run, model, experiment.method, experiment.hyper)
         start = Start(model, masks, order_at(run, experiment.prune_at), seconds)
-    if ablation := ablation_of(experiment.ablation, changes="masks"):
-        value = {ablation.value: experiment.widen} if ablation.value else {}
+    return _ablated(start, experiment)
+
+
+def _ablated(start: Start, experiment: Experiment) -> Start:
+    """After an ablation of masks or weights; one of the method has changed what chose the masks."""
+    ablation = ablation_of(experiment)
+    if ablation is None or ablation.changes == "method":
+        return start
+    value = {ablation.value: experiment.widen} if ablation.value else {}
+    if ablation.changes == "masks":
         return replace(start, masks=ablation.apply(start.masks, seed=experiment.seed, **value))
-    if ablation := ablation_of(experiment.ablation, changes="weights"):
-        # another draw than the one that was scored, which has the same seed
-        weights = ablation.apply(start.model, start.masks, seed=experiment.seed + _REINIT_SEEDS)
-        start.model.load_state_dict(weights, strict=False)  # not buffers
+    # another draw than the one that was scored, which has the same seed
+    weights = ablation.apply(start.model, start.masks, seed=experiment.seed + _REINIT_SEEDS, **value)
+    start.model.load_state_dict(weights, strict=False)  # buffers stay
     return start
