@@ -64,6 +64,15 @@ def test_a_function_may_look_at_what_is_given() -> None:
     assert seen == [(0, False, False), (0, True, False), (1, True, False), (3, True, False), (0, False, True)]
 
 
+def test_a_function_that_cuts_the_network_warns_where_it_was_called() -> None:
+    def score(net: Any, task: Any, masks: fp.Masks) -> dict[str, Tensor]:
+        return {name: weight.abs() * (masks.density > 0.5) for name, weight in net.weights.items()}
+
+    with pytest.warns(fp.LayerCollapse, match="no signal gets through the network any more in round 3 of 4") as got:
+        assert fp.prune(example("mlp").model, score, density=0.2, rounds=4).kept == 33
+    assert got[0].filename == __file__
+
+
 def test_registered_functions_stand_for_their_methods() -> None:
     from foreprune.methods.snip import snip
 
