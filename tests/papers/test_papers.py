@@ -103,7 +103,7 @@ def test_every_run_names_things_that_exist(scale: entry_module.Scale) -> None:
     assert {run.data for run in runs} <= set(datasets.names())
     assert {run.init for run in runs} <= set(initializers.initializers())
     for model in {run.model for run in runs}:
-        models._builder(model)
+        models.builder(model)
 
 
 def test_steps_to_prune_at_lie_inside_training() -> None:

@@ -17,7 +17,8 @@ from foreprune.procedures.shared import (
 from foreprune.records import Epoch, Experiment, Record, run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
-from foreprune.zoo.build import load_data, load_model
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.models import create
 
 # 6 steps an epoch for the 1,442 images of the digits, 18 in all
 RECIPE = Recipe(epochs=3, batch_size=256, lr=0.1, momentum=0.9, weight_decay=1e-3)
@@ -52,16 +53,16 @@ def experiment(method: str = "snip", **changes: object) -> Experiment:
 
 
 def context(found: Experiment, out: Path, snapshots: tuple[int, ...] = ()) -> RunContext:
-    data = load_data("digits", None)
+    data = load_cached("digits", None)
     return RunContext(found, data, data.train, out, "cpu", snapshots)
 
 
 def fresh(seed: int = 0) -> nn.Module:
-    return load_model(MODEL, input_shape=(1, 8, 8), classes=10, seed=seed)
+    return create(MODEL, input_shape=(1, 8, 8), classes=10, seed=seed)
 
 
 def plain_fit(model: nn.Module, *, seed: int = 0, masks: Mapping[str, Tensor] | None = None, **more: Any) -> Any:
-    data = load_data("digits", None)
+    data = load_cached("digits", None)
     return fit(model, data.train, data.test, recipe=RECIPE, seed=seed, masks=masks, **more)
 
 

@@ -32,7 +32,7 @@ from foreprune.procedures.shared import (
     read_snapshot,
 )
 from foreprune.records import Epoch, run_folder
-from foreprune.zoo.build import load_data
+from foreprune.zoo.datasets import load_cached
 
 SWEEP = (
     experiment("dense"),
@@ -177,7 +177,7 @@ def test_a_dense_training_that_fails_is_named(tmp_path: Path) -> None:
 def test_two_at_once_train_once(tmp_path: Path, trainings: list[str], dense_states: list[dict[str, Tensor]]) -> None:
     ready = threading.Barrier(2)
     found: list[dict[str, Tensor]] = []
-    load_data("digits", None)
+    load_cached("digits", None)
 
     def ask() -> None:
         ready.wait()

@@ -30,7 +30,7 @@ from foreprune.experiments import run_experiment
 from foreprune.procedures.shared import (
     start_of,
 )
-from foreprune.zoo.build import load_data, scoring_batches
+from foreprune.zoo.datasets import load_cached
 
 
 @pytest.mark.parametrize("step", [1, 8, STEPS])
@@ -39,7 +39,7 @@ def test_pruned_at_a_step(method: str, step: int, tmp_path: Path, dense_states: 
     record = run(experiment(method, prune_at=step), tmp_path)
     model = fresh()
     model.load_state_dict(dense_states[step])
-    batches = scoring_batches(load_data("digits", None).train, per_class=10, seed=0, device="cpu")
+    batches = load_cached("digits", None).train.scoring_batches(per_class=10, seed=0, device="cpu")
     masks = prune(model, method, density=0.3, inputs=batches[0][0][:1], data=batches, seed=0)
     assert masks_of(record, tmp_path) == masks
     assert record.kept == KEEP
