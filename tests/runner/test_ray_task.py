@@ -13,15 +13,15 @@ import pytest
 from foreprune.experiments.run import run_experiment
 from foreprune.records.spec import Epoch, Experiment, Record
 from foreprune.records.store import make_folder, read_records, run_folder
-from foreprune.runner import ray_task
-from foreprune.runner.processes import Death, Trouble
-from foreprune.runner.ray_task import RUN_LOCK, Refusal, Started, carry_out, carry_out_whole, version, wait_for
+from foreprune.runner import logged, ray_task
+from foreprune.runner.executor import Death, Started, Trouble
+from foreprune.runner.ray_task import RUN_LOCK, Refusal, carry_out, carry_out_whole, version, wait_for
 from foreprune.training.recipes import Recipe
 
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("MOODS", str(tmp_path_factory.mktemp("moods")))
+    monkeypatch.setenv("FAULTY_MODELS", str(tmp_path_factory.mktemp("marks")))
     monkeypatch.setattr(ray_task, "_PATIENCE", 0.0)
 
 
@@ -124,7 +124,7 @@ def test_a_model_that_ends_its_process(
     def leave(*_: Any, **__: Any) -> None:
         raise SystemExit(status)
 
-    monkeypatch.setattr(ray_task, "run_logged", leave)
+    monkeypatch.setattr(logged, "run_logged", leave)
     started, death = carry_out(order(experiment(), tmp_path))
     assert isinstance(started, Started)
     assert isinstance(death, Death)
@@ -135,7 +135,7 @@ def test_a_full_disk_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ray_task, "run_logged", full)
+    monkeypatch.setattr(logged, "run_logged", full)
     *_, trouble = carry_out(order(experiment(), tmp_path))
     assert isinstance(trouble, Trouble)
     assert trouble.code == 28

@@ -1,4 +1,7 @@
-"""One runner at a time in an output folder, by a lock that ends with the processes that hold it."""
+"""One runner at a time in an output folder, by a lock that ends with the processes that hold it.
+
+Not by the library filelock: its `release` unlocks the open file itself, and with it every child that still works.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -16,12 +17,45 @@ from typing import TYPE_CHECKING, Any
 
 from foreprune.records.spec import Epoch, Experiment, Record
 from foreprune.records.store import RUNS, make_folder, remove_unfinished, run_folder, write_record
+from foreprune.runner.executor import Job, Trouble
 
 if TYPE_CHECKING:
     from foreprune.zoo.datasets import DataSet
 
 LOG = "log.txt"
 LOG_BYTES = 1_000_000
+
+
+def run_job(
+    job: Job,
+    *,
+    out: Path,
+    data_dir: str | None,
+    device: str,
+    threads: int,
+    environment: dict[str, Any],
+    on_epoch: Callable[[Epoch], None],
+    data: DataSet | None = None,
+) -> Record | Trouble:
+    """What every process does, wherever an executor has started it: one run, with so many threads."""
+    faulthandler.enable(file=2)  # a crash in C leaves a traceback in the log
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        return run_logged(
+            job.experiment,
+            out=out,
+            data_dir=data_dir,
+            device=device,
+            environment=environment,
+            attempt=job.attempt,
+            on_epoch=on_epoch,
+            data=data,
+            snapshots=job.snapshots,
+        )
+    except OSError as error:
+        return Trouble(error.errno, str(error))
 
 
 def run_logged(

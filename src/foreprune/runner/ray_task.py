@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import functools
 import hashlib
 import platform
@@ -18,20 +17,13 @@ from typing import Any
 import foreprune
 from foreprune.procedures.snapshots import lock
 from foreprune.records.environment import commit, environment
-from foreprune.records.spec import Epoch, Experiment, Record
+from foreprune.records.spec import Epoch, Experiment
 from foreprune.records.store import finished, run_folder
-from foreprune.runner.logged import run_logged, why
-from foreprune.runner.processes import Death, Trouble
+from foreprune.runner.executor import Death, Job, Message, Started
+from foreprune.runner.logged import run_job, why
 
 RUN_LOCK = ".lock"
 _PATIENCE = 10.0  # seconds until a file that one machine has written is seen by another, over a network
-
-
-@dataclass(frozen=True)
-class Started:
-    """The run has begun, on the machine `host`."""
-
-    host: str
 
 
 @dataclass(frozen=True)
@@ -40,9 +32,6 @@ class Refusal:
 
     kind: str
     text: str
-
-
-Message = Started | Epoch | Record | Trouble | Death | Refusal
 
 
 def version() -> dict[str, str]:
@@ -60,7 +49,7 @@ def _digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def carry_out(order: dict[str, Any]) -> Iterator[Message]:
+def carry_out(order: dict[str, Any]) -> Iterator[Message | Refusal]:
     """Do the run that `order` describes, saying how it goes on; the last message is how it ended.
 
     Args:
@@ -91,47 +80,31 @@ def carry_out(order: dict[str, Any]) -> Iterator[Message]:
         if (earlier := finished(out, experiment)) is not None:
             yield earlier
             return
-        yield from _run(order, experiment, out)
+        yield from _run(order, Job(experiment, order["attempt"], tuple(order["snapshots"])), out)
 
 
-def carry_out_whole(order: dict[str, Any]) -> Message:
+def carry_out_whole(order: dict[str, Any]) -> Message | Refusal:
     """`carry_out` where values cannot be sent one by one: only how it ended."""
     *_, last = carry_out(order)
     return last
 
 
-def _run(order: dict[str, Any], experiment: Experiment, out: Path) -> Iterator[Message]:
+def _run(order: dict[str, Any], job: Job, out: Path) -> Iterator[Message]:
     """The run, in a thread of its own while this one passes on what it says."""
     said: SimpleQueue[Message] = SimpleQueue()
-    threading.Thread(target=_in_thread, args=(order, experiment, out, said), daemon=True).start()
+    threading.Thread(target=_in_thread, args=(order, job, out, said), daemon=True).start()
     while isinstance(message := said.get(), Epoch):
         yield message
     yield message
 
 
-def _in_thread(order: dict[str, Any], experiment: Experiment, out: Path, said: SimpleQueue[Message]) -> None:
+def _in_thread(order: dict[str, Any], job: Job, out: Path, said: SimpleQueue[Message]) -> None:
+    settings = {key: order[key] for key in ("data_dir", "device", "threads")}
     try:
-        import torch
-
-        faulthandler.enable(file=2)  # a crash in C leaves a traceback in the log
-        torch.set_num_threads(order["threads"])
-        record = run_logged(
-            experiment,
-            out=out,
-            data_dir=order["data_dir"],
-            device=order["device"],
-            environment=facts(order),
-            attempt=order["attempt"],
-            on_epoch=said.put,
-            snapshots=order["snapshots"],
-        )
-    except OSError as error:
-        said.put(Trouble(error.errno, str(error)))
+        said.put(run_job(job, out=out, environment=facts(order), on_epoch=said.put, **settings))
     except BaseException as error:  # sys.exit in a user's model would end a process
         code = error.code if isinstance(error, SystemExit) else 1
         said.put(Death(why(code if isinstance(code, int) else int(code is not None))))
-    else:
-        said.put(record)
 
 
 def facts(order: dict[str, Any]) -> dict[str, Any]:

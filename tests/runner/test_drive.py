@@ -15,10 +15,9 @@ import pytest
 
 from foreprune.records.spec import Experiment, Record
 from foreprune.records.store import RECORD, read_records, run_folder, write_record
-from foreprune.runner import workers
+from foreprune.runner import Event, local, run_all
 from foreprune.runner.locks import LOCK, locked
 from foreprune.runner.logged import LOG, run_logged
-from foreprune.runner.workers import Event, run_all
 from foreprune.training.recipes import Recipe
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 def runs(*models: str, epochs: int = 1) -> list[Experiment]:
     recipe = Recipe(epochs=epochs, batch_size=256)
-    names = [f"moody_models:{model}" if model.isidentifier() else model for model in models]
+    names = [f"faulty_models:{model}" if model.isidentifier() else model for model in models]
     return [Experiment(data="digits", model=name, method="magnitude", density=0.5, recipe=recipe) for name in names]
 
 
@@ -39,9 +38,9 @@ def kinds(events: list[Event], experiment: Experiment) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _moods(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("MOODS", str(tmp_path_factory.mktemp("moods")))
-    monkeypatch.setattr(workers, "cores", lambda: 1)  # several threads are slow on a machine that is busy
+def _marks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("FAULTY_MODELS", str(tmp_path_factory.mktemp("marks")))
+    monkeypatch.setattr(local, "cores", lambda: 1)  # several threads are slow on a machine that is busy
 
 
 def test_runs_survive_dying_processes_and_finished_ones_are_not_repeated(tmp_path: Path) -> None:
@@ -104,8 +103,8 @@ def test_processes_that_start_from_nothing_do_the_same(tmp_path: Path) -> None:
     """As on macOS: no server of processes, and every run reads the data."""
     experiments = runs("quick")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "process_context", lambda: multiprocessing.get_context("spawn"))
-        patch.setattr(workers, "_read", lambda name, data_dir: None)
+        patch.setattr(local, "process_context", lambda: multiprocessing.get_context("spawn"))
+        patch.setattr(local, "read_shared", lambda name, data_dir: None)
         (spawned,) = run_all(experiments, out=tmp_path / "spawned")
     (copied,) = run_all(experiments, out=tmp_path / "copied")
     assert spawned.status == "finished"
@@ -134,8 +133,8 @@ def test_whatever_is_printed_goes_to_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (experiment,) = runs("talking")
-    monkeypatch.setenv("MOOD_OF_THE_DAY", "good")  # set after the server of processes was started
-    monkeypatch.setattr(workers, "cores", lambda: 5)
+    monkeypatch.setenv("SAID_BY_A_VARIABLE", "good")  # set after the server of processes was started
+    monkeypatch.setattr(local, "cores", lambda: 5)
     (record, _) = run_all([experiment, *runs("quick")], out=tmp_path, jobs=2)
     assert record.environment["machine"]["threads"] == 2
     lines = log_of(tmp_path, experiment).splitlines()

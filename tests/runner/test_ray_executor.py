@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -14,13 +15,13 @@ import pytest
 
 from foreprune.records.spec import Epoch, Experiment, Record
 from foreprune.records.store import RECORD, read_records, run_folder, write_record
-from foreprune.runner import ray_task
+from foreprune.runner import Event, ray_task, run_all
+from foreprune.runner.executor import Death, Started, Trouble
 from foreprune.runner.locks import locked
-from foreprune.runner.processes import Death, Trouble
-from foreprune.runner.ray_runner import run_on_ray
-from foreprune.runner.ray_task import Refusal, Started
-from foreprune.runner.workers import Event
+from foreprune.runner.ray_task import Refusal
 from foreprune.training.recipes import Recipe
+
+run_on_ray = functools.partial(run_all, executor="ray")
 
 
 class RayError(Exception):
@@ -377,7 +378,7 @@ def test_records_of_another_format_are_left_alone(tmp_path: Path, use: Use) -> N
 def test_settings_are_checked_before_anything(tmp_path: Path, use: Use) -> None:
     use(FakeRay(run_well(tmp_path)))
     out = tmp_path / "none"
-    with pytest.raises(ValueError, match="jobs must be 0 or more, not -1"):
+    with pytest.raises(ValueError, match="jobs must be at least 1, or 0 for one per core or GPU, not -1"):
         run_on_ray([experiment(0)], out=out, jobs=-1)
     with pytest.raises(ValueError, match="retries must be 0 or more, not -2"):
         run_on_ray([experiment(0)], out=out, retries=-2)
