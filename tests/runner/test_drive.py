@@ -16,6 +16,7 @@ import pytest
 from foreprune.records.spec import Experiment, Record
 from foreprune.records.store import RECORD, read_records, run_folder, write_record
 from foreprune.runner import Event, local, run_all
+from foreprune.runner.executor import Job
 from foreprune.runner.locks import LOCK, locked
 from foreprune.runner.logged import LOG, run_logged
 from foreprune.training.recipes import Recipe
@@ -149,11 +150,11 @@ def test_one_run_in_this_process_has_the_same_log_and_gives_the_outputs_back(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     talking, raising = runs("talking", "raising")
-    record = run_logged(talking, out=tmp_path, attempt=3)
+    record = run_logged(Job(talking, attempt=3), out=tmp_path)
     assert (record.status, record.attempts) == ("finished", 3)
     assert [r.attempts for r in read_records(tmp_path).records] == [3]
     assert {"said by Python", "said by C", "said by a child"} <= set(log_of(tmp_path, talking).splitlines())
-    failed = run_logged(raising, out=tmp_path)
+    failed = run_logged(Job(raising), out=tmp_path)
     assert failed.error == f"ValueError: this network cannot be built (log: runs/{raising.id}/log.txt)"
     assert capfd.readouterr() == ("", "")
     print("now")

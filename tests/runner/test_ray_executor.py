@@ -18,7 +18,6 @@ from foreprune.records.store import RECORD, read_records, run_folder, write_reco
 from foreprune.runner import Event, ray_task, run_all
 from foreprune.runner.executor import Death, Started, Trouble
 from foreprune.runner.locks import locked
-from foreprune.runner.ray_task import Refusal
 from foreprune.training.recipes import Recipe
 
 run_on_ray = functools.partial(run_all, executor="ray")
@@ -49,7 +48,7 @@ class OutOfMemoryError(RayError):
 ERRORS = SimpleNamespace(
     **{each.__name__: each for each in (RayError, RayTaskError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)}
 )
-Said = Started | Epoch | Record | Trouble | Death | Refusal | RayError
+Said = Started | Epoch | Record | Trouble | Death | RayError
 Script = Callable[[Experiment, int], Iterator[Said]]
 
 
@@ -304,11 +303,11 @@ def test_records_that_do_not_arrive_end_the_sweep(tmp_path: Path, use: Use) -> N
     ("said", "kind", "message"),
     [
         (
-            Refusal("ImportError", "the worker on b has 0.2, and this process 0.1"),
+            RayTaskError(ImportError("the worker on b has 0.2, and this process 0.1")),
             ImportError,
-            "the worker on b has 0.2",
+            r"a worker cannot begin \(the worker on b has 0.2, and .* 0.1\); install this foreprune on every node",
         ),
-        (Refusal("FileNotFoundError", "does not see it"), FileNotFoundError, "does not see it"),
+        (RayTaskError(FileNotFoundError("does not see it")), FileNotFoundError, "^does not see it$"),
         (RayTaskError(ModuleNotFoundError("No module named 'foreprune'")), ImportError, r"cannot begin \(No module"),
         (RayTaskError(PermissionError(errno.EACCES, "not yours")), OSError, "cannot write to .*not yours"),
         (Trouble(errno.ENOSPC, "No space left"), OSError, "disk full writing to .*; 0 finished runs are kept"),

@@ -191,7 +191,7 @@ def _carry_out(
 
 
 def _record_death(job: Job, reason: str, executor: Executor, out: Path, records: Mapping[str, Record]) -> Record:
-    record = death_record(job.experiment, out=out, reason=reason, attempts=job.attempt, environment=executor.facts(job))
+    record = death_record(job, reason, out=out, environment=executor.facts(job))
     try:
         write_record(out, record)
     except OSError as error:

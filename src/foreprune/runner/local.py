@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from foreprune.records.environment import command_line, commit, environment
 from foreprune.records.spec import Epoch
-from foreprune.runner.executor import Begin, Executor, Job, Message
+from foreprune.runner.executor import Begin, Executor, Job, Message, Trouble
 from foreprune.runner.locks import Descriptor
-from foreprune.runner.logged import run_job
+from foreprune.runner.logged import run_logged
 from foreprune.runner.placement import assign, at_a_time, cores, device_names, visible
 from foreprune.runner.processes import Child, end, listen, process_context, start_child, stop
 
@@ -143,6 +143,11 @@ def _run(
         with contextlib.suppress(OSError):  # the parent is gone, and this process with it in a moment
             pipe.send(epoch)
 
-    message = run_job(job, on_epoch=report, data=None if shared is None else shared.value(), **settings)
+    data = None if shared is None else shared.value()
+    message: Message
+    try:
+        message = run_logged(job, on_epoch=report, data=data, **settings)
+    except OSError as error:
+        message = Trouble(error.errno, str(error))
     with contextlib.suppress(OSError):
         pipe.send(message)

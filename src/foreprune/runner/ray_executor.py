@@ -21,7 +21,6 @@ from foreprune.runner import ray_task
 from foreprune.runner.executor import Begin, Death, Executor, Job, Message, Trouble
 from foreprune.runner.locks import Descriptor
 from foreprune.runner.ray_cluster import connected, import_ray, places, share_of
-from foreprune.runner.ray_task import Refusal
 
 _AHEAD = 2  # times the places of the cluster: tasks that wait are what makes a cluster grow
 
@@ -120,28 +119,26 @@ class _Tasks:
         """
         errors = self._ray.exceptions
         try:
-            message: Message | Refusal = self._ray.get(next(task) if self._streaming else task)
+            yield self._ray.get(next(task) if self._streaming else task)
         except StopIteration:
             return
         except errors.RayTaskError as error:
-            if not isinstance(error.cause, OSError):
-                reason = " ".join(str(error.cause or error).split())
-                raise ImportError(
-                    f"a worker cannot begin ({reason}); is the same foreprune installed on every node?"
-                ) from error
-            message = Trouble(error.cause.errno, str(error.cause))
+            cause = error.cause or error
+            if isinstance(cause, FileNotFoundError):  # nothing is shared
+                raise FileNotFoundError(str(cause)) from error
+            if not isinstance(cause, OSError):
+                reason = " ".join(str(cause).split())
+                raise ImportError(f"a worker cannot begin ({reason}); install this foreprune on every node") from error
+            yield Trouble(cause.errno, str(cause))
         except errors.OutOfMemoryError:
-            message = Death("was ended by Ray because memory ran out: run fewer jobs at a time")
+            yield Death("was ended by Ray because memory ran out: run fewer jobs at a time")
         except errors.NodeDiedError:
-            message = Death("was lost with its node")
+            yield Death("was lost with its node")
         except errors.WorkerCrashedError:
-            message = Death("was killed or crashed, perhaps because memory ran out: run fewer jobs at a time")
+            yield Death("was killed or crashed, perhaps because memory ran out: run fewer jobs at a time")
         except errors.RayError as error:
             first = (str(error).strip().splitlines() or [""])[0]
-            message = Death(f"was lost ({type(error).__name__}: {first})")
-        if isinstance(message, Refusal):
-            raise {"ImportError": ImportError, "FileNotFoundError": FileNotFoundError}[message.kind](message.text)
-        yield message
+            yield Death(f"was lost ({type(error).__name__}: {first})")
 
 
 def _check_shared(out: Path, record: Record) -> None:

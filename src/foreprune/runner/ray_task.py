@@ -9,7 +9,6 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -19,19 +18,11 @@ from foreprune.procedures.snapshots import lock
 from foreprune.records.environment import commit, environment
 from foreprune.records.spec import Epoch, Experiment
 from foreprune.records.store import finished, run_folder
-from foreprune.runner.executor import Death, Job, Message, Started
-from foreprune.runner.logged import run_job, why
+from foreprune.runner.executor import Death, Job, Message, Started, Trouble
+from foreprune.runner.logged import run_logged, why
 
 RUN_LOCK = ".lock"
 _PATIENCE = 10.0  # seconds until a file that one machine has written is seen by another, over a network
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why nothing can be run on this worker; the sweep ends with it. `kind` names a builtin exception."""
-
-    kind: str
-    text: str
 
 
 def version() -> dict[str, str]:
@@ -49,31 +40,30 @@ def _digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def carry_out(order: dict[str, Any]) -> Iterator[Message | Refusal]:
+def carry_out(order: dict[str, Any]) -> Iterator[Message]:
     """Do the run that `order` describes, saying how it goes on; the last message is how it ended.
 
     Args:
         order: plain values, so that a worker with another version can read it and say so: `experiment` (JSON),
             `attempt`, `out`, `data_dir`, `device`, `threads`, `command`, `snapshots`, `version` and `ray`.
+
+    Raises:
+        ImportError: this worker has another version of the package.
+        FileNotFoundError: it does not see the folder of the run.
     """
     ours, theirs = order["version"], version()
     if any(ours[key] != theirs[key] for key in ("foreprune", "source")):
-        text = (
-            f"the worker on {platform.node()} has foreprune {_in_words(theirs)}, and this process {_in_words(ours)}; "
-            "install the same one on every node"
+        raise ImportError(
+            f"the worker on {platform.node()} has foreprune {_in_words(theirs)}, and this process {_in_words(ours)}"
         )
-        yield Refusal("ImportError", text)
-        return
     experiment = Experiment.model_validate_json(order["experiment"])
     out = Path(order["out"])
     folder = run_folder(out, experiment)
     if not wait_for(folder.is_dir):
-        text = (
+        raise FileNotFoundError(
             f"the worker on {platform.node()} does not see {folder}: is the folder shared with the workers? "
             "Every node must have it under the same path"
         )
-        yield Refusal("FileNotFoundError", text)
-        return
     yield Started(platform.node())
     # runs of a driver that was killed go on for some seconds
     with lock(folder / RUN_LOCK):
@@ -83,7 +73,7 @@ def carry_out(order: dict[str, Any]) -> Iterator[Message | Refusal]:
         yield from _run(order, Job(experiment, order["attempt"], tuple(order["snapshots"])), out)
 
 
-def carry_out_whole(order: dict[str, Any]) -> Message | Refusal:
+def carry_out_whole(order: dict[str, Any]) -> Message:
     """`carry_out` where values cannot be sent one by one: only how it ended."""
     *_, last = carry_out(order)
     return last
@@ -101,7 +91,9 @@ def _run(order: dict[str, Any], job: Job, out: Path) -> Iterator[Message]:
 def _in_thread(order: dict[str, Any], job: Job, out: Path, said: SimpleQueue[Message]) -> None:
     settings = {key: order[key] for key in ("data_dir", "device", "threads")}
     try:
-        said.put(run_job(job, out=out, environment=facts(order), on_epoch=said.put, **settings))
+        said.put(run_logged(job, out=out, environment=facts(order), on_epoch=said.put, **settings))
+    except OSError as error:
+        said.put(Trouble(error.errno, str(error)))
     except BaseException as error:  # sys.exit in a user's model would end a process
         code = error.code if isinstance(error, SystemExit) else 1
         said.put(Death(why(code if isinstance(code, int) else int(code is not None))))
