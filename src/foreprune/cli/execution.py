@@ -72,7 +72,10 @@ def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> Non
     screen.print(title, highlight=False, markup=False)
     screen.print(networks_table(experiments))
     done = len(experiments) - len(left)
-    screen.print(f"{done:,} finished in {out}, {len(left):,} to do{_price(left)}", highlight=False, markup=False)
+    price = _price(left)
+    to_do = f"{done:,} finished in {out}, {len(left):,} to do" + (":" if price else "")
+    for line in filter(None, (to_do, price)):
+        screen.print(line, highlight=False, markup=False)
     for experiment in left[:_SHOWN]:
         screen.print(f"  {experiment.id}", highlight=False, markup=False, soft_wrap=True)
     if len(left) > _SHOWN:
@@ -88,7 +91,5 @@ def _price(experiments: Sequence[Experiment]) -> str:
         found = estimate(experiments)
     except (ValueError, RuntimeError, NotImplementedError):
         return ""
-    return (
-        f": {found.epochs:,.0f} epochs, {flops(found.flops)} FLOPs, about {duration(found.seconds())} "
-        f"at {RATE / 1e9:.0f} GFLOP/s"
-    )
+    time = f"about {duration(found.seconds())} at {RATE / 1e9:.0f} GFLOP/s"
+    return f"{found.epochs:,.0f} epochs, {flops(found.flops)} FLOPs, {time}"

@@ -74,7 +74,7 @@ class SweepProgress:
         elif event.kind in ("skipped", "ended"):
             self.ended += 1
             self.failed += event.record is not None and event.record.status == "failed"
-            self._runs[name] = self._whole(event, run)
+            self._runs[name] = self._whole(event)
             self._forget(name)
 
     def seconds_left(self) -> float | None:
@@ -86,19 +86,16 @@ class SweepProgress:
         ]
         return seconds_left(runs, at_a_time=self.at_a_time)
 
-    def _whole(self, event: Event, run: RunProgress) -> RunProgress:
-        record = event.record
-        if record is not None and record.status == "failed":  # says nothing about how long a run takes
-            return RunProgress(event.experiment, done=1.0)
+    def _whole(self, event: Event) -> RunProgress:
+        whole, record = RunProgress(event.experiment, done=1.0), event.record
+        if record is None or record.status == "failed":  # says nothing about how long a run takes
+            return whole
         if event.kind == "ended":
-            start = self._from.get(event.experiment.id, 0.0)
-            return RunProgress(
-                event.experiment, done=1.0, measured=1.0 - start, seconds=self._elapsed(event.experiment.id)
-            )
-        known = None if record is None else (record.seconds_prune, record.seconds_train)
-        if known is None or known[0] is None or known[1] is None:
-            return RunProgress(event.experiment, done=1.0)
-        return RunProgress(event.experiment, done=1.0, measured=1.0, seconds=known[0] + known[1])
+            start = self._from.get(record.id, 0.0)
+            return replace(whole, measured=1.0 - start, seconds=self._elapsed(record.id))
+        if record.seconds_prune is None or record.seconds_train is None:
+            return whole
+        return replace(whole, measured=1.0, seconds=record.seconds_prune + record.seconds_train)
 
     def _elapsed(self, name: str) -> float:
         return self._clock() - self._started[name] if name in self._started else 0.0
