@@ -35,7 +35,7 @@ ROOMS = (
     "cli",
 )
 TORCH_FREE = (
-    *("foreprune", "foreprune.training.recipes", "foreprune.records.spec", "foreprune.records.store"),
+    *("foreprune", "foreprune.training.recipes", "foreprune.records"),
     *("foreprune.experiments.grid", "foreprune.procedures.procedures", "foreprune.papers"),
 )
 PUBLIC_NAMES = 25

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from foreprune.core.method import LayerCollapse, Method
     from foreprune.graph import PathError
     from foreprune.methods import method, methods
-    from foreprune.records.spec import Experiment, Record
-    from foreprune.records.store import load_frame as load_records
+    from foreprune.records import Experiment, Record
+    from foreprune.records import load_frame as load_records
     from foreprune.training.fit import fit
     from foreprune.training.recipes import Recipe
 
@@ -40,9 +40,9 @@ _PUBLIC = {
     "methods": "methods",
     "fit": "training.fit",
     "Recipe": "training.recipes",
-    "Experiment": "records.spec",
-    "Record": "records.spec",
-    "load_records": "records.store",
+    "Experiment": "records",
+    "Record": "records",
+    "load_records": "records",
 }
 _RENAMED = {"load_records": "load_frame"}
 

@@ -11,8 +11,7 @@ from foreprune.experiments.check import check, resolve_device
 from foreprune.experiments.run import load_data, load_model, mean_image, run_experiment, scoring_batches
 from foreprune.methods import methods
 from foreprune.procedures.procedures import PROCEDURES
-from foreprune.records.spec import Experiment
-from foreprune.records.store import finished, read_records, run_folder
+from foreprune.records import Experiment, finished, read_records, run_folder
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.images import ImageSet
 

@@ -16,8 +16,7 @@ import foreprune.procedures.later as later_module
 from foreprune.api import prune
 from foreprune.core.masks import Masks
 from foreprune.experiments.run import layers_of, run_experiment, unit_densities
-from foreprune.records.spec import Experiment
-from foreprune.records.store import run_folder
+from foreprune.records import Experiment, run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.build import load_data, load_model, scoring_batches

@@ -23,8 +23,7 @@ from foreprune.procedures.dense import Setting, dense_run, dense_weights
 from foreprune.procedures.later import Gradual, keep_largest, start_of
 from foreprune.procedures.procedures import END, dense_of, gradual_count, round_counts, snapshots_for, steps_needed
 from foreprune.procedures.snapshots import read_snapshot
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import run_folder
+from foreprune.records import Epoch, Experiment, Record, run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.build import load_data, load_model, scoring_batches

@@ -24,7 +24,7 @@ from foreprune.procedures.procedures import (
     steps_needed,
     steps_of,
 )
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 from foreprune.training.recipes import Recipe
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from foreprune.records.spec import Experiment, Record
-from foreprune.records.store import RECORD, read_records, run_folder, write_record
+from foreprune.records import RECORD, Experiment, Record, read_records, run_folder, write_record
 from foreprune.runner import Event, local, run_all
 from foreprune.runner.executor import Job
 from foreprune.runner.locks import LOCK, locked
@@ -373,3 +372,17 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path, monkeypatc
         PermissionError, match=rf"no permission to write in {tmp_path}; choose an output folder you may"
     ):
         run_all([], out=tmp_path)
+
+
+def test_an_unknown_executor_and_an_address_that_is_not_used_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "none"
+    with pytest.raises(ValueError, match="executor must be 'local' or 'ray', not 'slurm'"):
+        run_all([], out=out, executor="slurm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="address belongs to executor='ray'; add that, or leave out 'auto'"):
+        run_all([], out=out, address="auto")
+    assert not out.exists()
+
+
+def test_the_room_loads_without_torch_and_ray() -> None:
+    program = "import sys, foreprune.runner\nassert not {'torch', 'ray', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

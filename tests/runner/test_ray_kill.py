@@ -13,8 +13,7 @@ from typing import IO
 
 import pytest
 
-from foreprune.records.spec import Experiment
-from foreprune.records.store import RECORD, finished, read_records, run_folder
+from foreprune.records import RECORD, Experiment, finished, read_records, run_folder
 from foreprune.runner import Event, ray_cluster, run_all
 from foreprune.runner.logged import LOG
 from foreprune.runner.ray_cluster import connected, import_ray
@@ -54,7 +53,7 @@ def check_folder(out: Path, *experiments: Experiment) -> None:
 DRIVER = """
 import json, os, sys
 from foreprune.runner import run_all
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 def say(event):
     epoch = event.epoch and event.epoch.epoch

@@ -13,7 +13,7 @@ from foreprune.cli.compare import Compare, Report
 from foreprune.cli.consoles import errors
 from foreprune.cli.lists import Methods
 from foreprune.cli.single import Analyze, Prune, Train
-from foreprune.cli.sweep import Recipes, Sweep
+from foreprune.cli.sweep import Papers, Sweep
 
 
 def _show_warning(
@@ -41,7 +41,7 @@ def main() -> None:
         "analyze": Analyze,
         "train": Train,
         "sweep": Sweep,
-        "recipes": Recipes,
+        "papers": Papers,
         "methods": Methods,
         "report": Report,
     }

@@ -98,7 +98,7 @@ class Report:
     """where to write; default: the same folder"""
 
     def run(self) -> int:
-        from foreprune.records.store import read_records
+        from foreprune.records import read_records
         from foreprune.report.render import write_report
 
         page = write_report(self.folder, out=self.out)

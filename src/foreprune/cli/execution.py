@@ -9,7 +9,7 @@ from foreprune.cli.arguments import Execution
 from foreprune.cli.consoles import errors, screen
 from foreprune.cli.summary import flops, networks_table, print_report, print_tables
 from foreprune.core.durations import duration
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 _SHOWN = 3  # runs that --dry-run names
 
@@ -65,7 +65,7 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
 def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> None:
     """Say what would be run."""
     from foreprune.experiments.check import check_methods
-    from foreprune.records.store import finished
+    from foreprune.records import finished
 
     check_methods(experiments)
     left = [experiment for experiment in experiments if finished(out, experiment) is None]
@@ -85,7 +85,7 @@ def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> Non
 
 def _price(experiments: Sequence[Experiment]) -> str:
     """The estimate in words, or nothing where a network of the user's own cannot be counted."""
-    from foreprune.experiments.cost import RATE, estimate
+    from foreprune.experiments import RATE, estimate
 
     try:
         found = estimate(experiments)

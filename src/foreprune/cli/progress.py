@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from foreprune.core.durations import duration
-from foreprune.records.spec import Experiment, Record
+from foreprune.records import Experiment, Record
 from foreprune.runner import Event, RunProgress, seconds_left
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from foreprune.cli.consoles import screen
-from foreprune.records.spec import Experiment, Record
+from foreprune.records import Experiment, Record
 
 
 def count(number: int, word: str) -> str:

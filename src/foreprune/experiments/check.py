@@ -14,7 +14,7 @@ from foreprune.core.net import Net
 from foreprune.methods import method
 from foreprune.procedures.dense import check_step
 from foreprune.procedures.procedures import PROCEDURES, check_procedure, steps_of
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 from foreprune.zoo.build import load_data, load_model
 
 

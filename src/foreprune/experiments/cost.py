@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from foreprune.procedures.procedures import END, dense_of, hyper_of, round_counts, steps_of
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 from foreprune.zoo.build import load_model
 
 RATE = 5e10  # FLOP/s of training: half of what gradients alone reach on two idle cores of a server CPU (ResNet-20)

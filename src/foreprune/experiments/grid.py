@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from foreprune.records.spec import Ablation, Experiment, Scalar
+from foreprune.records import Ablation, Experiment, Scalar
 from foreprune.training.recipes import Recipe
 
 ABLATIONS: tuple[Ablation, ...] = tuple(name for name in get_args(Ablation) if name != "none")

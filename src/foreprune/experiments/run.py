@@ -20,8 +20,7 @@ from foreprune.core.net import primary_output
 from foreprune.procedures.dense import Setting, channels_last, dense_run, network, train
 from foreprune.procedures.later import start_of, warn_of_collapse
 from foreprune.procedures.snapshots import load_into
-from foreprune.records.spec import Epoch, Experiment, Layer, Record
-from foreprune.records.store import is_full, make_folder, run_folder, write_record
+from foreprune.records import Epoch, Experiment, LayerRecord, Record, is_full, make_folder, run_folder, write_record
 from foreprune.zoo import datasets
 from foreprune.zoo.build import Images, load_data, load_model, mean_image, scoring_batches
 
@@ -32,11 +31,11 @@ _OUTPUTS_AT_ONCE = 250
 _UNIT_BINS = 20
 
 
-def layers_of(masks: Masks) -> tuple[Layer, ...]:
+def layers_of(masks: Masks) -> tuple[LayerRecord, ...]:
     """Counts and remaining units of every prunable tensor, in order."""
     counts, widths, shapes = masks.layer_counts(), masks.widths(), masks.shapes
     return tuple(
-        Layer(
+        LayerRecord(
             name=name,
             shape=shapes[name],
             kept=counts[name][0],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from foreprune.experiments.grid import parse_timed_method, shortened
 from foreprune.procedures.procedures import PROCEDURES
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 Runs = tuple[Experiment, ...]
 

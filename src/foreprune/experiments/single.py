@@ -20,8 +20,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scope
 from foreprune.experiments.run import load_data, load_model, mean_image, scoring_batches
 from foreprune.methods import method as find_method
-from foreprune.records.spec import Epoch, Scalar
-from foreprune.records.store import make_folder
+from foreprune.records import Epoch, Scalar, make_folder
 from foreprune.training.fit import fit
 from foreprune.training.history import History
 from foreprune.training.recipes import Recipe

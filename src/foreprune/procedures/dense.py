@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from foreprune.procedures.procedures import END, dense_of
 from foreprune.procedures.snapshots import Snapshot, lock, read_snapshot, state_of, write_snapshot
-from foreprune.records.spec import Epoch, Experiment
-from foreprune.records.store import make_folder, remove_unfinished
+from foreprune.records import Epoch, Experiment, make_folder, remove_unfinished
 from foreprune.training.fit import MaskMap, MaskSchedule, fit, steps_per_epoch
 from foreprune.training.history import History
 from foreprune.zoo import datasets

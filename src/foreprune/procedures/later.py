@@ -30,7 +30,7 @@ from foreprune.methods import method as find_method
 from foreprune.procedures.dense import Setting, check_step, dense_weights, network, train
 from foreprune.procedures.procedures import END, check_procedure, gradual_count, hyper_of, round_counts
 from foreprune.procedures.snapshots import Snapshot, load_into, lock, read_snapshot, state_of, write_snapshot
-from foreprune.records.store import make_folder, remove_unfinished
+from foreprune.records import make_folder, remove_unfinished
 from foreprune.training.fit import MaskMap
 from foreprune.zoo.build import loss_of, mean_image, scoring_batches
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from foreprune.records.spec import Ablation, Experiment, Scalar
+from foreprune.records import Ablation, Experiment, Scalar
 
 END = -1  # stands for the last step of the dense training, whose number only the data can tell
 

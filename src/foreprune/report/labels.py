@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foreprune.records.spec import Ablation, Experiment, Record
+from foreprune.records import Ablation, Experiment, Record
 from foreprune.report.colors import DENSE, method_order
 
 _WORDS: dict[Ablation, str] = {

@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from foreprune.procedures.procedures import snapshots_for, steps_needed
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import (
+from foreprune.procedures import snapshots_for, steps_needed
+from foreprune.records import (
     RECORD,
     RUNS,
+    Epoch,
+    Experiment,
+    Record,
     check_formats,
     earlier,
     finished,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from foreprune.records.spec import Epoch, Experiment, Record
+from foreprune.records import Epoch, Experiment, Record
 from foreprune.runner.locks import Descriptor
 
 

@@ -13,8 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records.environment import command_line, commit, environment
-from foreprune.records.spec import Epoch
+from foreprune.records import Epoch, command_line, commit, environment
 from foreprune.runner.executor import Begin, Executor, Job, Message, Trouble
 from foreprune.runner.locks import Descriptor
 from foreprune.runner.logged import run_logged

@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import RUNS, make_folder, remove_unfinished, run_folder, write_record
+from foreprune.records import RUNS, Epoch, Experiment, Record, make_folder, remove_unfinished, run_folder, write_record
 from foreprune.runner.executor import Job
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def run_logged(
     """
     import torch
 
-    from foreprune.experiments.run import run_experiment
+    from foreprune.experiments import run_experiment
 
     faulthandler.enable(file=2)  # a crash in C leaves a traceback in the log
     if threads is not None:

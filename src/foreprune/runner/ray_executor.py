@@ -14,9 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from foreprune.records.environment import command_line
-from foreprune.records.spec import Record
-from foreprune.records.store import RECORD, make_folder, read_record, run_folder
+from foreprune.records import RECORD, Record, command_line, make_folder, read_record, run_folder
 from foreprune.runner import ray_task
 from foreprune.runner.executor import Begin, Death, Executor, Job, Message, Trouble
 from foreprune.runner.locks import Descriptor

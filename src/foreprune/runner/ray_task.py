@@ -15,9 +15,7 @@ from typing import Any
 
 import foreprune
 from foreprune.procedures.snapshots import lock
-from foreprune.records.environment import commit, environment
-from foreprune.records.spec import Epoch, Experiment
-from foreprune.records.store import finished, run_folder
+from foreprune.records import Epoch, Experiment, commit, environment, finished, run_folder
 from foreprune.runner.executor import Death, Job, Message, Started, Trouble
 from foreprune.runner.logged import run_logged, why
 
