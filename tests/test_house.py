@@ -36,7 +36,7 @@ ROOMS = (
 )
 TORCH_FREE = (
     *("foreprune", "foreprune.training.recipes", "foreprune.records"),
-    *("foreprune.experiments.grid", "foreprune.procedures.procedures", "foreprune.papers"),
+    *("foreprune.procedures", "foreprune.experiments", "foreprune.papers"),
 )
 PUBLIC_NAMES = 25
 LINES = 420

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from foreprune.experiments.grid import grid, parse_ablation, parse_method, parse_timed_method, shortened
+from foreprune.experiments import grid, parse_ablation, parse_method, parse_timed_method, shortened
 from foreprune.training.recipes import Recipe
 
 
@@ -48,7 +48,7 @@ def test_ablations_with_a_value() -> None:
     [
         ("shufle", "unknown ablation 'shufle'; did you mean shuffle"),
         ("none", "unknown ablation 'none'"),
-        ("xyz", "choose from shuffle, reinit"),
+        ("xyz", "choose from shuffle, widen, reinit"),
         ("shuffle:0.5", "only widen takes a value"),
         ("widen:1.5", "from 0 to 1; write e.g. widen:0.5"),
         ("widen:nan", "from 0 to 1"),

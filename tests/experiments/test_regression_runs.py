@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 
 import foreprune
 from foreprune.core.masks import Masks
-from foreprune.experiments.run import run_experiment
+from foreprune.experiments import run_experiment
 from foreprune.experiments.single import prune_once, train_once
 from foreprune.records import Experiment, run_folder
 from foreprune.training.evaluate import evaluate

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from foreprune.experiments.check import check_methods
-from foreprune.experiments.run import run_experiment
+from foreprune.experiments import check_methods, run_experiment
 from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil
 from foreprune.papers import entry as entry_module
 from foreprune.papers import frankle_networks as frankle
 from foreprune.papers.entry import Runs, together
 from foreprune.papers.setting import DIGITS, Setting
-from foreprune.procedures.procedures import END, PROCEDURES, steps_of
+from foreprune.procedures import END, procedure_of, steps_of
 from foreprune.records import Experiment
 from foreprune.training.recipes import Recipe
 from foreprune.zoo import datasets, initializers, models
@@ -355,7 +354,7 @@ def smoke_runs() -> list[Experiment]:
         for kind in (
             (run.method, tuple(run.hyper)),
             (run.data, run.model, trains),
-            (run.ablation, run.init, run.prune_at > 0, run.method in PROCEDURES),
+            (run.ablation, run.init, run.prune_at > 0, procedure_of(run) is not None),
         ):
             kinds.setdefault(kind, run)
     return list({cut.id: cut for cut in map(_cut, kinds.values())}.values())

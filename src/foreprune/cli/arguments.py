@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from foreprune.experiments.grid import shortened
+from foreprune.experiments import shortened
 from foreprune.training.recipes import Recipe, default_recipe, recipe
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -12,7 +12,7 @@ from foreprune.cli.arguments import Execution, Training
 from foreprune.cli.execution import carry_out
 from foreprune.cli.summary import count, print_report, print_tables
 from foreprune.core.density import as_density
-from foreprune.experiments.grid import grid
+from foreprune.experiments import grid
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import tyro
 from foreprune.cli.arguments import Device, Training
 from foreprune.cli.consoles import errors, screen
 from foreprune.core.density import as_density
-from foreprune.experiments.grid import parse_method
+from foreprune.experiments import parse_method
 
 if TYPE_CHECKING:
     from foreprune.core.masks import Masks
@@ -116,7 +116,7 @@ class Train:
     """where to run"""
 
     def run(self) -> int:
-        from foreprune.experiments.check import resolve_device
+        from foreprune.experiments import resolve_device
         from foreprune.experiments.single import train_once
 
         try:

@@ -9,12 +9,12 @@ from foreprune.experiments.grid import grid, parse_ablation, parse_method, parse
 from foreprune.experiments.selection import in_epochs, limited
 
 if TYPE_CHECKING:
-    from foreprune.experiments.check import check, check_methods, resolve_device
+    from foreprune.experiments.checks import check, check_methods, resolve_device
     from foreprune.experiments.cost import RATE, Estimate, estimate, measured_rate
     from foreprune.experiments.run import load_data, load_model, mean_image, run_experiment, scoring_batches
 
 _LATE = {
-    **dict.fromkeys(("check", "check_methods", "resolve_device"), "check"),
+    **dict.fromkeys(("check", "check_methods", "resolve_device"), "checks"),
     **dict.fromkeys(("RATE", "Estimate", "estimate", "measured_rate"), "cost"),
     **dict.fromkeys(("load_data", "load_model", "mean_image", "run_experiment", "scoring_batches"), "run"),
 }

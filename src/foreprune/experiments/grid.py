@@ -6,12 +6,10 @@ import difflib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from typing import get_args
 
-from foreprune.records import Ablation, Experiment, Scalar
+from foreprune.procedures import ABLATIONS
+from foreprune.records import Experiment, Scalar
 from foreprune.training.recipes import Recipe
-
-ABLATIONS: tuple[Ablation, ...] = tuple(name for name in get_args(Ablation) if name != "none")
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Scalar]]:
@@ -58,7 +56,7 @@ def parse_timed_method(text: str) -> tuple[str, dict[str, Scalar], int]:
     return name, hyper, int(step)
 
 
-def parse_ablation(text: str) -> tuple[Ablation, float]:
+def parse_ablation(text: str) -> tuple[str, float]:
     """ "shuffle" -> ("shuffle", 1.0); "widen:0.5" -> ("widen", 0.5), the fraction of lost units to bring back.
 
     Raises:
@@ -75,7 +73,7 @@ def parse_ablation(text: str) -> tuple[Ablation, float]:
         fraction = float(value)
     except ValueError:
         fraction = -1.0
-    if name != "widen" or not 0 <= fraction <= 1:
+    if not ABLATIONS[name].takes_fraction or not 0 <= fraction <= 1:
         raise ValueError(
             f"ablation {text!r}: only widen takes a value, the fraction of lost units to bring back, "
             "from 0 to 1; write e.g. widen:0.5"
@@ -130,7 +128,7 @@ def grid(
     if not methods or not densities or not seeds:
         raise ValueError("nothing to run: give at least one method, one density and one seed")
     wanted = [timed for timed in map(parse_timed_method, methods) if timed[0] != "dense"]
-    variants: list[tuple[Ablation, float]] = [("none", 1.0), *map(parse_ablation, ablations)]
+    variants: list[tuple[str, float]] = [("none", 1.0), *map(parse_ablation, ablations)]
     shared = {
         "data": data,
         "model": model,

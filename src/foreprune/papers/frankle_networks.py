@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foreprune.experiments.grid import shortened
+from foreprune.experiments import shortened
 from foreprune.papers.entry import Scale
 from foreprune.papers.setting import Setting, powers, smoke
 from foreprune.training.recipes import Recipe, recipe

@@ -1,5 +1,37 @@
-"""Procedures: what trains in order to prune, and which dense trainings a list of runs shares. Torch-free at load."""
+"""Procedures: what trains in order to prune, one file each, and the dense trainings that runs share. Torch-free.
 
-from foreprune.procedures.procedures import Procedure, dense_of, snapshots_for, steps_needed, steps_of
+What needs torch is in `foreprune.procedures.shared`.
+"""
 
-__all__ = ["Procedure", "dense_of", "snapshots_for", "steps_needed", "steps_of"]
+from foreprune.procedures.ablating import ABLATIONS
+from foreprune.procedures.dense_steps import dense_of, snapshots_for, steps_needed, steps_of
+from foreprune.procedures.registered import (
+    END,
+    Procedure,
+    Start,
+    check_procedure,
+    get_procedure,
+    list_procedures,
+    procedure,
+    procedure_of,
+    registry,
+    settings_of,
+)
+
+__all__ = [
+    "ABLATIONS",
+    "END",
+    "Procedure",
+    "Start",
+    "check_procedure",
+    "dense_of",
+    "get_procedure",
+    "list_procedures",
+    "procedure",
+    "procedure_of",
+    "registry",
+    "settings_of",
+    "snapshots_for",
+    "steps_needed",
+    "steps_of",
+]

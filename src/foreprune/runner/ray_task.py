@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import foreprune
-from foreprune.procedures.snapshots import lock
+from foreprune.procedures.shared import lock
 from foreprune.records import Epoch, Experiment, commit, environment, finished, run_folder
 from foreprune.runner.executor import Death, Job, Message, Started, Trouble
 from foreprune.runner.logged import run_logged, why

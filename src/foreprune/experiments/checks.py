@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
-from foreprune.ablations import invert
 from foreprune.core.density import keep_count
 from foreprune.core.net import Net
 from foreprune.methods import method
-from foreprune.procedures.dense import check_step
-from foreprune.procedures.procedures import PROCEDURES, check_procedure, steps_of
+from foreprune.procedures import ABLATIONS, check_procedure, list_procedures, procedure_of, steps_of
+from foreprune.procedures.shared import check_step
 from foreprune.records import Experiment
 from foreprune.zoo.build import load_data, load_model
 
@@ -48,7 +47,7 @@ def check_methods(experiments: Sequence[Experiment]) -> None:
         ValueError, TypeError: what the runs would have raised.
     """
     for experiment in experiments:
-        if experiment.method in PROCEDURES:
+        if procedure_of(experiment):
             check_procedure(experiment)
         elif experiment.method != "dense":
             _check_method(experiment)
@@ -58,13 +57,13 @@ def _check_method(experiment: Experiment) -> None:
     try:
         found = method(experiment.method)
     except ValueError:
-        if near := difflib.get_close_matches(experiment.method, PROCEDURES, n=2):
+        if near := difflib.get_close_matches(experiment.method, [each.name for each in list_procedures()], n=2):
             hint = " or ".join(map(repr, near))
             raise ValueError(f"unknown method {experiment.method!r}; did you mean {hint}?") from None
         raise
     found.check_hyper(experiment.hyper)
-    if experiment.ablation == "invert":
-        invert(found)
+    if (ablation := ABLATIONS.get(experiment.ablation)) and ablation.changes == "scores":
+        ablation.apply(found)
 
 
 def resolve_device(device: str) -> str:
