@@ -26,7 +26,7 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
         _dry_run(experiments, out=out, title=title)
         return 0
     from foreprune.cli.progress import live
-    from foreprune.experiments.check import check, resolve_device
+    from foreprune.experiments import check, resolve_device
     from foreprune.runner import run_all
 
     data_dir = None if execution.data_dir is None else str(execution.data_dir)
@@ -64,7 +64,7 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
 
 def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> None:
     """Say what would be run."""
-    from foreprune.experiments.check import check_methods
+    from foreprune.experiments import check_methods
     from foreprune.records import finished
 
     check_methods(experiments)
