@@ -167,7 +167,7 @@ def _carry_out(
         on_event(Event(kind, job.experiment, attempt=job.attempt, **more))
 
     while waiting or under_way:
-        for _ in range(executor.room(len(waiting)) if waiting else 0):
+        for _ in range(min(len(waiting), executor.room()) if waiting else 0):
             job = waiting.popleft()
             under_way += 1
             if executor.start(job):

@@ -49,8 +49,8 @@ Message = Started | Epoch | Record | Trouble | Death
 class Executor(Protocol):
     """Starts jobs somewhere and passes on what they say. A job's last message is a Record, a Trouble or a Death."""
 
-    def room(self, waiting: int) -> int:
-        """How many of so many waiting jobs may be started now."""
+    def room(self) -> int:
+        """How many more jobs may be started now."""
 
     def start(self, job: Job) -> bool:
         """Start a job; whether it has begun. If not, it waits its turn, and `Started` says when it begins."""

@@ -57,8 +57,8 @@ class _Processes:
         self._device_of: dict[Job, str] = {}
         self._data: tuple[str, Shared | None] = ("", None)
 
-    def room(self, waiting: int) -> int:
-        return min(waiting, self._count - len(self._running))
+    def room(self) -> int:
+        return self._count - len(self._running)
 
     def start(self, job: Job) -> bool:
         device = assign(self._devices, [self._device_of[other] for other in self._running.values()])

@@ -11,12 +11,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foreprune.records import RUNS, Epoch, Experiment, Record, make_folder, remove_unfinished, run_folder, write_record
 from foreprune.runner.executor import Job
+from foreprune.runner.locks import now
 
 if TYPE_CHECKING:
     from foreprune.zoo.datasets import DataSet
@@ -58,7 +58,7 @@ def run_logged(
     experiment, attempt = job.experiment, job.attempt
     folder = make_folder(run_folder(out, experiment))
     remove_unfinished(folder)
-    started = _now()
+    started = now()
 
     def note(epoch: Epoch) -> None:
         tested = "" if epoch.test_top1 is None else f", test top-1 {epoch.test_top1:.4f}"
@@ -82,7 +82,7 @@ def run_logged(
                 with contextlib.suppress(OSError):
                     sys.stdout.write((folder / "traceback.txt").read_text())
         except OSError as error:
-            sys.stdout.write(f"--- {_now()}: stopped, the results cannot be written: {error}\n")
+            sys.stdout.write(f"--- {now()}: stopped, the results cannot be written: {error}\n")
             raise
         except Exception as error:  # not the experiment's own failure, but one run's all the same
             traceback.print_exc()
@@ -91,9 +91,9 @@ def run_logged(
                 experiment=experiment,
                 status="failed",
                 error=f"{type(error).__name__}: {error}",
-                environment={**(environment or {}), "started": started, "ended": _now()},
+                environment={**(environment or {}), "started": started, "ended": now()},
             )
-        sys.stdout.write(f"--- {_now()}: {record.status}" + (f", {record.error}\n" if record.error else "\n"))
+        sys.stdout.write(f"--- {now()}: {record.status}" + (f", {record.error}\n" if record.error else "\n"))
     if record.status == "failed" or attempt > 1:
         error_text = f"{record.error}{_see_log(out, experiment)}" if record.status == "failed" else None
         record = record.model_copy(update={"error": error_text, "attempts": attempt})
@@ -110,7 +110,7 @@ def death_record(job: Job, reason: str, *, out: Path, environment: dict[str, Any
         status="failed",
         error=f"the process {reason}{times}{_see_log(out, job.experiment)}",
         attempts=job.attempt,
-        environment=environment | {"ended": _now()},
+        environment=environment | {"ended": now()},
     )
 
 
@@ -189,7 +189,3 @@ def shorten(path: Path, limit: int) -> None:
             file.seek(0)
             file.write(b"[the beginning is left out]\n" + rest)
             file.truncate()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -72,10 +72,12 @@ class _Tasks:
         self._remote = ray.remote(**stream, **options)(function)
         self._running: dict[Any, Job] = {}
 
-    def room(self, waiting: int) -> int:
-        nodes = self._ray.nodes()
-        most = self._jobs or _AHEAD * places(nodes, share_of(nodes, device=self._device, jobs=0))
-        return min(waiting, most - len(self._running))
+    def room(self) -> int:
+        most = self._jobs
+        if not most:  # as many as the cluster has places for now: it may have grown
+            nodes = self._ray.nodes()
+            most = _AHEAD * places(nodes, share_of(nodes, device=self._device, jobs=0))
+        return most - len(self._running)
 
     def start(self, job: Job) -> bool:
         make_folder(run_folder(self._out, job.experiment))  # a worker that does not see it knows that nothing is shared
