@@ -362,7 +362,7 @@ def smoke_runs() -> list[Experiment]:
 
 def _cut(run: Experiment) -> Experiment:
     settings = run.model_dump()
-    settings["recipe"] = Recipe(epochs=min(1, run.recipe.epochs), batch_size=64, lr=0.01).model_dump()
+    settings["recipe"] = Recipe(epochs=min(1, run.recipe.epochs), batch_size=64, lr=0.01)
     settings["train_size"] = 256  # four steps
     settings["prune_at"] = min(run.prune_at, 2)
     settings["hyper"] |= {"rewind_to": 1} if "rewind_to" in run.hyper else {}

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -587,7 +588,7 @@ def test_weights_of_another_network_are_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_dense_training_that_fails_is_named(tmp_path: Path) -> None:
-    wild = RECIPE.model_copy(update={"lr": 1e30})
+    wild = replace(RECIPE, lr=1e30)
     record = run_experiment(experiment("magnitude-after", recipe=wild), out=tmp_path)
     assert record.error is not None
     assert record.error.startswith("ValueError: the dense training that this run begins from failed: training diverged")
@@ -640,7 +641,7 @@ def test_without_locks_the_result_is_the_same(
 
 
 def test_another_order_and_another_recipe_are_another_training(tmp_path: Path, trainings: list[str]) -> None:
-    longer = RECIPE.model_copy(update={"epochs": 4})
+    longer = replace(RECIPE, epochs=4)
     for found in (experiment(prune_at=5), experiment(prune_at=5, seed=1), experiment(prune_at=5, recipe=longer)):
         run(found, tmp_path)
     run(experiment(prune_at=5, density=0.1, scope="local", samples_per_class=3), tmp_path)

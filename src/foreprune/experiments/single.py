@@ -158,7 +158,7 @@ def train_once(
         on_epoch=show,
     )
     atomic_write(folder / "weights.safetensors", save(_state(network)))
-    atomic_write(folder / "history.json", history.model_dump_json(indent=2))
+    atomic_write(folder / "history.json", history.to_json(indent=2))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     if history.top1 is not None:
         console.print(f"test accuracy of the last epoch: {100 * history.top1:.2f} %", highlight=False)

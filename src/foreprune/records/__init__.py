@@ -1,9 +1,14 @@
 """What a run is, what it measured, and where records are kept. Nothing here imports torch."""
 
+try:
+    import pydantic as _  # noqa: F401
+except ImportError as error:
+    raise ImportError("records of runs need pydantic: pip install 'foreprune[cli]'", name="pydantic") from error
+
 from foreprune.records.experiment import Ablation, Experiment, Scalar
 from foreprune.records.frame import frame, load_frame
 from foreprune.records.provenance import command_line, commit, environment
-from foreprune.records.record import FORMAT, LayerRecord, Record
+from foreprune.records.run_record import FORMAT, LayerRecord, Record
 from foreprune.records.store import (
     RECORD,
     RUNS,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records.record import Record
+from foreprune.records.run_record import Record
 from foreprune.records.store import read_records
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _row(record: Record) -> dict[str, Any]:
     row |= {key: getattr(record, key) for key in _RESULTS}
     row |= {f"analysis.{key}": value for key, value in record.analysis.items()}
     row |= {f"hyper.{key}": value for key, value in experiment.hyper.items()}
-    row |= {f"recipe.{key}": value for key, value in experiment.recipe.model_dump(mode="json").items()}
+    row |= {f"recipe.{key}": value for key, value in experiment.model_dump(mode="json")["recipe"].items()}
     return row
 
 

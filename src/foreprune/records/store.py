@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from foreprune.core.atomic import atomic_write
 from foreprune.records.experiment import Experiment
-from foreprune.records.record import FORMAT, Record
+from foreprune.records.run_record import FORMAT, Record
 
 RUNS = "runs"
 RECORD = "record.json"

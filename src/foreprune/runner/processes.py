@@ -25,8 +25,6 @@ from typing import Any
 from foreprune.runner.executor import Death
 from foreprune.runner.logged import why
 
-# The command line too where it is used, because a new process imports its parent's main module.
-_PRELOAD = ("foreprune.runner.preloaded", "foreprune.cli")
 _SECONDS_TO_END = 5.0
 _LOST = 255  # also the exit code of a process whose server was killed: it may be alive
 
@@ -46,7 +44,7 @@ def process_context() -> Context:
     if not sys.platform.startswith("linux"):  # on macOS system libraries do not survive a fork
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([name for name in _PRELOAD if name in sys.modules or name == _PRELOAD[0]])
+    context.set_forkserver_preload(["foreprune.runner.preloaded"])
     from multiprocessing import forkserver
 
     forkserver.ensure_running()  # it imports while this process reads the data

@@ -128,7 +128,7 @@ def dense_run(run: RunContext, model: nn.Module, *, on_epoch: Callable[[Epoch], 
     """
     end = _shared(run, END, on_epoch=on_epoch)
     load_into(model, end.tensors, source=run.dense_folder)
-    return History.model_validate_json(end.about["history"])
+    return History.from_json(end.about["history"])
 
 
 def check_step(step: int, steps: int) -> None:
@@ -214,6 +214,6 @@ def _train_dense(
     except _Enough:
         return
     if END in missing:
-        about = {**_about(run, END), "history": history.model_dump_json()}
+        about = {**_about(run, END), "history": history.to_json()}
         write_snapshot(_path(run, END), state_of(model), about=about)
         missing.discard(END)
