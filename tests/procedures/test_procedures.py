@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreprune.methods import methods
+from foreprune.methods import list_methods
 from foreprune.procedures import (
     END,
     check_procedure,
@@ -37,7 +37,7 @@ def experiment(method: str = "snip", **changes: object) -> Experiment:
 def test_names_are_their_own() -> None:
     names = [found.name for found in list_procedures()]
     assert names == ["gmp", "imp", "ltr", "magnitude-after"]
-    assert not set(names) & {found.name for found in methods()}
+    assert not set(names) & {found.name for found in list_methods()}
     assert settings_of(experiment("imp", hyper={"rate": 0.5})) == {"rewind_to": 0, "rate": 0.5}
     assert settings_of(experiment("snip")) == {}
     with pytest.raises(ValueError, match=r"^unknown procedure 'lrt'; did you mean 'ltr'\?$"):
@@ -53,7 +53,7 @@ def test_printed_they_say_that_they_train() -> None:
         "  paper: Frankle & Carbin, ICLR 2019, arXiv:1803.03635; Frankle et al., ICML 2020, arXiv:1912.05671",
         "  needs: training; write foreprune compare --methods imp, or foreprune.Experiment(method='imp', ...)",
         "  settings: rewind_to=0, rate=0.2",
-        "  ablations: shuffle, widen, reinit, reinit-layer, reinit-neuron",
+        "  ablations: shuffle, reinit, reinit-layer, reinit-neuron, widen",
     ):
         assert line in text.splitlines()
     assert "  settings: none\n" in str(get_procedure("magnitude-after"))
@@ -96,7 +96,7 @@ def test_no_torch_is_needed_to_read_them() -> None:
         (
             {"method": "imp", "ablation": "invert"},
             ValueError,
-            r"'imp' takes no ablation 'invert'; allowed: none, shuffle, widen, reinit, reinit-layer, reinit-neuron$",
+            r"'imp' takes no ablation 'invert'; allowed: none, shuffle, reinit, reinit-layer, reinit-neuron, widen$",
         ),
         (
             {"method": "ltr", "prune_at": 5},

@@ -32,22 +32,20 @@ class Methods:
         if self.recipes:
             _print_recipes()
             return 0
-        from foreprune.methods import method, methods
+        from foreprune.methods import get_method, list_methods
 
-        procedures = {found.name: found for found in list_procedures()}
         for name in self.names:
-            found = procedures[name] if name in procedures else method(name)
+            found = get_method(name)
             paragraphs = [" ".join(part.split()) for part in found.doc.split("\n\n")[1:]]
             screen.print("\n\n".join([str(found), *paragraphs]) + "\n", markup=False, highlight=False)
         if not self.names:
             screen.print("Methods: prune a network as it is, at initialization or after some steps", style="bold")
             _print_entries(
-                (found.name, _first_sentence(found.doc), _needs(found.needs), found.hyper, found.paper)
-                for found in methods()
+                (found.name, found.summary, found.requirements, found.settings, found.paper) for found in list_methods()
             )
             screen.print("\nProcedures: prune after training or during it; for compare and sweep", style="bold")
             _print_entries(
-                (found.name, found.summary, "a training", found.settings, found.paper) for found in procedures.values()
+                (found.name, found.summary, "a training", found.settings, found.paper) for found in list_procedures()
             )
         return 0
 
@@ -64,14 +62,6 @@ def _print_entries(entries: Iterable[tuple[str, str, str, Mapping[str, object], 
         facts = [*([f"needs {needs}"] if needs else []), *([settings] if settings else []), paper]
         table.add_row(name, Text.assemble(text, "\n", ("; ".join(facts), "dim")))
     screen.print(table)
-
-
-def _first_sentence(doc: str) -> str:
-    return " ".join(doc.split("\n\n")[0].split())
-
-
-def _needs(needs: frozenset[str]) -> str:
-    return "labels" if "labels" in needs else "the shape of an input" if needs else ""
 
 
 def _print_recipes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from foreprune.experiments.grid import grid, parse_ablation, parse_method, parse_timed_method, shortened
+from foreprune.experiments.grid import grid, parse_method, parse_timed_method, shortened
 from foreprune.experiments.selection import in_epochs, limited
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = [
     "load_model",
     "mean_image",
     "measured_rate",
-    "parse_ablation",
     "parse_method",
     "parse_timed_method",
     "resolve_device",

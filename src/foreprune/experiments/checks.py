@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 
@@ -10,8 +9,8 @@ import torch
 
 from foreprune.core.density import keep_count
 from foreprune.core.net import Net
-from foreprune.methods import method
-from foreprune.procedures import ABLATIONS, check_procedure, list_procedures, procedure_of, steps_of
+from foreprune.methods import as_method
+from foreprune.procedures import ablation_of, check_procedure, procedure_of, steps_of
 from foreprune.procedures.shared import check_step
 from foreprune.records import Experiment
 from foreprune.zoo.build import load_data, load_model
@@ -54,15 +53,9 @@ def check_methods(experiments: Sequence[Experiment]) -> None:
 
 
 def _check_method(experiment: Experiment) -> None:
-    try:
-        found = method(experiment.method)
-    except ValueError:
-        if near := difflib.get_close_matches(experiment.method, [each.name for each in list_procedures()], n=2):
-            hint = " or ".join(map(repr, near))
-            raise ValueError(f"unknown method {experiment.method!r}; did you mean {hint}?") from None
-        raise
-    found.check_hyper(experiment.hyper)
-    if (ablation := ABLATIONS.get(experiment.ablation)) and ablation.changes == "scores":
+    found = as_method(experiment.method)
+    found.check_settings(experiment.hyper)
+    if (ablation := ablation_of(experiment)) and ablation.changes == "method":
         ablation.apply(found)
 
 

@@ -3,12 +3,12 @@
 What needs torch is in `foreprune.procedures.shared`.
 """
 
-from foreprune.procedures.ablating import ABLATIONS
 from foreprune.procedures.dense_steps import dense_of, snapshots_for, steps_needed, steps_of
 from foreprune.procedures.registered import (
     END,
     Procedure,
     Start,
+    ablation_of,
     check_procedure,
     get_procedure,
     list_procedures,
@@ -19,10 +19,10 @@ from foreprune.procedures.registered import (
 )
 
 __all__ = [
-    "ABLATIONS",
     "END",
     "Procedure",
     "Start",
+    "ablation_of",
     "check_procedure",
     "dense_of",
     "get_procedure",

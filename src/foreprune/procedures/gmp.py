@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from foreprune.core.masks import Masks
-    from foreprune.core.method import Scope
+    from foreprune.core.select import Scope
     from foreprune.procedures.shared import RunContext
     from foreprune.training.fit import MaskMap
 

@@ -23,7 +23,7 @@ def check_rewinding(*, rewind_to: int, **_: object) -> None:
     paper="Frankle et al., ICML 2020, arXiv:1912.05671; Frankle et al., ICLR 2021, arXiv:2009.08576, section 3",
     dense_steps=lambda *, rewind_to: (rewind_to, END),
     in_steps={"rewind_to": 0},
-    ablates=("scores", "masks", "weights"),
+    ablates=("method", "masks", "weights"),
     check=check_rewinding,
 )
 def ltr(run: RunContext, *, rewind_to: int = 0) -> Start:

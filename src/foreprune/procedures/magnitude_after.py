@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     paper="Renda et al., ICLR 2020, arXiv:2003.02389 (learning-rate rewinding); Frankle et al., ICLR 2021, "
     "arXiv:2009.08576, section 3",
     dense_steps=lambda: (END,),
-    ablates=("scores", "masks", "weights"),
+    ablates=("method", "masks", "weights"),
 )
 def magnitude_after(run: RunContext) -> Start:
     """Train the dense network, keep its largest weights, compared over all layers, and train on from them by the whole

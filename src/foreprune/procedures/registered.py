@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from foreprune.ablations import Ablation, get_ablation, list_ablations
+from foreprune.ablations.registry import Changed
 from foreprune.core.settings import check_settings, defaults_of, types_of
-from foreprune.procedures.ablating import ABLATIONS, Changes
 from foreprune.records import Experiment, Scalar
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Procedure:
         trainings: (density, **settings) -> how many trainings by the whole recipe it takes, without the dense one.
         in_steps: settings that count optimizer steps, with their least values: they move along when a run is given
             another number of epochs.
-        ablates: what ablations may change of it: "scores", "masks", "weights".
+        ablates: what ablations may change of it: the "method" that chooses, the "masks", the "weights".
         check: (**settings) raises ValueError for values out of range; types are checked from the annotations.
     """
 
@@ -78,7 +79,7 @@ class Procedure:
     dense_steps: Callable[..., Iterable[int]]
     trainings: Callable[..., int]
     in_steps: Mapping[str, int]
-    ablates: frozenset[Changes]
+    ablates: frozenset[Changed]
     check: Callable[..., None]
 
     def __str__(self) -> str:
@@ -107,7 +108,7 @@ class Procedure:
     @property
     def ablations(self) -> tuple[str, ...]:
         """Names of the ablations that mean something for it."""
-        return tuple(name for name, found in ABLATIONS.items() if found.changes in self.ablates)
+        return tuple(found.name for found in list_ablations() if found.changes in self.ablates)
 
     def check_settings(self, given: Mapping[str, Any]) -> None:
         """Raise TypeError for a setting it does not have or of another kind, ValueError for one out of range."""
@@ -128,7 +129,7 @@ def procedure(
     dense_steps: Callable[..., Iterable[int]] = lambda **_: (),
     trainings: Callable[..., int] = lambda density, **_: 1,
     in_steps: Mapping[str, int] | None = None,
-    ablates: Iterable[Changes] = (),
+    ablates: Iterable[Changed] = (),
     check: Callable[..., None] = lambda **_: None,
 ) -> Callable[[Callable[..., Start]], Callable[..., Start]]:
     """Register a function (run, **settings) -> Start; its keyword-only parameters are the settings.
@@ -193,6 +194,15 @@ def settings_of(experiment: Experiment) -> dict[str, Scalar]:
     """The settings of the procedure of `experiment`, defaults included; nothing for other methods."""
     found = procedure_of(experiment)
     return {**found.settings, **experiment.hyper} if found else {}
+
+
+def ablation_of(experiment: Experiment) -> Ablation | None:
+    """What is changed of a run, or None.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return None if experiment.ablation == "none" else get_ablation(experiment.ablation)
 
 
 def check_procedure(experiment: Experiment) -> None:

@@ -5,7 +5,7 @@ try:
 except ImportError as error:
     raise ImportError("records of runs need pydantic: pip install 'foreprune[cli]'", name="pydantic") from error
 
-from foreprune.records.experiment import Ablation, Experiment, Scalar
+from foreprune.records.experiment import Experiment, Scalar
 from foreprune.records.frame import frame, load_frame
 from foreprune.records.provenance import command_line, commit, environment
 from foreprune.records.run_record import FORMAT, LayerRecord, Record
@@ -31,7 +31,6 @@ __all__ = [
     "FORMAT",
     "RECORD",
     "RUNS",
-    "Ablation",
     "Epoch",
     "Experiment",
     "LayerRecord",

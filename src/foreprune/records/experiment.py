@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from foreprune.ablations import get_ablation
 from foreprune.training.recipes import Recipe
 
 Scalar = bool | int | float | str | None
-Ablation = Literal["none", "shuffle", "reinit", "reinit-layer", "reinit-neuron", "invert", "widen"]
 
 
 class Experiment(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -34,7 +34,7 @@ class Experiment(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     hyper: dict[str, Scalar] = {}
     scope: Literal["global", "local"] = "global"
     prune_at: Annotated[int, Field(ge=0)] = 0
-    ablation: Ablation = "none"
+    ablation: str = "none"
     widen: Annotated[float, Field(ge=0, le=1)] = 1.0
     init: str = "kaiming-normal-fan-in"
     samples_per_class: Annotated[int, Field(ge=1)] = 10
@@ -42,7 +42,7 @@ class Experiment(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     recipe: Recipe = Recipe()
 
     @model_validator(mode="after")
-    def _dense_is_whole(self) -> Experiment:
+    def _settings_fit(self) -> Experiment:
         if self.method == "dense" and self.density != 1.0:
             raise ValueError(f"the dense reference keeps every weight: density must be 1, not {self.density:g}")
         if self.method == "dense" and self.ablation != "none":
@@ -51,7 +51,8 @@ class Experiment(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             )
         if self.method == "dense" and self.prune_at:
             raise ValueError(f"the dense reference is never pruned: prune_at must be 0, not {self.prune_at}")
-        if self.widen != 1.0 and self.ablation != "widen":
+        value = "" if self.ablation == "none" else get_ablation(self.ablation).value
+        if self.widen != 1.0 and not value:
             raise ValueError(f"widen={self.widen:g} belongs to ablation='widen', not {self.ablation!r}")
         return self
 

@@ -10,14 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from foreprune.api import prune
-from foreprune.core.density import apportion
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Scope
+from foreprune.core.method import LayerCollapse
 from foreprune.core.net import Net
 from foreprune.core.seeds import generator_for
-from foreprune.core.select import keep_top, keep_top_per_layer
-from foreprune.methods import method as find_method
-from foreprune.procedures.ablating import ABLATIONS
+from foreprune.core.select import Scope, keep_best
+from foreprune.methods import as_method
+from foreprune.procedures.registered import ablation_of
 from foreprune.procedures.shared.run_context import RunContext
 from foreprune.records import Scalar
 from foreprune.zoo.build import loss_of, mean_image, scoring_batches
@@ -30,20 +29,20 @@ def prune_with(
     that took. Where the run's ablation changes scores, those of the changed method."""
     begun = time.perf_counter()
     experiment = run.experiment
-    found = find_method(method)
+    found = as_method(method)
     given: dict[str, Any] = dict(settings or {})
     batches = scoring_batches(
         run.train, per_class=experiment.samples_per_class, seed=experiment.seed, device=run.device
     )
-    if "mean_image" in found.hyper:
-        given.setdefault("mean_image", mean_image(run.train, batches))
-    ablation = ABLATIONS.get(experiment.ablation)
+    if "mean image" in found.needs:
+        given["mean_image"] = mean_image(run.train, batches)
+    ablation = ablation_of(experiment)
     masks = prune(
         model,
-        ablation.apply(found) if ablation and ablation.changes == "scores" else found,
+        ablation.apply(found) if ablation and ablation.changes == "method" else found,
         density=experiment.density,
         inputs=batches[0][0][:1],
-        data=batches if "labels" in found.needs else None,
+        data=batches,
         loss=loss_of(run.data),
         seed=experiment.seed,
         scope=experiment.scope,
@@ -63,14 +62,7 @@ def unpruned(run: RunContext, model: nn.Module) -> Masks:
 def keep_largest(weights: Mapping[str, Tensor], keep: int, *, among: Masks, scope: Scope, seed: int) -> Masks:
     """Of the weights that `among` keeps, the `keep` largest in magnitude, over all layers or the same share of each."""
     scores = {name: weights[name].detach().abs() for name in among}
-    generator = generator_for("ties", seed)
-    if scope == "global":
-        return keep_top(scores, keep, generator=generator, among=among)
-    share = keep / among.total
-    counts = among.layer_counts()
-    room = {name: kept for name, (kept, _) in counts.items()}
-    each = apportion({name: share * total for name, (_, total) in counts.items()}, room, keep)
-    return keep_top_per_layer(scores, each, generator=generator, among=among)
+    return keep_best(scores, keep, scope=scope, generator=generator_for("ties", seed), among=among)
 
 
 def warn_of_collapse(run: RunContext, masks: Masks) -> None:

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
-from foreprune.procedures.ablating import ABLATIONS
 from foreprune.procedures.dense_steps import steps_of
-from foreprune.procedures.registered import Start, check_procedure, procedure_of, settings_of
+from foreprune.procedures.registered import Start, ablation_of, check_procedure, procedure_of, settings_of
 from foreprune.procedures.shared.dense import check_step, network_at, order_at
 from foreprune.procedures.shared.pruning import prune_with
 from foreprune.procedures.shared.run_context import RunContext
+from foreprune.records import Experiment
+
+_REINIT_SEEDS = 1_000_003  # torch seeds its generator with 32 bits, so 2**32 more would be the same draw
 
 
 def start_of(run: RunContext) -> Start:
@@ -33,9 +35,18 @@ def start_of(run: RunContext) -> Start:
         model = network_at(run, experiment.prune_at)
         masks, seconds = prune_with(run, model, experiment.method, experiment.hyper)
         start = Start(model, masks, order_at(run, experiment.prune_at), seconds)
-    ablation = ABLATIONS.get(experiment.ablation)
-    if ablation and ablation.changes == "masks":
-        return replace(start, masks=ablation.apply(start.masks, experiment))
-    if ablation and ablation.changes == "weights":
-        start.model.load_state_dict(ablation.apply(start.model, start.masks, experiment), strict=False)  # not buffers
+    return _ablated(start, experiment)
+
+
+def _ablated(start: Start, experiment: Experiment) -> Start:
+    """After an ablation of masks or weights; one of the method has changed what chose the masks."""
+    ablation = ablation_of(experiment)
+    if ablation is None or ablation.changes == "method":
+        return start
+    value = {ablation.value: experiment.widen} if ablation.value else {}
+    if ablation.changes == "masks":
+        return replace(start, masks=ablation.apply(start.masks, seed=experiment.seed, **value))
+    # another draw than the one that was scored, which has the same seed
+    weights = ablation.apply(start.model, start.masks, seed=experiment.seed + _REINIT_SEEDS, **value)
+    start.model.load_state_dict(weights, strict=False)  # buffers stay
     return start
