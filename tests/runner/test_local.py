@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from foreprune.runner.processes import Child
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The arguments of the processes that would have been started, on a machine with three GPUs and eight cores."""
     arguments: list[dict[str, Any]] = []
 
@@ -34,7 +33,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     monkeypatch.setattr(local, "listen", lambda children: [(tuple(children)[1], Death("died"))])
     monkeypatch.setattr(local, "end", lambda child: None)
     monkeypatch.setattr(local, "stop", lambda children: None)
-    yield arguments
+    return arguments
 
 
 def test_runs_are_spread_over_the_gpus_and_each_sees_its_own_alone(
