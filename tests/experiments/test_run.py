@@ -9,7 +9,7 @@ from torch import nn
 from foreprune.core.masks import Masks
 from foreprune.experiments.check import check, resolve_device
 from foreprune.experiments.run import load_data, load_model, mean_image, run_experiment, scoring_batches
-from foreprune.methods import methods
+from foreprune.methods import list_methods
 from foreprune.procedures.procedures import PROCEDURES
 from foreprune.records.spec import Experiment
 from foreprune.records.store import finished, read_records, run_folder
@@ -39,7 +39,7 @@ def small_model(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 24), nn.ReLU(), nn.Linear(24, classes))
 
 
-@pytest.mark.parametrize("method", ["dense", *(found.name for found in methods())])
+@pytest.mark.parametrize("method", ["dense", *(found.name for found in list_methods())])
 def test_every_method_runs_end_to_end(method: str, tmp_path: Path) -> None:
     hyper = {"rounds": 3} if method in ("iterative-snip", "force") or method.startswith("synflow") else {}
     record = run_experiment(experiment(method, hyper=hyper), out=tmp_path, environment={"command": "test"})
@@ -144,7 +144,7 @@ def test_check_finds_what_would_fail() -> None:
     check([experiment(), experiment("dense")], data_dir=None)
     with pytest.raises(ValueError, match="did you mean 'synflow'"):
         check([experiment("sinflow")], data_dir=None)
-    with pytest.raises(TypeError, match="no hyperparameter 'temprature'"):
+    with pytest.raises(TypeError, match="'grasp' has no setting 'temprature'"):
         check([experiment("grasp", hyper={"temprature": 1})], data_dir=None)
     with pytest.raises(ValueError, match="keeps none of"):
         check([experiment(density=1e-9)], data_dir=None)
@@ -157,7 +157,7 @@ def test_check_finds_what_would_fail() -> None:
 def test_check_knows_what_prunes_later() -> None:
     check([experiment(name) for name in PROCEDURES], data_dir=None)
     check([experiment(prune_at=24), experiment("ltr", hyper={"rewind_to": 24})], data_dir=None)  # 2 epochs of 12 steps
-    with pytest.raises(ValueError, match=r"unknown method 'magnitud-after'; did you mean 'magnitude-after'\?"):
+    with pytest.raises(ValueError, match=r"unknown method 'magnitud-after'; did you mean 'magnitude-after'"):
         check([experiment("magnitud-after")], data_dir=None)
     with pytest.raises(TypeError, match="procedure 'gmp' has no hyperparameter 'evry'; did you mean 'every'"):
         check([experiment("gmp", hyper={"evry": 1})], data_dir=None)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreprune.methods import methods
+from foreprune.methods import list_methods
 from foreprune.procedures.procedures import (
     END,
     PROCEDURES,
@@ -35,7 +35,7 @@ def experiment(method: str = "snip", **changes: object) -> Experiment:
 
 def test_names_are_their_own() -> None:
     assert list(PROCEDURES) == ["magnitude-after", "ltr", "imp", "gmp"]
-    assert not set(PROCEDURES) & {found.name for found in methods()}
+    assert not set(PROCEDURES) & {found.name for found in list_methods()}
     assert all(name == found.name and found.summary and found.paper for name, found in PROCEDURES.items())
     assert hyper_of(experiment("imp", hyper={"rate": 0.5})) == {"rewind_to": 0, "rate": 0.5}
     assert hyper_of(experiment("snip")) == {}

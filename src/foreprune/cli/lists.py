@@ -32,20 +32,19 @@ class Methods:
         if self.recipes:
             _print_recipes()
             return 0
-        from foreprune.methods import method, methods
+        from foreprune.methods import get_method, list_methods
 
         for name in self.names:
             if name in PROCEDURES:
                 _print_procedure(PROCEDURES[name])
                 continue
-            found = method(name)
+            found = get_method(name)
             paragraphs = [" ".join(part.split()) for part in found.doc.split("\n\n")[1:]]
             screen.print("\n\n".join([str(found), *paragraphs]) + "\n", markup=False, highlight=False)
         if not self.names:
             screen.print("Methods: prune a network as it is, at initialization or after some steps", style="bold")
             _print_entries(
-                (found.name, _first_sentence(found.doc), _needs(found.needs), found.hyper, found.paper)
-                for found in methods()
+                (found.name, found.summary, found.requirements, found.settings, found.paper) for found in list_methods()
             )
             screen.print("\nProcedures: prune after training or during it; for compare and sweep", style="bold")
             _print_entries(
@@ -72,14 +71,6 @@ def _print_procedure(found: Procedure) -> None:
     settings = ", ".join(f"{key}={value}" for key, value in found.hyper.items()) or "none"
     lines = (found.name, found.summary, f"settings: {settings}", f"ablations: {', '.join(found.ablations) or 'none'}")
     screen.print("\n".join([*lines, f"paper: {found.paper}"]) + "\n", markup=False, highlight=False)
-
-
-def _first_sentence(doc: str) -> str:
-    return " ".join(doc.split("\n\n")[0].split())
-
-
-def _needs(needs: frozenset[str]) -> str:
-    return "labels" if "labels" in needs else "the shape of an input" if needs else ""
 
 
 def _print_recipes() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import torch
 from foreprune.ablations import invert
 from foreprune.core.density import keep_count
 from foreprune.core.net import Net
-from foreprune.methods import method
+from foreprune.methods import as_method
 from foreprune.procedures.dense import check_step
 from foreprune.procedures.procedures import PROCEDURES, check_procedure, steps_of
 from foreprune.records.spec import Experiment
@@ -55,14 +54,8 @@ def check_methods(experiments: Sequence[Experiment]) -> None:
 
 
 def _check_method(experiment: Experiment) -> None:
-    try:
-        found = method(experiment.method)
-    except ValueError:
-        if near := difflib.get_close_matches(experiment.method, PROCEDURES, n=2):
-            hint = " or ".join(map(repr, near))
-            raise ValueError(f"unknown method {experiment.method!r}; did you mean {hint}?") from None
-        raise
-    found.check_hyper(experiment.hyper)
+    found = as_method(experiment.method)
+    found.check_settings(experiment.hyper)
     if experiment.ablation == "invert":
         invert(found)
 

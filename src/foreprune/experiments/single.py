@@ -19,7 +19,7 @@ from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scope
 from foreprune.experiments.run import load_data, load_model, mean_image, scoring_batches
-from foreprune.methods import method as find_method
+from foreprune.methods import as_method
 from foreprune.records.spec import Epoch, Scalar
 from foreprune.records.store import make_folder
 from foreprune.training.fit import fit
@@ -50,8 +50,8 @@ def prune_once(
     Raises:
         ValueError: a data-driven method without data, unknown names, weights of another network.
     """
-    found = find_method(method)
-    if data is None and ("labels" in found.needs or "mean_image" in found.hyper):
+    found = as_method(method)
+    if data is None and found.needs - {"shape"}:
         raise ValueError(f"method {method!r} scores on data: add --data (and --data-dir), e.g. --data digits")
     batches = loss = None
     arguments: dict[str, Any] = dict(hyper)
@@ -60,7 +60,7 @@ def prune_once(
         loss = loss_of(loaded)
         input_shape, classes = loaded.shape, loaded.classes
         batches = scoring_batches(loaded.train, per_class=samples_per_class, seed=seed, device="cpu")
-        if "mean_image" in found.hyper:
+        if "mean image" in found.needs:
             arguments["mean_image"] = mean_image(loaded.train, batches)
     network = _network(model, input_shape, classes, weights=weights, init=init, seed=seed)
     return prune(
@@ -68,7 +68,7 @@ def prune_once(
         method,
         density=density,
         inputs=torch.zeros(1, *input_shape),
-        data=batches if "labels" in found.needs else None,
+        data=batches,
         loss=loss,
         scope=scope,
         seed=seed,

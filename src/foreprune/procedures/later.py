@@ -26,7 +26,7 @@ from foreprune.core.method import LayerCollapse, Scope
 from foreprune.core.net import Net
 from foreprune.core.seeds import generator_for
 from foreprune.core.select import keep_top, keep_top_per_layer
-from foreprune.methods import method as find_method
+from foreprune.methods import as_method
 from foreprune.procedures.dense import Setting, check_step, dense_weights, network, train
 from foreprune.procedures.procedures import END, check_procedure, gradual_count, hyper_of, round_counts
 from foreprune.procedures.snapshots import Snapshot, load_into, lock, read_snapshot, state_of, write_snapshot
@@ -105,19 +105,19 @@ def prune_for(setting: Setting, model: nn.Module) -> Masks:
     """
     experiment = setting.experiment
     by_magnitude = experiment.method in ("magnitude-after", "ltr")
-    found = find_method("magnitude" if by_magnitude else experiment.method)
+    found = as_method("magnitude" if by_magnitude else experiment.method)
     hyper: dict[str, Any] = {} if by_magnitude else dict(experiment.hyper)
     batches = scoring_batches(
         setting.train, per_class=experiment.samples_per_class, seed=experiment.seed, device=setting.device
     )
-    if "mean_image" in found.hyper:
-        hyper.setdefault("mean_image", mean_image(setting.train, batches))
+    if "mean image" in found.needs:
+        hyper["mean_image"] = mean_image(setting.train, batches)
     return prune(
         model,
         ablations.invert(found) if experiment.ablation == "invert" else found,
         density=experiment.density,
         inputs=batches[0][0][:1],
-        data=batches if "labels" in found.needs else None,
+        data=batches,
         loss=loss_of(setting.data),
         seed=experiment.seed,
         scope=experiment.scope,

@@ -14,8 +14,7 @@ from contract.nets import example
 from torch import nn
 
 import foreprune
-from foreprune.core import method as method_room
-from foreprune.core.method import LayerCollapse, Method, masker, register, scorer
+from foreprune.core.method import LayerCollapse
 
 
 def prune(method: str = "magnitude", **arguments: Any) -> foreprune.Masks:
@@ -58,46 +57,79 @@ def test_unknown_methods_suggest_near_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown method 'zzz'; there are .*\ber, erk, .*\bsynflow, "):
         prune("zzz", density=0.5)
     for wrong in (None, 3, ["snip"]):
-        with pytest.raises(TypeError, match="method must be a name such as 'synflow', not"):
+        with pytest.raises(
+            TypeError, match=r"method must be a name such as 'synflow', a Method, .* not (NoneType|int|list)"
+        ):
             prune(wrong, density=0.5)  # type: ignore[arg-type]
 
 
 def test_a_record_is_as_good_as_its_name() -> None:
-    record = foreprune.method("magnitude")
+    record = foreprune.get_method("magnitude")
     assert prune(record, density=0.5) == prune("magnitude", density=0.5)  # type: ignore[arg-type]
     assert prune(record, density=0.5).metadata["method"] == "magnitude"  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"method 'erk' builds masks directly and has no scores; use .*\(model, 'erk'"):
-        foreprune.score(example("mlp").model, foreprune.method("erk"))
+        foreprune.score(example("mlp").model, foreprune.get_method("erk"))
 
 
-def test_unknown_hyperparameters_suggest_near_ones() -> None:
-    with pytest.raises(TypeError, match="method 'snip' has no hyperparameter 'batch_norm'; did you mean 'batchnorm'"):
+def test_unknown_settings_suggest_near_ones() -> None:
+    with pytest.raises(TypeError, match="method 'snip' has no setting 'batch_norm'; did you mean 'batchnorm'"):
         prune("snip", density=0.5, batch_norm="eval")
-    with pytest.raises(TypeError, match="method 'synflow' has no hyperparameter 'zzz'; it takes rounds, schedule"):
+    with pytest.raises(TypeError, match="method 'synflow' has no setting 'zzz'; it takes rounds, schedule"):
         prune("synflow", density=0.5, zzz=1)
-    with pytest.raises(TypeError, match="method 'random' has no hyperparameter 'rounds'; it takes none"):
+    with pytest.raises(TypeError, match="method 'random' has no setting 'rounds'; it takes none"):
         prune("random", density=0.5, rounds=3)
-    with pytest.raises(TypeError, match="method 'snip' has no hyperparameter 'rounds'"):
+    with pytest.raises(TypeError, match="method 'snip' has no setting 'rounds'"):
         foreprune.score(example("mlp").model, "snip", rounds=3)
+    with pytest.raises(TypeError, match="method 'synflow' takes no mean_image; leave it out, or use 'synflow-dist'"):
+        prune("synflow", density=0.5, inputs=torch.zeros(1, 6), mean_image=torch.ones(6))
 
 
 @pytest.mark.parametrize(
-    ("method", "hyper", "message"),
+    ("method", "settings", "message"),
     [
         ("synflow", {"rounds": 0}, "rounds must be a whole number of at least 1, not 0"),
-        ("synflow", {"schedule": "cosine"}, "schedule must be one of exponential, linear, not 'cosine'"),
-        ("synflow-l2", {"form": "l2"}, r'form must be "theta" .* or "theta2" .*, not \'l2\''),
-        ("synflow-l2-dist", {"form": "l2", "mean_image": torch.ones(6)}, "form must be"),
-        ("grasp", {"keep": "largest"}, 'keep must be "signed", "magnitude" or "inverted", not \'largest\''),
-        ("grasp", {"temperature": 0}, "temperature must be positive, not 0"),
+        ("synflow", {"rounds": 2.5}, "method 'synflow': rounds must be a whole number, not 2.5"),
+        ("synflow", {"rounds": True}, "rounds must be a whole number, not True"),
+        (
+            "synflow",
+            {"schedule": "cosine"},
+            "method 'synflow': schedule must be \"exponential\" or \"linear\", not 'cosine'",
+        ),
+        ("synflow-l2", {"form": "l2"}, "method 'synflow-l2': form must be \"theta\" or \"theta2\", not 'l2'"),
+        ("synflow-l2-dist", {"form": None, "mean_image": torch.ones(6)}, "form must be .* not None"),
+        ("grasp", {"keep": "best"}, '\'grasp\': keep must be "signed", "magnitude" or "inverted", not \'best\''),
+        ("grasp", {"temperature": "hot"}, "method 'grasp': temperature must be a number, not 'hot'"),
+        ("grasp", {"temperature": True}, "method 'grasp': temperature must be a number, not True"),
+        ("grasp", {"temperature": 0}, "method 'grasp': temperature must be positive, not 0"),
         ("grasp", {"temperature": float("nan")}, "temperature must be positive, not nan"),
-        ("snip", {"batchnorm": "frozen"}, 'batchnorm must be "train"'),
+        ("snip", {"batchnorm": "frozen"}, "method 'snip': batchnorm must be \"train\" or \"eval\", not 'frozen'"),
     ],
 )
-def test_hyperparameters_that_cannot_be(method: str, hyper: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_be(method: str, settings: dict[str, Any], message: str) -> None:
     given = example("mlp")
-    with pytest.raises(ValueError, match=message):
-        prune(method, density=0.5, data=(given.x, given.y), inputs=given.x, **hyper)
+    with pytest.raises((TypeError, ValueError), match=message):
+        prune(method, density=0.5, data=(given.x, given.y), inputs=given.x, **settings)
+
+
+def test_whole_numbers_are_numbers_and_numpy_has_them_too() -> None:
+    given = example("mlp")
+    data = (given.x, given.y)
+    wanted = prune("grasp", density=0.3, data=data, temperature=50.0)
+    assert prune("grasp", density=0.3, data=data, temperature=50) == wanted
+    assert prune("grasp", density=0.3, data=data, temperature=np.float32(50)) == wanted
+    assert prune("synflow", density=0.3, inputs=given.x, rounds=np.int64(3)).kept == round(0.3 * 164)
+
+
+def test_settings_are_checked_before_anything_runs() -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError
+
+    given = example("mlp")
+    given.model.register_forward_hook(fail)
+    for call in (foreprune.prune, foreprune.score):
+        density = {"density": 0.5} if call is foreprune.prune else {}
+        with pytest.raises(TypeError, match="temperature must be a number"):
+            call(given.model, "grasp", data=(given.x, given.y), temperature="hot", **density)  # type: ignore[operator]
 
 
 def test_missing_data_and_inputs() -> None:
@@ -110,6 +142,20 @@ def test_missing_data_and_inputs() -> None:
         prune("synflow", density=0.5)
     with pytest.raises(ValueError, match="needs data"):
         foreprune.score(example("mlp").model, "snip")
+    with pytest.raises(ValueError, match=r"'synflow-dist' needs the mean image of the data: pass mean_image= .* data="):
+        prune("synflow-dist", density=0.5, inputs=torch.zeros(1, 6))
+
+
+def test_images_do_where_labels_are_not_looked_at() -> None:
+    given = example("mlp")
+    wanted = prune("px", density=0.3, data=(given.x, given.y), rounds=3)
+    halves = [given.x[:4], given.x[4:]]
+    for data in (given.x, (given.x, -given.y), [given.x], iter(halves), [(half, None) for half in halves]):
+        assert prune("px", density=0.3, data=data, rounds=3) == wanted
+    image = prune("synflow-dist", density=0.3, inputs=given.x, mean_image=given.x.mean(0), rounds=3)
+    assert prune("synflow-dist", density=0.3, data=given.x, rounds=3) == image
+    with pytest.raises(TypeError, match=r"data must be a batch \(input, target\)"):
+        prune("snip", density=0.3, data=given.x)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "3", True, 2**32, None])
@@ -225,59 +271,41 @@ def test_progress_is_called_after_every_round_and_may_stop_the_run() -> None:
 
 
 def test_methods_by_pattern_and_by_name() -> None:
-    names = [method.name for method in foreprune.methods()]
+    names = [method.name for method in foreprune.list_methods()]
     assert names == sorted(names)
-    assert [method.name for method in foreprune.methods("synflow*")] == sorted(
+    assert [method.name for method in foreprune.list_methods("synflow*")] == sorted(
         n for n in names if n.startswith("synflow")
     )
-    assert foreprune.methods("zzz") == ()
-    record = foreprune.method("snip")
+    assert foreprune.list_methods("zzz") == ()
+    record = foreprune.get_method("snip")
     assert record.name == "snip"
-    assert "needs: data with labels" in str(record)
-    assert "needs: example inputs" in str(foreprune.method("synflow"))
-    assert "needs: nothing but the model\n  hyperparameters: none" in str(foreprune.method("magnitude"))
+    assert "needs: data with labels\n" in str(record)
+    assert "needs: example inputs" in str(foreprune.get_method("synflow"))
+    assert "needs: data (labels are not looked at)\n" in str(foreprune.get_method("px"))
+    assert "counts) and the mean image of the data\n" in str(foreprune.get_method("synflow-dist"))
+    assert "needs: nothing but the model\n  settings: none" in str(foreprune.get_method("magnitude"))
 
 
-def test_methods_can_be_listed_whatever_was_imported_before() -> None:
-    """The package `foreprune.methods` takes the place of the public function of that name when it is imported."""
+def test_procedures_answer_too_and_are_not_run() -> None:
+    assert foreprune.get_method("imp").name == "imp"
+    for call in (lambda: prune("imp", density=0.5), lambda: foreprune.score(example("mlp").model, "imp")):
+        with pytest.raises(
+            ValueError, match=r"'imp' trains the network in order to prune it, .* compare --methods imp"
+        ):
+            call()
+    with pytest.raises(ValueError, match="unknown method 'magnitude-aftr'; did you mean 'magnitude-after'"):
+        foreprune.get_method("magnitude-aftr")
+
+
+def test_methods_work_without_the_room_of_procedures() -> None:
     program = (
-        "import foreprune; foreprune.prune; assert len(foreprune.methods()) > 10; "
-        "assert foreprune.methods('snip')[0].name == 'snip'; import foreprune.methods as room; room.method('snip'); "
-        "import foreprune.methods.snip; assert len(foreprune.methods('syn*')) > 3"
+        "import sys; sys.modules['foreprune.procedures'] = None; import foreprune\n"
+        "assert foreprune.get_method('snip').name == 'snip'\n"
+        "try: foreprune.get_method('imp')\n"
+        "except ValueError as error: print(error)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
-@pytest.fixture
-def empty_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(method_room, "_REGISTRY", dict(method_room._REGISTRY))
-
-
-@pytest.mark.usefixtures("empty_registry")
-def test_a_new_method_is_found_by_its_registration() -> None:
-    @scorer("smallest", paper="nobody, arXiv:0000.00000", rounds=3)
-    def smallest(net: Any, task: Any, masks: Any, *, power: float = 1.0) -> dict[str, torch.Tensor]:
-        """Keep the smallest."""
-        return {name: -(weight.abs() ** power) for name, weight in net.weights.items()}
-
-    record = foreprune.method("smallest")
-    assert dict(record.hyper) == {"rounds": 3, "schedule": "exponential", "power": 1.0}
-    assert record.summary == "Keep the smallest."
-    masks = prune("smallest", density=0.25, power=2.0)
-    assert masks.kept == 41
-    assert not (masks & prune("magnitude", density=0.25)).kept
-
-    @masker("first", paper="nobody")
-    def first(net: Any, task: Any, density: float) -> foreprune.Masks:
-        """Keep the first layer."""
-        return foreprune.Masks(
-            {name: torch.full_like(w, name[0] == "0", dtype=torch.bool) for name, w in net.weights.items()}
-        )
-
-    assert foreprune.method("first").score is None
-    with pytest.raises(ValueError, match="a method named 'first' is registered already; choose another name"):
-        register(foreprune.method("first"))
-    assert isinstance(foreprune.method("first"), Method)
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("unknown method 'imp'; there are erk, ") or "unknown method 'imp'" in done.stdout
 
 
 def test_public_names_resolve_and_others_say_what_there_is() -> None:
