@@ -50,10 +50,10 @@ def _measure() -> Densities:
     batches = scoring_batches(data.train, per_class=10, seed=0, device="cpu")
     found: Densities = {}
     for method in fp.list_methods():
-        given = {"mean_image": mean_image(data.train, batches)} if "mean_image" in method.settings else {}
+        mean = mean_image(data.train, batches) if "mean image" in method.needs else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fp.LayerCollapse)
-            masks = fp.prune(model, method, density=DENSITY, data=batches, inputs=batches[0][0], **given)
+            masks = fp.prune(model, method, density=DENSITY, data=batches, inputs=batches[0][0], mean_image=mean)
         found[method.name] = masks.layer_densities()
     return found
 

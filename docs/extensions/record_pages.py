@@ -5,36 +5,39 @@ They go to docs/methods, docs/procedures, docs/ablations and docs/papers, which 
 
 from __future__ import annotations
 
-import importlib
+import ast
 import inspect
 import itertools
-import pkgutil
 import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import layer_densities
+import torch
 from sphinx.application import Sphinx
 
 import foreprune as fp
-from foreprune import papers
-from foreprune.core.schedule import SCHEDULES
+from foreprune import ablations, papers
+from foreprune.core.schedule import ScheduleName
+from foreprune.core.net import Net
+from foreprune.core.settings import types_of
+from foreprune.zoo import models
 
-NEEDS = {
-    "labels": "data with labels",
-    "images": "data; labels are not looked at",
-    "shape": "example inputs, of which only shape and type count",
-    "mean image": "the mean image of the data, raw pixels in [0, 1]",
+CALLS = {"labels": ", data=batches", "images": ", data=batches", "mean image": ", inputs=x, mean_image=mean", "shape": ", inputs=x"}
+_DATA = {  # network, or the first word of its name -> images of the data set that the papers train it on, classes
+    "lenet": ((1, 28, 28), 10),
+    "fc": ((1, 28, 28), 10),
+    "mlp": ((1, 28, 28), 784),
+    "resnet-18": ((3, 64, 64), 200),
+    "resnet-18-imagenet": ((3, 64, 64), 200),
+    "resnet-50": ((3, 224, 224), 1000),
 }
-CALLS = {
-    "labels": ", data=batches",
-    "images": ", data=batches",
-    "mean image": ", inputs=x, mean_image=mean",
-    "shape": ", inputs=x",
-}
+_CIFAR = ((3, 32, 32), 10)
+MEAN = "mean = images.float().mean(0) / 255  # raw pixels in [0, 1]\n"
 
 
 def text(plain: str) -> str:
@@ -62,55 +65,45 @@ def toctree(names: Iterable[str]) -> str:
     return "\n".join(["```{toctree}", ":hidden:", "", *names, "```"])
 
 
-def function_of(package: str, name: str) -> Callable[..., Any] | None:
-    """The function of a room that is named like a record."""
-    room = importlib.import_module(package)
-    for module in pkgutil.iter_modules(room.__path__):
-        found = getattr(importlib.import_module(f"{package}.{module.name}"), name.replace("-", "_"), None)
-        if inspect.isfunction(found) and found.__module__.startswith(package):
-            return found
-    return None
-
-
-def settings_table(settings: Mapping[str, Any], function: Callable[..., Any] | None) -> str:
+def settings_table(settings: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
     """Name, default and allowed values of each setting."""
-    hints = typing.get_type_hints(function) if function is not None else {}
-    rows = [[f"`{name}`", f"`{default!r}`", allowed(name, default, hints.get(name))] for name, default in settings.items()]
+    rows = [[f"`{name}`", f"`{default!r}`", allowed(kinds.get(name, Any))] for name, default in settings.items()]
     return table(["setting", "default", "allowed values"], rows) if rows else "None."
 
 
-def allowed(name: str, default: Any, hint: Any) -> str:
-    """Which values a setting takes, in words."""
-    if name == "rounds":
-        return "a whole number, at least 1"
-    choices = tuple(SCHEDULES) if name == "schedule" else typing.get_args(hint)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return ", ".join(f'`"{choice}"`' for choice in choices)
-    kinds = [kind for kind in (typing.get_args(hint) or (hint or type(default),)) if kind is not type(None)]
-    words = {bool: "`True` or `False`", int: "a whole number", float: "a number"}
-    return " or ".join(words.get(kind, f"a `{getattr(kind, '__name__', kind)}`") for kind in kinds)
+def allowed(kind: Any) -> str:
+    """Which values an annotation allows, in words."""
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(f'`"{part}"`' if isinstance(part, str) else f"`{part!r}`" for part in parts)
+    if parts:
+        return " or ".join(map(allowed, parts))
+    words = {bool: "`True` or `False`", int: "a whole number", float: "a number", type(None): "`None`", Any: "anything"}
+    return words.get(kind, f"a `{getattr(kind, '__name__', kind)}`")
 
 
 def source(function: Callable[..., Any]) -> str:
-    """The body of a score without its docstring: what it computes."""
+    """A function without its docstring: what it computes."""
     code = textwrap.dedent(inspect.getsource(function))
-    doc = function.__doc__
-    return code.replace(f'    """{doc}"""\n', "", 1) if doc else code
+    first, *_ = typing.cast("ast.FunctionDef", ast.parse(code).body[0]).body
+    lines = code.splitlines()
+    if function.__doc__ and first.end_lineno is not None:
+        del lines[first.lineno - 1 : first.end_lineno]
+    return "\n".join(["```python", *lines, "```"])
 
 
 def method_page(method: fp.Method) -> str:
     """Everything that the record of a method says, with the plot of its layer densities."""
     summary, *details = paragraphs(method.doc)
-    function = function_of("foreprune.methods", method.name)
-    call = "".join(words for need, words in CALLS.items() if need in method.needs)
-    mean = "mean = images.float().mean(0) / 255  # raw pixels\n" if "mean image" in method.needs else ""
-    looks_at_data = {"labels", "images", "mean image"} & set(method.needs)
+    call = next((words for need, words in CALLS.items() if need in method.needs), "")
+    mean = MEAN if "mean image" in method.needs else ""
     facts = [
         ["paper", text(method.paper)],
-        ["needs", "; ".join(words for need, words in NEEDS.items() if need in method.needs) or "nothing but the model"],
+        ["needs", text(method.requirements) or "nothing but the model"],
         ["rounds", rounds(method)],
-        ["weights kept", "exactly `round(density * total)`" if method.exact else "approximately `density * total`"],
+        ["weights kept", "exactly `round(density * total)`" if method.exact else "`round(density * total)`, approximately"],
     ]
+    looks_at_data = method.needs & {"labels", "images", "mean image"}
     return "\n\n".join(
         [
             f"# {method.name}",
@@ -118,9 +111,10 @@ def method_page(method: fp.Method) -> str:
             f'```python\nimport foreprune as fp\n\n{mean}masks = fp.prune(model, "{method.name}", density=0.05{call})\n```',
             table(["", ""], facts),
             "## Settings",
-            settings_table(method.settings, function),
-            *(["## Formula and differences from the authors' code", *map(text, details)] if details else []),
-            *(["## Source", f"```python\n{source(function)}```"] if function is not None else []),
+            settings_table(method.settings, {"rounds": int, "schedule": ScheduleName, **types_of(method.function)}),
+            *(["## Details, and what the authors' code does differently", *map(text, details)] if details else []),
+            "## Source",
+            source(method.function),
             "## Layer densities",
             f"![Layer densities of {method.name}]({method.name}.svg)",
             layer_densities.CAPTION.format(data=layer_densities.DATA if looks_at_data else ""),
@@ -129,11 +123,11 @@ def method_page(method: fp.Method) -> str:
 
 
 def rounds(method: fp.Method) -> str:
-    """One shot, or how many rounds."""
-    if "rounds" not in method.settings:
+    """One, or how many and on which schedule."""
+    if method.rounds is None:
         return "one"
-    back = "; a pruned weight may come back" if getattr(method, "revives", False) else ""
-    return f"{method.settings['rounds']}, {method.settings['schedule']} schedule{back}"
+    back = "; a pruned weight may come back in a later one" if method.revives else ""
+    return f"{method.rounds}, {method.schedule} schedule{back}"
 
 
 def methods(folder: Path, cache: Path) -> Iterable[tuple[str, str]]:
@@ -143,7 +137,9 @@ def methods(folder: Path, cache: Path) -> Iterable[tuple[str, str]]:
     for method in found:
         layer_densities.plot(densities[method.name], folder / f"{method.name}.svg")
         yield method.name, method_page(method)
-    rows = [[f"[{m.name}]({m.name}.md)", text(m.summary), needs(m), text(m.paper)] for m in found]
+    rows = [
+        [f"[{m.name}]({m.name}.md)", text(m.summary), ", ".join(sorted(m.needs)) or "nothing", text(m.paper)] for m in found
+    ]
     intro = (
         "A method prunes a network without training it. Each page is generated from the method's record: "
         "`fp.get_method(name)` in Python, `foreprune methods NAME` on the command line."
@@ -151,9 +147,45 @@ def methods(folder: Path, cache: Path) -> Iterable[tuple[str, str]]:
     yield "index", "\n\n".join(["# Methods", intro, table(["name", "what it keeps", "needs", "paper"], rows), toctree(m.name for m in found)])
 
 
-def needs(method: fp.Method) -> str:
-    """A word or two."""
-    return ", ".join(need for need in NEEDS if need in method.needs) or "nothing"
+def ablation_pages() -> Iterable[tuple[str, str]]:
+    """Index and one page each."""
+    found = ablations.list_ablations()
+    for one in found:
+        function, fixed = (one.apply.func, one.apply.keywords) if isinstance(one.apply, partial) else (one.apply, {})
+        given = {"masks": "masks", "weights": "model, masks", "method": '"snip"'}[one.changes]
+        settings = [*(f"{name}={value!r}" for name, value in fixed.items()), *([f"{one.value}=0.5"] if one.value else [])]
+        call = f"fp.ablations.{function.__name__}({', '.join([given, *settings])})"
+        result = {"masks": "masks", "weights": "weights", "method": "method"}[one.changes]
+        facts = [
+            ["changes", f"the {one.changes}"],
+            ["paper", text(one.paper)],
+            *([["value", f"`{one.value}`: {text(one.meaning)}"]] if one.value else []),
+            ["on the command line", f"`foreprune compare --ablations {one.name}{':0.5' if one.value else ''}`"],
+        ]
+        summary = text(paragraphs(function.__doc__ or "")[0])
+        described = f"```{{eval-rst}}\n.. autofunction:: foreprune.ablations.{function.__name__}\n   :no-index:\n```"
+        parts = [f"# {one.name}", summary, f"```python\n{result} = {call}\n```", table(["", ""], facts), described]
+        yield one.name, "\n\n".join([*parts, "## Source", source(function)])
+    rows = [[f"[{one.name}]({one.name}.md)", f"the {one.changes}", text(one.words), text(one.paper)] for one in found]
+    intro = (
+        "An ablation changes one thing about pruned networks and leaves the rest, to see what mattered. In Python they are "
+        "functions of `foreprune.ablations`, on the command line `foreprune compare --ablations`."
+    )
+    listed = table(["name", "changes", "a network is then called", "paper"], rows)
+    yield "index", "\n\n".join(["# Ablations", intro, listed, toctree(one.name for one in found)])
+
+
+def zoo_shares() -> str:
+    """How many of the parameters of each network of the zoo are prunable."""
+    rows = []
+    for name in models.names():
+        shape, classes = _DATA.get(name) or _DATA.get(name.split("-")[0], _CIFAR)
+        with torch.device("meta"):
+            model = models.create(name, input_shape=shape, classes=classes)
+        total, everything = Net.of(model).total, sum(parameter.numel() for parameter in model.parameters())
+        size = "x".join(map(str, shape))
+        rows.append([f"`{name}`", size, str(classes), f"{total:,}", f"{everything:,}", f"{total / everything:.2%}"])
+    return table(["network", "images", "outputs", "prunable", "all parameters", "share"], rows)
 
 
 def papers_pages() -> Iterable[tuple[str, str]]:
@@ -204,7 +236,7 @@ def costs(entry: papers.Entry) -> str:
     return table(["scale", "runs", "epochs", "FLOPs", f"at {RATE / 1e9:.0f} GFLOP/s"], rows)
 
 
-def write(folder: Path, pages: Iterable[tuple[str, str]]) -> None:
+def write(folder: Path, pages: Iterable[tuple[str, str]], *, remove: bool = True) -> None:
     """Write pages that have changed, and remove those that are no longer there."""
     folder.mkdir(exist_ok=True)
     names = set()
@@ -213,7 +245,7 @@ def write(folder: Path, pages: Iterable[tuple[str, str]]) -> None:
         names.add(path.name)
         if not path.exists() or path.read_text() != content + "\n":
             path.write_text(content + "\n")
-    for path in folder.glob("*.md"):
+    for path in folder.glob("*.md") if remove else ():
         if path.name not in names:
             path.unlink()
 
@@ -223,7 +255,9 @@ def generate(app: Sphinx) -> None:
     docs = Path(app.srcdir)
     (docs / "methods").mkdir(exist_ok=True)
     write(docs / "methods", methods(docs / "methods", docs / "_build" / "layer-densities.json"))
+    write(docs / "ablations", ablation_pages())
     write(docs / "papers", papers_pages())
+    write(docs, [("_zoo_shares", zoo_shares())], remove=False)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
