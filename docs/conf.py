@@ -30,6 +30,8 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 
+highlight_language = "none"
+smartquotes = False
 default_role = "literal"  # docstrings write `name` as Markdown does
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

@@ -38,9 +38,11 @@ def main() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
 
+    ready = {name: p.detach().abs() / p.std() for name, p in model.named_parameters() if p.dim() > 1}
+
     found = {
         "a function": fp.prune(model, gradient_size, density=0.05, data=[batch]),
-        "ready scores": fp.prune(model, {n: p.abs() for n, p in model.named_parameters() if p.dim() > 1}, density=0.05),
+        "ready scores": fp.prune(model, ready, density=0.05),
         "a method": fp.prune(model, "gradient-power", density=0.05, data=[batch], power=1.0),
         "SNIP": fp.prune(model, "snip", density=0.05, data=[batch]),
     }

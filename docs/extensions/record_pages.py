@@ -85,11 +85,12 @@ def allowed(kind: Any) -> str:
 def source(function: Callable[..., Any]) -> str:
     """A function without its docstring: what it computes."""
     code = textwrap.dedent(inspect.getsource(function))
-    first, *_ = typing.cast("ast.FunctionDef", ast.parse(code).body[0]).body
+    node = typing.cast("ast.FunctionDef", ast.parse(code).body[0])
     lines = code.splitlines()
-    if function.__doc__ and first.end_lineno is not None:
-        del lines[first.lineno - 1 : first.end_lineno]
-    return "\n".join(["```python", *lines, "```"])
+    if function.__doc__ and node.body[0].end_lineno is not None:
+        del lines[node.body[0].lineno - 1 : node.body[0].end_lineno]
+    path = "/".join(function.__module__.split("."))
+    return "\n".join([f"`src/{path}.py`:", "", "```python", *lines[node.lineno - 1 :], "```"])
 
 
 def method_page(method: fp.Method) -> str:
@@ -112,7 +113,7 @@ def method_page(method: fp.Method) -> str:
             table(["", ""], facts),
             "## Settings",
             settings_table(method.settings, {"rounds": int, "schedule": ScheduleName, **types_of(method.function)}),
-            *(["## Details, and what the authors' code does differently", *map(text, details)] if details else []),
+            *(["## Details and differences from the authors' code", *map(text, details)] if details else []),
             "## Source",
             source(method.function),
             "## Layer densities",
@@ -210,7 +211,7 @@ def paper_name(entry: papers.Entry) -> str:
 
 def paper_page(entries: Sequence[papers.Entry]) -> str:
     """All entries of one paper."""
-    parts = [f"# {text(entries[0].paper)}"]
+    parts = [f"# {re.sub(', arXiv.*', '', entries[0].paper)}", f"{text(entries[0].paper)}."]
     for entry in entries:
         parts += [f"## {text(entry.name)}", f"**{text(entry.title)}.** {text(capital(entry.where))}."]
         parts += map(text, entry.notes)
