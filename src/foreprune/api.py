@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from foreprune.core.density import as_density, keep_count
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Progress, Scope, check_scores
+from foreprune.core.method import LayerCollapse, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
+from foreprune.core.select import Scope
 from foreprune.core.task import Loss, task_for
 from foreprune.methods import MethodLike, as_method
 
@@ -64,7 +65,9 @@ def prune(
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
     Returns:
-        Masks with exactly `round(density * total)` weights kept (the method's record says so if it deviates).
+        Masks with exactly `round(density * total)` of the prunable weights kept (the method's record says so if it
+        deviates). Their metadata say how they were made, and under "parameters" how many parameters the model has in
+        all, prunable or not.
 
     Raises:
         ValueError, TypeError: bad arguments, scores that are NaN, infinite or all zero; the message says what to write
@@ -85,6 +88,7 @@ def prune(
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
         made = found.make(net, task, kept, scope=scope, progress=progress, **settings)
+        metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))
         masks = made.with_metadata(metadata)
     if lost := masks.collapsed():
         warnings.warn(

@@ -48,6 +48,10 @@ def test_prune_writes_masks_and_prints_the_counts(
     assert masks.metadata["model"] == "resnet-8"
     text = " ".join(capsys.readouterr().out.split())
     assert f"kept {masks.kept}/{masks.total} (density {masks.density:.6g}, sparsity {masks.sparsity:.6g})" in text
+    parameters = int(masks.metadata["parameters"])
+    share = 100 * masks.total / parameters
+    assert 50 < share < 100
+    assert f"prunable: {masks.total:,} of {parameters:,} parameters ({share:.1f} %)" in text
 
 
 def test_analyze_prints_and_saves_everything(
@@ -122,6 +126,13 @@ def test_methods_lists_and_describes(monkeypatch: pytest.MonkeyPatch, capsys: py
         (("prune", "--model", "fc-8", "--method", "synflo", "--density", "0.1"), "did you mean 'synflow'"),
         (("prune", "--model", "fc-8", "--method", "synflow"), "exactly one of density="),
         (("prune", "--model", "fc-8", "--method", "snip", "--density", "0.1"), "add --data"),
+        (("prune", "--model", "fc-8", "--method", "px", "--density", "0.1"), "add --data"),
+        (("prune", "--model", "fc-8", "--method", "synflow-dist", "--density", "0.1"), "add --data"),
+        (("prune", "--model", "fc-8", "--method", "imp", "--density", "0.1"), "`foreprune compare --methods imp`"),
+        (
+            ("prune", "--model", "fc-8", "--method", "synflow:rounds=2.5", "--density", "0.1"),
+            "method 'synflow': rounds must be a whole number, not 2.5",
+        ),
         (("prune", "--model", "fc-8", "--method", "magnitude", "--density", "1.5"), "density must be in (0, 1]"),
         (("prune", "--model", "nope:x", "--method", "magnitude", "--density", "0.5"), "cannot import the model"),
         (("compare", "--densities", "0.1", "--sparsities", "0.9"), "give only one of --densities"),

@@ -180,13 +180,13 @@ def test_every_method_says_what_it_is(method: Method) -> None:
 
 def _record_rounds(monkeypatch: pytest.MonkeyPatch) -> list[Masks]:
     rounds: list[Masks] = []
-    original = method_room.keep_top
+    original = method_room.keep_best
 
     def recording(*args: Any, **kwargs: Any) -> Masks:
         rounds.append(original(*args, **kwargs))
         return rounds[-1]
 
-    monkeypatch.setattr(method_room, "keep_top", recording)
+    monkeypatch.setattr(method_room, "keep_best", recording)
     return rounds
 
 

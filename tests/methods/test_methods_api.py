@@ -30,6 +30,7 @@ def test_masks_say_where_they_come_from() -> None:
         "seed": "3",
         "scope": "local",
         "hyper.temperature": "50.0",
+        "parameters": "185",
     }
     image = torch.ones(6)
     dist = prune("synflow-dist", density=0.5, inputs=given.x, mean_image=image, rounds=2)

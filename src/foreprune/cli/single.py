@@ -207,3 +207,6 @@ def _print_layers(masks: Masks) -> None:
     screen.print(
         f"kept {masks.kept}/{masks.total} (density {masks.density:.6g}, sparsity {masks.sparsity:.6g})", highlight=False
     )
+    parameters = int(masks.metadata["parameters"])
+    share = 100 * masks.total / parameters
+    screen.print(f"prunable: {masks.total:,} of {parameters:,} parameters ({share:.1f} %)", highlight=False)

@@ -11,21 +11,19 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from foreprune.core.density import apportion, keep_count
+from foreprune.core.density import keep_count
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName, densities
-from foreprune.core.select import NoSignal, keep_top, keep_top_per_layer
+from foreprune.core.select import NoSignal, Scope, keep_best
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.task import NEEDS, Need, Task
 
 Scores = dict[str, Tensor]
-Scope = Literal["global", "local"]
 Progress = Callable[[int, int], None]
 
 
@@ -240,7 +238,7 @@ def by_score(
     final = keep_count(density, net.total)
     for done, step in enumerate(steps, start=1):
         keep = final if done == rounds else max(final, round(step * net.total))
-        choose = partial(_select, scope=scope, among=None if revives else masks, generator=task.generator)
+        choose = partial(keep_best, scope=scope, among=None if revives else masks, generator=task.generator)
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
@@ -279,13 +277,3 @@ def check_scores(scores: Mapping[str, Tensor], net: Net) -> None:
             raise ValueError(f"the scores of {name!r} must be a tensor of shape {tuple(weight.shape)}, not {what}")
     if odd := [name for name in scores if name not in net.weights]:
         raise ValueError(f"the scores have {odd[0]!r}, which is no prunable weight; leave it out")
-
-
-def _select(scores: Scores, keep: int, *, scope: Scope, among: Masks | None, generator: torch.Generator) -> Masks:
-    if scope == "global":
-        return keep_top(scores, keep, generator=generator, among=among)
-    sizes = {name: score.numel() for name, score in scores.items()}
-    share = keep / sum(sizes.values())
-    room = sizes if among is None else {name: kept for name, (kept, _) in among.layer_counts().items()}
-    counts = apportion({name: share * size for name, size in sizes.items()}, room, keep)
-    return keep_top_per_layer(scores, counts, among=among, generator=generator)

@@ -17,7 +17,7 @@ from foreprune.analysis.analyze import Analysis, analyze
 from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
-from foreprune.core.method import Scope
+from foreprune.core.select import Scope
 from foreprune.experiments.run import load_data, load_model, mean_image, scoring_batches
 from foreprune.methods import as_method
 from foreprune.records.spec import Epoch, Scalar

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from foreprune import ablations
 from foreprune.api import prune
-from foreprune.core.density import apportion, keep_count
+from foreprune.core.density import keep_count
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Scope
+from foreprune.core.method import LayerCollapse
 from foreprune.core.net import Net
 from foreprune.core.seeds import generator_for
-from foreprune.core.select import keep_top, keep_top_per_layer
+from foreprune.core.select import Scope, keep_best
 from foreprune.methods import as_method
 from foreprune.procedures.dense import Setting, check_step, dense_weights, network, train
 from foreprune.procedures.procedures import END, check_procedure, gradual_count, hyper_of, round_counts
@@ -139,14 +139,7 @@ def reinitialize_for(setting: Setting, model: nn.Module, masks: Masks) -> None:
 def keep_largest(weights: Mapping[str, Tensor], keep: int, *, among: Masks, scope: Scope, seed: int) -> Masks:
     """Of the weights that `among` keeps, the `keep` largest in magnitude, over all layers or the same share of each."""
     scores = {name: weights[name].detach().abs() for name in among}
-    generator = generator_for("ties", seed)
-    if scope == "global":
-        return keep_top(scores, keep, generator=generator, among=among)
-    share = keep / among.total
-    counts = among.layer_counts()
-    room = {name: kept for name, (kept, _) in counts.items()}
-    each = apportion({name: share * total for name, (_, total) in counts.items()}, room, keep)
-    return keep_top_per_layer(scores, each, generator=generator, among=among)
+    return keep_best(scores, keep, scope=scope, generator=generator_for("ties", seed), among=among)
 
 
 @dataclass(eq=False)
