@@ -1,7 +1,7 @@
 """Compare two methods from Python: a grid of runs, one record for each, a table, and the report as HTML.
 
-What `foreprune compare` does on the command line. Finished runs are kept in the folder: start it again and nothing is run
-twice.
+What `foreprune compare` does on the command line. Finished runs are kept in the folder: start it again and nothing is
+run twice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import foreprune as fp
 from foreprune.experiments.grid import grid
 from foreprune.report.render import write_report
-from foreprune.runner.workers import run_all
+from foreprune.runner import run_all
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import foreprune as fp
 def gradient_size(net, task, masks) -> dict[str, Tensor]:
     """|dL/dw| of the masked network: a function from (net, task, masks) to one tensor for each prunable weight.
 
-    `net.params` are all parameters by name, `masks(net.params)` the same with pruned weights at zero, `net.prunable` the
-    names to score. Larger means keep. A score changes nothing; prune counts, selects and breaks ties.
+    `net.params` are all parameters by name, `masks(net.params)` the same with pruned weights at zero, `net.prunable`
+    the names to score. Larger means keep. A score changes nothing; prune counts, selects and breaks ties.
     """
     gradients = task.weight_grads(net, masks(net.params))
     return {name: gradients[name].abs() for name in net.prunable}
@@ -23,8 +23,8 @@ def gradient_size(net, task, masks) -> dict[str, Tensor]:
 def gradient_power(net, task, masks, *, power: float = 0.5) -> dict[str, Tensor]:
     """Keep the weights with the largest |w|^power |dL/dw|, in rounds.
 
-    Registered under a name, with settings that are checked and listed. In a package of your own, name this module in the
-    entry-point group `foreprune.methods`, and the command line finds it too.
+    Registered under a name, with settings that are checked and listed. In a package of your own, name this module in
+    the entry-point group `foreprune.methods`, and the command line finds it too.
     """
     gradients = task.weight_grads(net, masks(net.params))
     return {name: net.params[name].abs() ** power * gradients[name].abs() for name in net.prunable}

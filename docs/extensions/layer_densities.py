@@ -1,7 +1,7 @@
 """Which fraction of each layer the methods keep: the numbers and the plot of every method's page.
 
-ResNet-20 at density 0.05, weights drawn with seed 0. The network is that for scikit-learn's 8x8 digits, and methods that look at
-data see ten images of each class. The numbers are cached until the sources that they depend on change.
+ResNet-20 at density 0.05, weights drawn with seed 0. The network is that for scikit-learn's 8x8 digits, and methods
+that look at data see ten images of each class. The numbers are cached until the sources that they depend on change.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from pathlib import Path
 import foreprune as fp
 
 DENSITY = 0.05
-CAPTION = (
-    "Fraction of the weights kept in each layer of ResNet-20 at density 0.05 (dotted), Kaiming normal weights, seed 0{data}."
-)
+CAPTION = "Fraction of the weights kept in each layer of ResNet-20 at density 0.05 (dotted), weights of seed 0{data}."
 DATA = "; ten images of each class of scikit-learn's 8x8 digits"
 _SOURCES = ("core", "graph", "methods", "zoo")
 

@@ -1,7 +1,8 @@
 """The examples in the documentation run, and print what the pages say they print.
 
-All ```python blocks of a page are one program. What a page leaves out (a model, some data) stands in an HTML comment that begins
-with `<!-- python`; a block marked ```python sketch is not run. A ```text output block is what the block before it prints.
+All ```python blocks of a page are one program. What a page leaves out (a model, some data) stands in an HTML comment
+that begins with `<!-- python`; a block marked ```python sketch is not run. A ```text output block is what the block
+before it prints.
 """
 
 from __future__ import annotations
@@ -54,9 +55,8 @@ def run(program: Program, *, page: Path, folder: Path) -> None:
     """Run it in a process of its own, in an empty folder."""
     code = f"exec(compile(open({str(folder / 'source')!r}).read(), {str(page)!r}, 'exec'))"
     (folder / "source").write_text(program.source)
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.split(END)[:-1]
     assert len(printed) == len(program.outputs)
