@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from foreprune import ablations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from foreprune.core.method import LayerCollapse, Method, masker, scorer
     from foreprune.graph import PathError
     from foreprune.methods import get_method, list_methods
-    from foreprune.records.spec import Experiment, Record
-    from foreprune.records.store import load_frame as load_records
+    from foreprune.records import Experiment, Record
+    from foreprune.records import load_frame as load_records
     from foreprune.training.evaluate import evaluate
     from foreprune.training.fit import fit
     from foreprune.training.recipes import Recipe
@@ -52,9 +52,9 @@ _PUBLIC = {
     "evaluate": "training.evaluate",
     "fit": "training.fit",
     "Recipe": "training.recipes",
-    "Experiment": "records.spec",
-    "Record": "records.spec",
-    "load_records": "records.store",
+    "Experiment": "records",
+    "Record": "records",
+    "load_records": "records",
 }
 _RENAMED = {"load_records": "load_frame"}
 

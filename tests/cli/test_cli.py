@@ -11,7 +11,7 @@ import pytest
 from foreprune import cli
 from foreprune.cli.shared import Training
 from foreprune.core.masks import Masks
-from foreprune.records.store import read_records
+from foreprune.records import read_records
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

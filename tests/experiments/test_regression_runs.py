@@ -12,10 +12,9 @@ from torch.nn.functional import mse_loss
 
 import foreprune
 from foreprune.core.masks import Masks
-from foreprune.experiments.run import run_experiment
+from foreprune.experiments import run_experiment
 from foreprune.experiments.single import prune_once, train_once
-from foreprune.records.spec import Experiment
-from foreprune.records.store import run_folder
+from foreprune.records import Experiment, run_folder
 from foreprune.training.evaluate import evaluate
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.datasets import load

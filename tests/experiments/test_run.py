@@ -7,12 +7,18 @@ import torch
 from torch import nn
 
 from foreprune.core.masks import Masks
-from foreprune.experiments.check import check, resolve_device
-from foreprune.experiments.run import load_data, load_model, mean_image, run_experiment, scoring_batches
+from foreprune.experiments import (
+    check,
+    load_data,
+    load_model,
+    mean_image,
+    resolve_device,
+    run_experiment,
+    scoring_batches,
+)
 from foreprune.methods import list_methods
-from foreprune.procedures.procedures import PROCEDURES
-from foreprune.records.spec import Experiment
-from foreprune.records.store import finished, read_records, run_folder
+from foreprune.procedures import list_procedures
+from foreprune.records import Experiment, finished, read_records, run_folder
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.images import ImageSet
 
@@ -155,11 +161,11 @@ def test_check_finds_what_would_fail() -> None:
 
 
 def test_check_knows_what_prunes_later() -> None:
-    check([experiment(name) for name in PROCEDURES], data_dir=None)
+    check([experiment(found.name) for found in list_procedures()], data_dir=None)
     check([experiment(prune_at=24), experiment("ltr", hyper={"rewind_to": 24})], data_dir=None)  # 2 epochs of 12 steps
     with pytest.raises(ValueError, match=r"unknown method 'magnitud-after'; did you mean 'magnitude-after'"):
         check([experiment("magnitud-after")], data_dir=None)
-    with pytest.raises(TypeError, match="procedure 'gmp' has no hyperparameter 'evry'; did you mean 'every'"):
+    with pytest.raises(TypeError, match="procedure 'gmp' has no setting 'evry'; did you mean 'every'"):
         check([experiment("gmp", hyper={"evry": 1})], data_dir=None)
     with pytest.raises(ValueError, match="procedure 'gmp' takes no ablation 'reinit'; allowed: none"):
         check([experiment("gmp", ablation="reinit")], data_dir=None)

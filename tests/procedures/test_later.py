@@ -7,6 +7,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import foreprune.procedures.dense as dense_module
+import foreprune.procedures.shared.dense as dense_module
 from foreprune import ablations
 from foreprune.api import prune
 from foreprune.core.masks import Masks
-from foreprune.experiments.run import run_experiment
-from foreprune.procedures.dense import Setting, dense_run, dense_weights
-from foreprune.procedures.later import Gradual, keep_largest, start_of
-from foreprune.procedures.procedures import END, dense_of, gradual_count, round_counts, snapshots_for, steps_needed
-from foreprune.procedures.snapshots import read_snapshot
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import run_folder
+from foreprune.experiments import run_experiment
+from foreprune.procedures import END, dense_of, snapshots_for, steps_needed
+from foreprune.procedures.gmp import Gradual, gradual_count
+from foreprune.procedures.imp import round_counts
+from foreprune.procedures.shared import (
+    RunContext,
+    dense_run,
+    dense_weights,
+    keep_largest,
+    read_snapshot,
+    start_of,
+)
+from foreprune.records import Epoch, Experiment, Record, run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.build import load_data, load_model, scoring_batches
@@ -52,9 +59,9 @@ def experiment(method: str = "snip", **changes: object) -> Experiment:
     return Experiment.model_validate(base | {"density": 1.0} | changes if method == "dense" else base | changes)
 
 
-def setting(found: Experiment, out: Path, snapshots: tuple[int, ...] = ()) -> Setting:
+def context(found: Experiment, out: Path, snapshots: tuple[int, ...] = ()) -> RunContext:
     data = load_data("digits", None)
-    return Setting(found, data, data.train, out, "cpu", snapshots)
+    return RunContext(found, data, data.train, out, "cpu", snapshots)
 
 
 def fresh(seed: int = 0) -> nn.Module:
@@ -163,7 +170,7 @@ def test_magnitude_after_training(tmp_path: Path, dense_states: list[dict[str, T
 @pytest.mark.parametrize("step", [0, 7])
 def test_lottery_ticket_rewinding(step: int, tmp_path: Path, dense_states: list[dict[str, Tensor]]) -> None:
     found = experiment("ltr", hyper={"rewind_to": step})
-    start = start_of(setting(found, tmp_path))
+    start = start_of(context(found, tmp_path))
     masks = by_magnitude(dense_states[-1], KEEP)
     assert start.masks == masks
     assert same(state(start.model), dense_states[step])  # kept or not; training sets the others to zero
@@ -294,7 +301,7 @@ def test_ablations_of_what_is_pruned_later(method: str, tmp_path: Path, dense_st
         changes["hyper"] = {"rewind_to": 5}
 
     def start(ablation: str, **more: object) -> Any:
-        return start_of(setting(experiment(method, ablation=ablation, **changes, **more), tmp_path))
+        return start_of(context(experiment(method, ablation=ablation, **changes, **more), tmp_path))
 
     usual = start("none")
     shuffled = start("shuffle")
@@ -332,7 +339,7 @@ def test_widening_is_an_ablation_of_a_run(tmp_path: Path) -> None:
             {"method": "gmp", "ablation": "reinit"},
             "procedure 'gmp' takes no ablation 'reinit'; allowed: none",
         ),
-        ({"method": "ltr", "hyper": {"rewind": 1}}, "TypeError: procedure 'ltr' has no hyperparameter 'rewind'"),
+        ({"method": "ltr", "hyper": {"rewind": 1}}, "TypeError: procedure 'ltr' has no setting 'rewind'"),
         (
             {"method": "ltr", "hyper": {"rewind_to": 19}},
             "there is no step 19 in the dense training: it has 18",
@@ -407,13 +414,13 @@ def test_without_a_list_steps_are_trained_when_they_are_missed(
 ) -> None:
     steps: list[int] = []
     for step in (8, 3, 14, 18, 14, 5):
-        assert same(dense_weights(setting(experiment(), tmp_path), step), dense_states[step])
+        assert same(dense_weights(context(experiment(), tmp_path), step), dense_states[step])
         steps.append(len(trainings))
     # 3 lies before the checkpoint of the training to 8, so there is a second training for it; to 14 and to the end it
     # goes on from the checkpoint; 5 begins anew
     assert steps == [1, 3, 4, 5, 5, 6]
-    assert same(dense_weights(setting(experiment(), tmp_path), 0), dense_states[0])
-    assert same(dense_weights(setting(experiment(), tmp_path), END), dense_states[-1])
+    assert same(dense_weights(context(experiment(), tmp_path), 0), dense_states[0])
+    assert same(dense_weights(context(experiment(), tmp_path), END), dense_states[-1])
     assert len(trainings) == 6
 
 
@@ -429,14 +436,14 @@ def test_an_early_step_is_not_trained_to_the_end(tmp_path: Path, monkeypatch: py
         return real(*args, on_step=note, **settings)
 
     monkeypatch.setattr(dense_module, "fit", watched)
-    dense_weights(setting(experiment(), tmp_path, snapshots=(3, 8, 99)), 3)
+    dense_weights(context(experiment(), tmp_path, snapshots=(3, 8, 99)), 3)
     assert reached == list(range(9))
-    folder = setting(experiment(), tmp_path).dense_folder
+    folder = context(experiment(), tmp_path).dense_folder
     assert not (folder / "end.safetensors").exists()
     assert (folder / "step-8.safetensors").exists()
     assert not (folder / "step-99.safetensors").exists()
     reached.clear()
-    dense_run(setting(experiment(), tmp_path))
+    dense_run(context(experiment(), tmp_path), fresh())
     assert reached == list(range(7, 19))  # from the checkpoint of the first epoch
     assert not (folder / "checkpoint.pt").exists()
 
@@ -449,13 +456,13 @@ def test_the_dense_run_goes_on_where_it_was_interrupted(
 
     with pytest.raises(KeyboardInterrupt):
         run_experiment(experiment("dense"), out=tmp_path, on_epoch=stop, snapshots=(4, 11, END))
-    folder = setting(experiment(), tmp_path).dense_folder
+    folder = context(experiment(), tmp_path).dense_folder
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "lock", "step-4.safetensors"]
     seen: list[int] = []
     record = run(experiment("dense"), tmp_path, on_epoch=lambda p: seen.append(p.epoch), snapshots=(4, 11, END))
     assert seen == [2, 3]
     assert numbers(record.curve) == dense_curve
-    assert same(dense_weights(setting(experiment(), tmp_path), 11), dense_states[11])
+    assert same(dense_weights(context(experiment(), tmp_path), 11), dense_states[11])
     assert sorted(path.name for path in folder.iterdir()) == [
         "end.safetensors",
         "lock",
@@ -512,7 +519,7 @@ def test_rounds_are_shared_and_go_on_where_they_were_interrupted(
     monkeypatch.setattr(dense_module, "fit", cut)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(many, out=tmp_path / "cut")
-    folder = setting(many, tmp_path / "cut").dense_folder / "imp-rewind0-rate0.2-global"
+    folder = context(many, tmp_path / "cut").dense_folder / "imp-rewind0-rate0.2-global"
     assert sorted(path.name for path in folder.iterdir()) == ["lock", "round-1.safetensors", "round-2.pt"]
     resumed = run(many, tmp_path / "cut")
     assert len(begun) == 3 + 3
@@ -525,7 +532,7 @@ def test_a_damaged_snapshot_is_made_again(
     damage: str, tmp_path: Path, trainings: list[str], dense_states: list[dict[str, Tensor]]
 ) -> None:
     usual = run(experiment(prune_at=8), tmp_path)
-    path = setting(experiment(), tmp_path).dense_folder / "step-8.safetensors"
+    path = context(experiment(), tmp_path).dense_folder / "step-8.safetensors"
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[-3] ^= 1
@@ -534,7 +541,7 @@ def test_a_damaged_snapshot_is_made_again(
     elif damage == "noise":
         content = bytearray(range(256))
     elif damage == "other step":
-        dense_weights(setting(experiment(), tmp_path), 9)
+        dense_weights(context(experiment(), tmp_path), 9)
         content = bytearray(path.with_name("step-9.safetensors").read_bytes())
     if damage == "tail of a write":
         path.rename(path.with_name(".step-8.safetensors.0123456789ab.tmp"))
@@ -560,7 +567,7 @@ def test_a_damaged_end_is_made_again_with_its_curve(
     tmp_path: Path, dense_curve: list[tuple[float | None, ...]]
 ) -> None:
     run(experiment("magnitude-after"), tmp_path)
-    path = setting(experiment(), tmp_path).dense_folder / "end.safetensors"
+    path = context(experiment(), tmp_path).dense_folder / "end.safetensors"
     path.write_bytes(path.read_bytes().replace(b"train_loss", b"train_lost", 1))
     record = run(experiment("dense"), tmp_path)
     assert any("its content does not fit its digest" in warning for warning in record.warnings)
@@ -581,7 +588,7 @@ def test_weights_of_another_network_are_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_dense_training_that_fails_is_named(tmp_path: Path) -> None:
-    wild = RECIPE.model_copy(update={"lr": 1e30})
+    wild = replace(RECIPE, lr=1e30)
     record = run_experiment(experiment("magnitude-after", recipe=wild), out=tmp_path)
     assert record.error is not None
     assert record.error.startswith("ValueError: the dense training that this run begins from failed: training diverged")
@@ -598,7 +605,7 @@ def test_two_at_once_train_once(tmp_path: Path, trainings: list[str], dense_stat
 
     def ask() -> None:
         ready.wait()
-        found.append(dense_weights(setting(experiment(), tmp_path), END))
+        found.append(dense_weights(context(experiment(), tmp_path), END))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
@@ -625,16 +632,16 @@ def test_without_locks_the_result_is_the_same(
 
     def with_another(*args: Any, **settings: Any) -> Any:
         if next(inner, False):
-            assert same(dense_weights(setting(experiment(), tmp_path), END), dense_states[-1])
+            assert same(dense_weights(context(experiment(), tmp_path), END), dense_states[-1])
         return real(*args, **settings)
 
     monkeypatch.setattr(dense_module, "fit", with_another)
-    assert same(dense_weights(setting(experiment(), tmp_path, (4, END)), 4), dense_states[4])
-    assert same(dense_weights(setting(experiment(), tmp_path), END), dense_states[-1])
+    assert same(dense_weights(context(experiment(), tmp_path, (4, END)), 4), dense_states[4])
+    assert same(dense_weights(context(experiment(), tmp_path), END), dense_states[-1])
 
 
 def test_another_order_and_another_recipe_are_another_training(tmp_path: Path, trainings: list[str]) -> None:
-    longer = RECIPE.model_copy(update={"epochs": 4})
+    longer = replace(RECIPE, epochs=4)
     for found in (experiment(prune_at=5), experiment(prune_at=5, seed=1), experiment(prune_at=5, recipe=longer)):
         run(found, tmp_path)
     run(experiment(prune_at=5, density=0.1, scope="local", samples_per_class=3), tmp_path)

@@ -7,13 +7,14 @@ import math
 import random
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from foreprune.records.spec import Epoch, Experiment, Layer, Record
+from foreprune.records import Epoch, Experiment, LayerRecord, Record
 from foreprune.training.recipes import Recipe
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "ntk-sap")
@@ -96,7 +97,7 @@ def full(
     )
 
 
-def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool) -> list[Layer]:
+def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool) -> list[LayerRecord]:
     """Layers that keep `round(density * total)` weights in all, tilted towards the input or output as methods do."""
     tilt = {"random": 0.0, "snip": -0.2, "grasp": 0.1, "synflow": -0.35, "ntk-sap": -0.1}.get(method, -0.28)
     totals = [math.prod(shape) for _, shape in SHAPES]
@@ -115,7 +116,7 @@ def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool
     for (name, shape), total, count in zip(SHAPES, totals, kept, strict=True):
         units = shape[0]
         alive = min(units, count, round(units * (1 - math.exp(-4 * count / units / 3))) or 1) if count else 0
-        layers.append(Layer(name=name, shape=shape, kept=count, total=total, units=units, units_alive=alive))
+        layers.append(LayerRecord(name=name, shape=shape, kept=count, total=total, units=units, units_alive=alive))
     return layers
 
 
@@ -150,9 +151,7 @@ def whole(method: str, density: float, seed: int, **more: Any) -> Record:
     draw = random.Random(f"{run.id} more")
     shift = _SHIFTS[run.experiment.ablation] + 0.01 * (run.experiment.prune_at > 0) + 0.02 * (method == "ltr")
     curve = tuple(
-        epoch.model_copy(
-            update={"test_top1": min(1.0, max(0.0, (epoch.test_top1 or 0) + shift + draw.gauss(0, 0.002)))}
-        )
+        replace(epoch, test_top1=min(1.0, max(0.0, (epoch.test_top1 or 0) + shift + draw.gauss(0, 0.002))))
         for epoch in run.curve
     )
     layers = []
@@ -219,7 +218,5 @@ def write_masks(runs: Path, record: Record, *, seed: int | None = None) -> Path:
 def regression(method: str, density: float, seed: int, **more: Any) -> Record:
     """A finished record without accuracies."""
     run = full(method, density, seed, data="rotated", model="mlp", **more)
-    curve = tuple(
-        epoch.model_copy(update={"train_top1": None, "test_top1": None, "test_top5": None}) for epoch in run.curve
-    )
+    curve = tuple(replace(epoch, train_top1=None, test_top1=None, test_top5=None) for epoch in run.curve)
     return run.model_copy(update={"curve": curve, "top1": None, "top5": None})

@@ -10,7 +10,7 @@ import pytest
 from report_records import record, study
 from scipy.stats import linregress
 
-from foreprune.records.spec import Epoch, Record
+from foreprune.records import Epoch, Record
 from foreprune.report.convergence import convergence, fit, trace
 from foreprune.report.sections import Section, sections
 

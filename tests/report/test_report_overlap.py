@@ -11,8 +11,7 @@ from report_records import full, write_masks
 
 from foreprune.analysis.overlap import overlap
 from foreprune.core.masks import Masks
-from foreprune.records.spec import Layer, Record
-from foreprune.records.store import write_record
+from foreprune.records import LayerRecord, Record, write_record
 from foreprune.report import overlap as module
 from foreprune.report.charts import Heatmap
 from foreprune.report.overlap import both_kept, jaccard, mask_overlap, read_packed
@@ -31,7 +30,7 @@ def run(method: str, kept: dict[str, list[int]], runs: Path, *, seed: int = 0, d
     masks = Masks(tensors)
     found = full(method, density, seed, epochs=1)
     layers = tuple(
-        Layer(name=name, shape=shape, kept=masks.layer_counts()[name][0], total=torch.Size(shape).numel(),
+        LayerRecord(name=name, shape=shape, kept=masks.layer_counts()[name][0], total=torch.Size(shape).numel(),
               units=shape[0], units_alive=masks.widths()[name][0])
         for name, shape in SHAPES.items()
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Training of the linearised network in closed form, and what the path kernel's trace predicts of it."""
+"""Training of the linearized network in closed form, and what the path kernel's trace predicts of it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def linearize(
     parameters: Parameters = "trainable",
     chunk: int | None = None,
 ) -> Linearized:
-    """Closed-form training of the pruned network, linearised at its present weights, on squared error.
+    """Closed-form training of the pruned network, linearized at its present weights, on squared error.
 
     Args:
         model: the network; with batch normalization in evaluation mode, as in `foreprune.ntk`.

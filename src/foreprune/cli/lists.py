@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tyro
 
 from foreprune.cli.shared import screen
-from foreprune.procedures.procedures import PROCEDURES, Procedure
+from foreprune.procedures import list_procedures
 from foreprune.training.recipes import RECIPES
 
 
@@ -35,9 +35,6 @@ class Methods:
         from foreprune.methods import get_method, list_methods
 
         for name in self.names:
-            if name in PROCEDURES:
-                _print_procedure(PROCEDURES[name])
-                continue
             found = get_method(name)
             paragraphs = [" ".join(part.split()) for part in found.doc.split("\n\n")[1:]]
             screen.print("\n\n".join([str(found), *paragraphs]) + "\n", markup=False, highlight=False)
@@ -48,7 +45,7 @@ class Methods:
             )
             screen.print("\nProcedures: prune after training or during it; for compare and sweep", style="bold")
             _print_entries(
-                (found.name, found.summary, "a training", found.hyper, found.paper) for found in PROCEDURES.values()
+                (found.name, found.summary, "a training", found.settings, found.paper) for found in list_procedures()
             )
         return 0
 
@@ -65,12 +62,6 @@ def _print_entries(entries: Iterable[tuple[str, str, str, Mapping[str, object], 
         facts = [*([f"needs {needs}"] if needs else []), *([settings] if settings else []), paper]
         table.add_row(name, Text.assemble(text, "\n", ("; ".join(facts), "dim")))
     screen.print(table)
-
-
-def _print_procedure(found: Procedure) -> None:
-    settings = ", ".join(f"{key}={value}" for key, value in found.hyper.items()) or "none"
-    lines = (found.name, found.summary, f"settings: {settings}", f"ablations: {', '.join(found.ablations) or 'none'}")
-    screen.print("\n".join([*lines, f"paper: {found.paper}"]) + "\n", markup=False, highlight=False)
 
 
 def _print_recipes() -> None:

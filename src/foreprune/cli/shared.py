@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
 from foreprune.cli.amounts import duration, flops, networks_table
-from foreprune.experiments.grid import shortened
-from foreprune.records.spec import Experiment, Record
+from foreprune.experiments import shortened
+from foreprune.records import Experiment, Record
 from foreprune.training.recipes import Recipe, default_recipe, recipe
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -38,9 +38,8 @@ class Training:
     def resolve(self, data: str, model: str) -> Recipe:
         """The recipe these arguments mean for `model` on `data`."""
         chosen = recipe(self.recipe) if self.recipe else default_recipe(data, model)
-        given = {"batch_size": self.batch_size, "lr": self.lr, "precision": self.precision}
-        settings = chosen.model_dump() | {key: value for key, value in given.items() if value is not None}
-        chosen = Recipe.model_validate(settings)
+        given: dict[str, Any] = {"batch_size": self.batch_size, "lr": self.lr, "precision": self.precision}
+        chosen = replace(chosen, **{key: value for key, value in given.items() if value is not None})
         return chosen if self.epochs is None else shortened(chosen, self.epochs)
 
 
@@ -75,7 +74,7 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
     if execution.dry_run:
         _dry_run(experiments, out=out, title=title)
         return 0
-    from foreprune.experiments.check import check, resolve_device
+    from foreprune.experiments import check, resolve_device
 
     data_dir = None if execution.data_dir is None else str(execution.data_dir)
     check(experiments, data_dir=data_dir)
@@ -133,8 +132,8 @@ def _records(
 
 def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> None:
     """Say what would be run."""
-    from foreprune.experiments.check import check_methods
-    from foreprune.records.store import finished
+    from foreprune.experiments import check_methods
+    from foreprune.records import finished
 
     check_methods(experiments)
     left = [experiment for experiment in experiments if finished(out, experiment) is None]
@@ -151,7 +150,7 @@ def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> Non
 
 def _price(experiments: Sequence[Experiment]) -> str:
     """The estimate in words, or nothing where a network of the user's own cannot be counted."""
-    from foreprune.experiments.cost import RATE, estimate
+    from foreprune.experiments import RATE, estimate
 
     try:
         found = estimate(experiments)

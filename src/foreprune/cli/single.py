@@ -10,7 +10,7 @@ import tyro
 
 from foreprune.cli.shared import Device, Training, errors, screen
 from foreprune.core.density import as_density
-from foreprune.experiments.grid import parse_method
+from foreprune.experiments import parse_method
 
 if TYPE_CHECKING:
     from foreprune.core.masks import Masks
@@ -115,7 +115,7 @@ class Train:
     """where to run"""
 
     def run(self) -> int:
-        from foreprune.experiments.check import resolve_device
+        from foreprune.experiments import resolve_device
         from foreprune.experiments.single import train_once
 
         try:

@@ -20,8 +20,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.select import Scope
 from foreprune.experiments.run import load_data, load_model, mean_image, scoring_batches
 from foreprune.methods import as_method
-from foreprune.records.spec import Epoch, Scalar
-from foreprune.records.store import make_folder
+from foreprune.records import Epoch, Scalar, make_folder
 from foreprune.training.fit import fit
 from foreprune.training.history import History
 from foreprune.training.recipes import Recipe
@@ -159,7 +158,7 @@ def train_once(
         on_epoch=show,
     )
     atomic_write(folder / "weights.safetensors", save(_state(network)))
-    atomic_write(folder / "history.json", history.model_dump_json(indent=2))
+    atomic_write(folder / "history.json", history.to_json(indent=2))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     if history.top1 is not None:
         console.print(f"test accuracy of the last epoch: {100 * history.top1:.2f} %", highlight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, leading, panel
 from foreprune.report.colors import DENSE
 from foreprune.report.measures import Spread, band, percent, spread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from foreprune.records.spec import Epoch, Record
+from foreprune.records import Epoch, Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, leading, panel
 from foreprune.report.colors import DENSE
 from foreprune.report.measures import Spread, band, spread

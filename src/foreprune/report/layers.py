@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from foreprune.records.spec import Layer
+from foreprune.records import LayerRecord
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, leading, panel
 from foreprune.report.colors import DENSE
 from foreprune.report.labels import printable
@@ -20,8 +20,8 @@ def _layer_lines(
     section: Section,
     density: float,
     condition: Condition,
-    quantity: Callable[[Layer], float | None],
-    note: Callable[[Layer], str],
+    quantity: Callable[[LayerRecord], float | None],
+    note: Callable[[LayerRecord], str],
 ) -> tuple[list[str], list[tuple[str, _Points]]]:
     """Names of the layers, and per line the points `(layer index, spread over seeds, the first seeds' counts)`."""
     runs_of = {

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records.spec import Layer, Record
+from foreprune.records import LayerRecord, Record
 from foreprune.report.charts import Heatmap, Panel, View, panel
 from foreprune.report.colors import DENSE
 from foreprune.report.labels import printable
@@ -86,7 +86,9 @@ def _ones(bits: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
     return int(np.unpackbits(bits).sum(dtype=np.int64))
 
 
-def jaccard(first: Sequence[Layer], second: Sequence[Layer], both: Mapping[str, int]) -> tuple[float, float]:
+def jaccard(
+    first: Sequence[LayerRecord], second: Sequence[LayerRecord], both: Mapping[str, int]
+) -> tuple[float, float]:
     """Jaccard index (kept by both over kept by either), and what independent masks with these layer counts would have.
 
     By chance both masks keep a * b / total weights of a layer on average, if they keep a and b of it; the second number

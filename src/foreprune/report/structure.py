@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View, panel
 from foreprune.report.colors import DENSE
 from foreprune.report.measures import Spread, band, density_texts, spread
