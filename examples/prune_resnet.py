@@ -94,10 +94,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     initial = ResNet()
-    few = (
-        train_set.tensors[0][:100],
-        train_set.tensors[1][:100],
-    )  # methods that look at data need about ten of each class
+    few = tuple(part[:100] for part in train_set.tensors)  # about ten images of each class
     chosen = {
         "dense": None,
         "synflow": fp.prune(initial, "synflow", density=DENSITY, inputs=images[:1]),
@@ -114,9 +111,8 @@ def main() -> None:
         print(f"{name:8} {kept:7,} weights  test accuracy {accuracy(model, images[test], labels[test]):.1%}")
 
     report = fp.analyze(initial, chosen["synflow"], inputs=images[:1])
-    print(
-        f"SynFlow: {report.macs:,} of {report.dense_macs:,} multiply-adds, dead layers: {report.dead_layers or 'none'}"
-    )
+    dead = ", ".join(report.dead_layers) or "none"
+    print(f"SynFlow: {report.macs:,} of {report.dense_macs:,} multiply-adds, dead layers: {dead}")
 
 
 if __name__ == "__main__":

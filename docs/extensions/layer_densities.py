@@ -40,18 +40,18 @@ def _digest() -> str:
 
 
 def _measure() -> Densities:
-    from foreprune.zoo import models
-    from foreprune.zoo.build import load_data, mean_image, scoring_batches
+    from foreprune.zoo import datasets, models
 
-    data = load_data("digits", None)
+    data = datasets.load("digits")
     model = models.create("resnet-20", input_shape=data.shape, classes=data.classes, seed=0)
-    batches = scoring_batches(data.train, per_class=10, seed=0, device="cpu")
+    batch = data.train.per_class(10, seed=0)
+    raw_mean = data.train.images.float().mean(0) / 255
     found: Densities = {}
     for method in fp.list_methods():
-        mean = mean_image(data.train, batches) if "mean image" in method.needs else None
+        mean = raw_mean if "mean image" in method.needs else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fp.LayerCollapse)
-            masks = fp.prune(model, method, density=DENSITY, data=batches, inputs=batches[0][0], mean_image=mean)
+            masks = fp.prune(model, method, density=DENSITY, data=[batch], inputs=batch[0], mean_image=mean)
         found[method.name] = masks.layer_densities()
     return found
 

@@ -75,5 +75,9 @@ def source(function: Callable[..., Any]) -> str:
     lines = written.splitlines()
     if function.__doc__ and node.body[0].end_lineno is not None:
         del lines[node.body[0].lineno - 1 : node.body[0].end_lineno]
-    path = "/".join(function.__module__.split("."))
-    return page(f"`src/{path}.py`:", code("python", *lines[node.lineno - 1 :]))
+    return page(f"`{source_path(function)}`:", code("python", *lines[node.lineno - 1 :]))
+
+
+def source_path(function: Callable[..., Any]) -> str:
+    """The file of a function, from the root of the repository."""
+    return "/".join(["src", *function.__module__.split(".")]) + ".py"

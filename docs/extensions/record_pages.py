@@ -11,7 +11,7 @@ from pathlib import Path
 
 import layer_densities
 import torch
-from markdown import code, facts, index, page, paragraphs, settings_table, source, table, text
+from markdown import code, facts, index, page, paragraphs, settings_table, source, source_path, table, text
 from paper_pages import paper_pages
 from sphinx.application import Sphinx
 
@@ -103,13 +103,16 @@ def procedure_page(one: Procedure) -> str:
         f"# {one.name}",
         text(summary),
         code("", f"foreprune compare --methods random snip {one.name}"),
-        facts(paper=text(one.paper), needs="training", ablations=", ".join(f"`{name}`" for name in one.ablations)),
+        facts(
+            paper=text(one.paper),
+            needs="training",
+            ablations=", ".join(f"`{name}`" for name in one.ablations),
+            source=f"`{source_path(one.start)}`",
+        ),
         "## Settings",
         settings_table(one.settings, types_of(one.start)),
         "## Details" if details else "",
         *map(text, details),
-        "## Source",
-        source(one.start),
     )
 
 
