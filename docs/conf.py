@@ -31,7 +31,7 @@ html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 
 highlight_language = "none"
-smartquotes = False
+smartquotes_action = "D"  # dashes only
 default_role = "literal"  # docstrings write `name` as Markdown does
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
