@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
 Changed = Literal["masks", "weights", "method"]
@@ -19,8 +21,8 @@ class Ablation:
 
     Attributes:
         name: what records and the command line call it.
-        changes: what it acts on, which says how `apply` is called: "masks" as (masks, *, seed) -> Masks, "weights" as
-            (model, masks, *, seed) -> {name: tensor}, "method" as (method) -> Method.
+        changes: what it acts on, which says how `apply` is called: "method" as (method) -> Method, "masks" as
+            (masks, *, seed) -> Masks, "weights" as (model, masks, *, seed) -> {name: tensor}.
         words: what a network is after it, for labels: "shuffled".
         paper: where it comes from.
         apply: the function. If there is a `value`, `apply` takes it as the keyword of that name.
@@ -60,8 +62,16 @@ def ablation(
     return wrap
 
 
+@cache
+def _discover() -> None:
+    package = importlib.import_module(__package__ or "")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
 def list_ablations() -> tuple[Ablation, ...]:
     """Every ablation: those of masks, of weights and of the method, and then those that take a value."""
+    _discover()
     return tuple(sorted(_REGISTRY.values(), key=lambda one: (bool(one.value), _ORDER.index(one.changes), one.name)))
 
 
@@ -71,6 +81,7 @@ def get_ablation(name: str) -> Ablation:
     Raises:
         ValueError: no such ablation; the message suggests near names.
     """
+    _discover()
     if name not in _REGISTRY:
         names = [one.name for one in list_ablations()]
         near = difflib.get_close_matches(name, names, n=2)
@@ -93,13 +104,11 @@ def parse_ablation(text: str) -> tuple[Ablation, float]:
         number = float(value)
     except ValueError:
         number = -1.0
-    if not found.value or not 0 <= number <= 1:
-        takes = " and ".join(
-            f"{one.name} takes a value, {one.meaning}, from 0 to 1; write e.g. {one.name}:0.5"
-            for one in list_ablations()
-            if one.value
-        )
-        raise ValueError(f"ablation {text!r}: only {takes}")
+    if not found.value:
+        takers = " and ".join(one.name for one in list_ablations() if one.value)
+        raise ValueError(f"ablation {text!r}: only {takers} takes a value; write {name}")
+    if not 0 <= number <= 1:
+        raise ValueError(f"ablation {text!r}: the value is {found.meaning}, from 0 to 1; write e.g. {name}:0.5")
     return found, number
 
 

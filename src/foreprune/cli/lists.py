@@ -57,8 +57,8 @@ def _print_entries(entries: Iterable[tuple[str, str, str, Mapping[str, object], 
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
-    for name, text, needs, hyper, paper in entries:
-        settings = ", ".join(f"{key}={value}" for key, value in hyper.items())
+    for name, text, needs, values, paper in entries:
+        settings = ", ".join(f"{key}={value}" for key, value in values.items())
         facts = [*([f"needs {needs}"] if needs else []), *([settings] if settings else []), paper]
         table.add_row(name, Text.assemble(text, "\n", ("; ".join(facts), "dim")))
     screen.print(table)

@@ -131,9 +131,6 @@ def _procedures() -> Mapping[str, Any]:
     """name -> procedure: a later room, which may be left out of an installation."""
     try:
         room: Any = importlib.import_module("foreprune.procedures")
-        if hasattr(room, "list_procedures"):
-            return {found.name: found for found in room.list_procedures()}
-        found: Mapping[str, Any] = importlib.import_module("foreprune.procedures.procedures").PROCEDURES
-        return found
     except ImportError:
         return {}
+    return {found.name: found for found in room.list_procedures()}

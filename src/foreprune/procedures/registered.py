@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from foreprune.ablations import Ablation, get_ablation, list_ablations
-from foreprune.ablations.registry import Changed
+from foreprune.ablations import Ablation, Changed, get_ablation, list_ablations
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.records import Experiment, Scalar
 
