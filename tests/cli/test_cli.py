@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from foreprune import cli
-from foreprune.cli.shared import Training
+from foreprune.cli.arguments import Training
 from foreprune.core.masks import Masks
 from foreprune.records import read_records
 
@@ -92,6 +92,19 @@ def test_prune_then_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsy
         assert int(weights[name][~mask].count_nonzero()) == 0
         assert int(weights[name][mask].count_nonzero()) > 0
     assert "test accuracy of the last epoch" in capsys.readouterr().out
+
+
+def test_train_without_classes_prints_losses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "--model", "mlp-bn-16", "--data", "digits-transformation", "--epochs", "2")
+    assert run(monkeypatch, *words, "--out", str(tmp_path)) == 0
+    reached = json.loads((tmp_path / "history.json").read_text())["curve"][-1]["test_loss"]
+    printed = capsys.readouterr().out
+    assert "epoch   2/2  train loss " in printed
+    assert f"  test loss {reached:.4f}  " in printed
+    assert f"test loss of the last epoch: {reached:.4g}" in printed
+    assert "accuracy" not in printed
 
 
 @pytest.mark.slow

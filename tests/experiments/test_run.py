@@ -7,19 +7,12 @@ import torch
 from torch import nn
 
 from foreprune.core.masks import Masks
-from foreprune.experiments import (
-    check,
-    load_data,
-    load_model,
-    mean_image,
-    resolve_device,
-    run_experiment,
-    scoring_batches,
-)
+from foreprune.experiments import check, resolve_device, run_experiment
 from foreprune.methods import list_methods
 from foreprune.procedures import list_procedures
 from foreprune.records import Experiment, finished, read_records, run_folder
 from foreprune.training.recipes import Recipe
+from foreprune.zoo.build import load_data, load_model, mean_image, scoring_batches
 from foreprune.zoo.images import ImageSet
 
 SHORT = Recipe(epochs=2, batch_size=128, lr=0.1)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from foreprune.cli.amounts import count, duration, flops, networks_table
-from foreprune.cli.shared import Execution, carry_out, screen
+from foreprune.cli.arguments import Execution
+from foreprune.cli.consoles import screen
+from foreprune.cli.execution import carry_out
+from foreprune.cli.summary import count, flops, networks_table
+from foreprune.core.durations import duration
 from foreprune.experiments import in_epochs, limited
 from foreprune.papers import SCALES, Entry, Scale, entries, find, together
 from foreprune.records import Experiment

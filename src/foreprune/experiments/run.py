@@ -20,9 +20,7 @@ from foreprune.core.net import primary_output
 from foreprune.procedures.shared import RunContext, channels_last, dense_run, start_of, train, warn_of_collapse
 from foreprune.records import Epoch, Experiment, LayerRecord, Record, is_full, make_folder, run_folder, write_record
 from foreprune.zoo import datasets
-from foreprune.zoo.build import Images, load_data, load_model, mean_image, scoring_batches
-
-__all__ = ["load_data", "load_model", "mean_image", "run_experiment", "scoring_batches"]
+from foreprune.zoo.build import Images, load_data
 
 _OUTPUT_IMAGES = 1000  # test images whose outputs are compared before and after training
 _OUTPUTS_AT_ONCE = 250
