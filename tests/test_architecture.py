@@ -65,8 +65,7 @@ BRITISH = re.compile(
 SAME_CLASS_NAMES = {"Fit", "_Convolution", "_Recorder", "_Rounds"}
 SAME_FILE_NAMES = {"overlap.py"}
 PRIVATE_NAMES = {
-    *("foreprune.api._task", "foreprune.core.select._largest", "foreprune.zoo.models._builder"),
-    "foreprune.core.method._REGISTRY",
+    *("foreprune.api._task", "foreprune.core.select._largest", "foreprune.core.method._REGISTRY"),
 }
 OUT_OF_PLACE: set[str] = set()
 

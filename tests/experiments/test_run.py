@@ -12,8 +12,6 @@ from foreprune.methods import list_methods
 from foreprune.procedures import list_procedures
 from foreprune.records import Experiment, finished, read_records, run_folder
 from foreprune.training.recipes import Recipe
-from foreprune.zoo.build import load_data, load_model, mean_image, scoring_batches
-from foreprune.zoo.images import ImageSet
 
 SHORT = Recipe(epochs=2, batch_size=128, lr=0.1)
 
@@ -27,10 +25,6 @@ def experiment(method: str = "snip", **changes: object) -> Experiment:
 
 def broken_model() -> nn.Module:
     raise RuntimeError("no such luck")
-
-
-def not_a_model() -> int:
-    return 3
 
 
 def small_model(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -115,28 +109,6 @@ def test_warnings_are_recorded(tmp_path: Path) -> None:
     assert record.status == "finished"
     lost = [layer.name for layer in record.layers if not layer.kept]
     assert bool(lost) == any("leaves no weight" in warning for warning in record.warnings)
-
-
-def test_models_by_factory() -> None:
-    made = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=3)
-    again = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=3)
-    other = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=4)
-    assert torch.equal(made[1].weight, again[1].weight)
-    assert not torch.equal(made[1].weight, other[1].weight)
-    with pytest.raises(ValueError, match="cannot import the model"):
-        load_model("no.such.package:build", input_shape=(1, 8, 8), classes=10)
-    with pytest.raises(TypeError, match=r"must build a torch\.nn\.Module, not int"):
-        load_model(f"{__name__}:not_a_model", input_shape=(1, 8, 8), classes=10)
-
-
-def test_mean_image_is_the_mean_of_raw_pixels() -> None:
-    train = load_data("digits", None).train
-    assert isinstance(train, ImageSet)
-    batches = scoring_batches(train, per_class=3, seed=0, device="cpu")
-    assert torch.bincount(batches[0][1]).tolist() == [3] * 10
-    image = mean_image(train, batches)
-    assert torch.allclose(image, (train.images.double() / 255).mean(0).float(), atol=1e-6)
-    assert float(image.min()) >= 0
 
 
 def test_check_finds_what_would_fail() -> None:

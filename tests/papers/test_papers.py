@@ -103,7 +103,7 @@ def test_every_run_names_things_that_exist(scale: entry_module.Scale) -> None:
     assert {run.data for run in runs} <= set(datasets.names())
     assert {run.init for run in runs} <= set(initializers.initializers())
     for model in {run.model for run in runs}:
-        models._builder(model)
+        models.builder(model)
 
 
 def test_steps_to_prune_at_lie_inside_training() -> None:
@@ -343,7 +343,7 @@ def test_unknown_names_and_scales_are_refused() -> None:
 def test_two_entries_cannot_have_one_name() -> None:
     entries()
     with pytest.raises(ValueError, match="two entries called 'frankle-figure-3'"):
-        entry_module.entry("frankle-figure-3", paper="", where="", look="")(lambda scale: ())
+        entry_module.entry("frankle", paper="", where="", look="")(find("frankle-figure-3").make)
 
 
 def smoke_runs() -> list[Experiment]:

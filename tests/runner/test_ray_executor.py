@@ -129,7 +129,7 @@ def record(what: Experiment, *, top1: float = 0.5, status: str = "finished") -> 
 
 def run_well(out: Path) -> Script:
     def script(what: Experiment, attempt: int) -> Iterator[Said]:
-        yield Started("there")
+        yield Started()
         yield Epoch(epoch=1, lr=0.1, train_loss=1.0, train_top1=0.5, seconds=1.0)
         write_record(out, record(what))
         yield record(what)
@@ -227,7 +227,7 @@ def test_lost_workers_are_retried_so_often_and_then_recorded(
 
     def script(what: Experiment, attempt: int) -> Iterator[Said]:
         if what == bad or (what == lucky and attempt < 3):
-            yield Started("there")
+            yield Started()
             yield error
         else:
             yield from run_well(tmp_path)(what, attempt)
@@ -252,7 +252,7 @@ def test_lost_workers_are_retried_so_often_and_then_recorded(
 
 
 def test_without_retries_a_lost_worker_is_a_failed_run(tmp_path: Path, use: Use) -> None:
-    use(FakeRay(lambda what, attempt: iter([Started("there"), WorkerCrashedError()])))
+    use(FakeRay(lambda what, attempt: iter([Started(), WorkerCrashedError()])))
     (failed,) = run_on_ray([experiment(0)], out=tmp_path, retries=0)
     assert (failed.status, failed.attempts) == ("failed", 1)
     assert "times" not in (failed.error or "")
@@ -315,7 +315,7 @@ def test_records_that_do_not_arrive_end_the_sweep(tmp_path: Path, use: Use) -> N
 def test_what_would_befall_every_run_ends_the_sweep(
     said: Said, kind: type[Exception], message: str, tmp_path: Path, use: Use
 ) -> None:
-    fake = use(FakeRay(lambda what, attempt: iter([Started("there"), said])))
+    fake = use(FakeRay(lambda what, attempt: iter([Started(), said])))
     with pytest.raises(kind, match=message):
         run_on_ray([experiment(seed) for seed in range(3)], out=tmp_path)
     assert len(fake.canceled) == 3

@@ -13,7 +13,8 @@ from foreprune.methods import as_method
 from foreprune.procedures import ablation_of, check_procedure, procedure_of, steps_of
 from foreprune.procedures.shared import check_step
 from foreprune.records import Experiment
-from foreprune.zoo.build import load_data, load_model
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.models import create
 
 
 def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
@@ -27,8 +28,8 @@ def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
     totals: dict[tuple[str, str, str], int] = {}
     images: dict[str, int] = {}
     for key, experiment in settings.items():
-        data = load_data(experiment.data, data_dir)
-        model = load_model(experiment.model, input_shape=data.shape, classes=data.classes, init=experiment.init)
+        data = load_cached(experiment.data, data_dir)
+        model = create(experiment.model, input_shape=data.shape, classes=data.classes, init=experiment.init)
         totals[key] = Net.of(model).total
         images[experiment.data] = len(data.train)
     for experiment in experiments:

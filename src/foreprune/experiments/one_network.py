@@ -23,8 +23,9 @@ from foreprune.records import Epoch, Scalar, make_folder
 from foreprune.training.fit import fit
 from foreprune.training.history import History
 from foreprune.training.recipes import Recipe
-from foreprune.zoo.build import Batches, load_data, load_model, loss_of, mean_image, scoring_batches
-from foreprune.zoo.datasets import DataSet
+from foreprune.zoo.datasets import DataSet, load_cached
+from foreprune.zoo.images import ImageBatch
+from foreprune.zoo.models import create
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +44,11 @@ class OneNetwork:
     data: DataSet | None
     seed: int
 
-    def batches(self, per_class: int) -> Batches | None:
+    def batches(self, per_class: int) -> list[ImageBatch] | None:
         """So many training images of each class, None without data."""
         if self.data is None:
             return None
-        return scoring_batches(self.data.train, per_class=per_class, seed=self.seed, device="cpu")
+        return self.data.train.scoring_batches(per_class=per_class, seed=self.seed, device="cpu")
 
 
 def build(
@@ -67,10 +68,10 @@ def build(
         ValueError: unknown names, or `weights` that are damaged or of another network.
         FileNotFoundError: no data or no weights there.
     """
-    loaded = None if data is None else load_data(data, None if data_dir is None else str(data_dir))
+    loaded = None if data is None else load_cached(data, None if data_dir is None else str(data_dir))
     if loaded is not None:
         input_shape, classes = loaded.shape, loaded.classes
-    model = load_model(name, input_shape=input_shape, classes=classes, init=init, seed=seed)
+    model = create(name, input_shape=input_shape, classes=classes, init=init, seed=seed)
     if weights is not None:
         if not weights.is_file():
             raise FileNotFoundError(f"no weights at {weights}; give a safetensors file of the network's state dict")
@@ -104,14 +105,14 @@ def prune_once(
     batches = network.batches(samples_per_class)
     given: dict[str, Any] = dict(settings or {})
     if network.data is not None and batches is not None and "mean image" in needs:
-        given["mean_image"] = mean_image(network.data.train, batches)
+        given["mean_image"] = network.data.train.mean_image(batches)
     return prune(
         network.model,
         method,
         density=density,
         inputs=torch.zeros(1, *network.shape),
         data=batches,
-        loss=None if network.data is None else loss_of(network.data),
+        loss=None if network.data is None else network.data.loss_function,
         scope=scope,
         seed=network.seed,
         prunable=list(exclude) or None,
@@ -152,7 +153,7 @@ def train_once(
         network.data.test,
         recipe=recipe,
         masks=masks,
-        loss=loss_of(network.data),
+        loss=network.data.loss_function,
         seed=network.seed,
         device=device,
         checkpoint=folder / "checkpoint.pt",

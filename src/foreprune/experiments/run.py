@@ -20,7 +20,8 @@ from foreprune.core.net import primary_output
 from foreprune.procedures.shared import RunContext, channels_last, dense_run, start_of, train, warn_of_collapse
 from foreprune.records import Epoch, Experiment, LayerRecord, Record, is_full, make_folder, run_folder, write_record
 from foreprune.zoo import datasets
-from foreprune.zoo.build import Images, load_data
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.images import Images
 
 _OUTPUT_IMAGES = 1000  # test images whose outputs are compared before and after training
 _OUTPUTS_AT_ONCE = 250
@@ -104,7 +105,7 @@ def run_experiment(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            data = data or load_data(experiment.data, data_dir)
+            data = data or load_cached(experiment.data, data_dir)
             note = data.note
             run = RunContext(experiment, data, _train_images(experiment, data), out, device, tuple(snapshots))
             facts = _measure(run, folder, on_epoch)

@@ -51,17 +51,22 @@ class Entry:
         return self.make(scale)
 
 
-def entry(name: str, *, paper: str, where: str, look: str) -> Callable[[Callable[[Scale], Runs]], Entry]:
-    """Register a function from a scale to runs. Its docstring is the title, then the notes."""
+def entry(prefix: str, paper: str, where: str, look: str) -> Callable[[Callable[[Scale], Runs]], Entry]:
+    """Register a function from a scale to runs. Its docstring is the title, then the notes; `figure_3` of the prefix
+    "frankle" is called "frankle-figure-3". The other arguments are attributes of `Entry`.
+
+    Raises:
+        ValueError: there is an entry of that name.
+    """
 
     def register(make: Callable[[Scale], Runs]) -> Entry:
-        title, _, rest = inspect.cleandoc(make.__doc__ or "").partition("\n\n")
-        notes = tuple(" ".join(part.split()) for part in rest.split("\n\n") if part)
-        made = Entry(name, title.rstrip("."), paper, where, look, notes, make)
+        name = f"{prefix}-{make.__name__.replace('_', '-')}"
+        title, *notes = inspect.cleandoc(make.__doc__ or "").split("\n\n")
+        joined = tuple(" ".join(note.split()) for note in notes)
         if name in _REGISTRY:
             raise ValueError(f"there are two entries called {name!r}; rename one of them")
-        _REGISTRY[name] = made
-        return made
+        _REGISTRY[name] = Entry(name, title.rstrip("."), paper, where, look, joined, make)
+        return _REGISTRY[name]
 
     return register
 

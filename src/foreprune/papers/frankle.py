@@ -22,13 +22,12 @@ from foreprune.papers.frankle_networks import (
 )
 from foreprune.papers.setting import Setting, powers, smoke
 
-figure = partial(entry, paper=PAPER)
+figure = partial(entry, "frankle", PAPER)
 
 
 @figure(
-    "frankle-appendix-k",
-    where="appendix K (figures 3, 4, 5, 8, 9, 11, 13, 15)",
-    look="Accuracy against density (K.1, K.4), ablation panels (K.2, K.5), layer densities (K.8): on a fully "
+    "appendix K (figures 3, 4, 5, 8, 9, 11, 13, 15)",
+    "Accuracy against density (K.1, K.4), ablation panels (K.2, K.5), layer densities (K.8): on a fully "
     "connected network shuffling hurts at the highest sparsities only.",
 )
 def appendix_k(scale: Scale) -> Runs:
@@ -69,9 +68,8 @@ def _whole(setting: Setting) -> Runs:
 
 
 @figure(
-    "frankle-appendix-l",
-    where="appendix L (figures 3, 4, 5, 8, 9, 13, 15)",
-    look="Accuracy against density (L.1): SynFlow no better than random; ablation panels (L.2, L.5): shuffling helps "
+    "appendix L (figures 3, 4, 5, 8, 9, 13, 15)",
+    "Accuracy against density (L.1): SynFlow no better than random; ablation panels (L.2, L.5): shuffling helps "
     "it much.",
 )
 def appendix_l(scale: Scale) -> Runs:
@@ -99,9 +97,8 @@ def appendix_l(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-3",
-    where="section 4, figure 3",
-    look="Accuracy against density: which early method leads at which sparsity, and the gap to magnitude-after.",
+    "section 4, figure 3",
+    "Accuracy against density: which early method leads at which sparsity, and the gap to magnitude-after.",
 )
 def figure_3(scale: Scale) -> Runs:
     """Early methods at initialization.
@@ -114,9 +111,8 @@ def figure_3(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-4",
-    where="section 5, figure 4",
-    look="Ablation panels: original, shuffled, reinitialized and inverted lie together for the early methods, not "
+    "section 5, figure 4",
+    "Ablation panels: original, shuffled, reinitialized and inverted lie together for the early methods, not "
     "for magnitude-after; inverted GraSP loses nothing; unit variance hurts magnitude only.",
 )
 def figure_4(scale: Scale) -> Runs:
@@ -141,10 +137,8 @@ def figure_4(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-5",
-    where="section 5, figure 5",
-    look="Neuron-collapse histogram: SynFlow removes whole channels (31 % of ResNet-20's), shuffled SynFlow hardly "
-    "any.",
+    "section 5, figure 5",
+    "Neuron-collapse histogram: SynFlow removes whole channels (31 % of ResNet-20's), shuffled SynFlow hardly any.",
 )
 def figure_5(scale: Scale) -> Runs:
     """Neuron collapse.
@@ -156,9 +150,8 @@ def figure_5(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-6",
-    where="section 6, figure 6",
-    look="Accuracy against the step of pruning: magnitude, SNIP and SynFlow improve, random does not, GraSP hardly; "
+    "section 6, figure 6",
+    "Accuracy against the step of pruning: magnitude, SNIP and SynFlow improve, random does not, GraSP hardly; "
     "rewinding saturates early.",
 )
 def figure_6(scale: Scale) -> Runs:
@@ -179,9 +172,8 @@ def figure_6(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-8",
-    where="appendix E, figure 8",
-    look="Accuracy against density: magnitude-after and ltr together, both far above random and magnitude at "
+    "appendix E, figure 8",
+    "Accuracy against density: magnitude-after and ltr together, both far above random and magnitude at "
     "initialization.",
 )
 def figure_8(scale: Scale) -> Runs:
@@ -197,10 +189,8 @@ def figure_8(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-9",
-    where="appendix F.1, figure 9",
-    look="Ablation panels: unlike in figure 4, shuffling and reinitializing cost magnitude accuracy; GraSP hardly "
-    "notices.",
+    "appendix F.1, figure 9",
+    "Ablation panels: unlike in figure 4, shuffling and reinitializing cost magnitude accuracy; GraSP hardly notices.",
 )
 def figure_9(scale: Scale) -> Runs:
     """Ablations when pruning at the end of training.
@@ -212,9 +202,8 @@ def figure_9(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-10",
-    where="appendix F.2, figure 10",
-    look="Ablation panels, step by step: when does each method begin to suffer from shuffling and new weights?",
+    "appendix F.2, figure 10",
+    "Ablation panels, step by step: when does each method begin to suffer from shuffling and new weights?",
 )
 def figure_10(scale: Scale) -> Runs:
     """Ablations when pruning later, step by step.
@@ -229,9 +218,8 @@ def figure_10(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-11",
-    where="appendix G, figure 11",
-    look="Accuracy against density: do 100 rounds help SNIP? The paper sees no difference at these sparsities.",
+    "appendix G, figure 11",
+    "Accuracy against density: do 100 rounds help SNIP? The paper sees no difference at these sparsities.",
 )
 def figure_11(scale: Scale) -> Runs:
     """SNIP in one shot and in 100 rounds."""
@@ -239,9 +227,8 @@ def figure_11(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-12",
-    where="appendix G, figure 12",
-    look="Ablation panels of snip and iterative-snip: neither suffers.",
+    "appendix G, figure 12",
+    "Ablation panels of snip and iterative-snip: neither suffers.",
 )
 def figure_12(scale: Scale) -> Runs:
     """Ablations of iterative SNIP.
@@ -253,9 +240,8 @@ def figure_12(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-13",
-    where="appendix H, figure 13",
-    look="Accuracy against density of the three: inverted GraSP equals GraSP, the magnitude of its score is as good "
+    "appendix H, figure 13",
+    "Accuracy against density of the three: inverted GraSP equals GraSP, the magnitude of its score is as good "
     "or better.",
 )
 def figure_13(scale: Scale) -> Runs:
@@ -271,9 +257,8 @@ def figure_13(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-14",
-    where="appendix I, figure 14",
-    look="Accuracy against density: with GraSP by magnitude and SynFlow shuffled the early methods draw closer.",
+    "appendix I, figure 14",
+    "Accuracy against density: with GraSP by magnitude and SynFlow shuffled the early methods draw closer.",
 )
 def figure_14(scale: Scale) -> Runs:
     """Early methods with better GraSP, SynFlow.
@@ -289,9 +274,8 @@ def figure_14(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-15",
-    where="appendix J, figure 15",
-    look="Layer densities: SNIP and SynFlow cut late layers most, GraSP evenly; SynFlow starves the shortcuts.",
+    "appendix J, figure 15",
+    "Layer densities: SNIP and SynFlow cut late layers most, GraSP evenly; SynFlow starves the shortcuts.",
 )
 def figure_15(scale: Scale) -> Runs:
     """Layer densities, highest matching sparsity.
@@ -309,9 +293,8 @@ def figure_15(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-figure-16",
-    where="appendix M, figure 16",
-    look="Effective against actual density: the ratio of shuffled to original stays within 0.992 and 1.035.",
+    "appendix M, figure 16",
+    "Effective against actual density: the ratio of shuffled to original stays within 0.992 and 1.035.",
 )
 def figure_16(scale: Scale) -> Runs:
     """Effective sparsity, shuffled and not.
@@ -322,9 +305,8 @@ def figure_16(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-table-2",
-    where="appendix B.4, table 2",
-    look="The table, against the published numbers: VGG-16 at 97 %, 92.1 (dense 93.6); at 95 % VGG2-16 92.3 (93.5), "
+    "appendix B.4, table 2",
+    "The table, against the published numbers: VGG-16 at 97 %, 92.1 (dense 93.6); at 95 % VGG2-16 92.3 (93.5), "
     "WRN-14-8 93.4 (95.2), WRN-14-10 93.9 (95.4), WRN-20-8 94.3 (95.6).",
 )
 def table_2(scale: Scale) -> Runs:
@@ -338,9 +320,8 @@ def table_2(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-table-3",
-    where="appendix B.5, table 3",
-    look="The table, against the published numbers: VGG-19 at 90, 95, 98 %, 93.5, 93.4, diverged; WRN-32-2 92.5, "
+    "appendix B.5, table 3",
+    "The table, against the published numbers: VGG-19 at 90, 95, 98 %, 93.5, 93.4, diverged; WRN-32-2 92.5, "
     "91.0, 87.7; ResNet-50 at 60, 80, 90 %, 73.9, 71.2, 65.7.",
 )
 def table_3(scale: Scale) -> Runs:
@@ -353,9 +334,8 @@ def table_3(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-table-5",
-    where="appendix C.4, table 5",
-    look="The table, against the published numbers: VGG-19 at 90, 95, 98 %, 92.8, 92.5, 91.6; WRN-32-2 92.2, 90.9, "
+    "appendix C.4, table 5",
+    "The table, against the published numbers: VGG-19 at 90, 95, 98 %, 92.8, 92.5, 91.6; WRN-32-2 92.2, 90.9, "
     "88.3; ResNet-50 at 60, 80, 90 %, 73.4, 71.0, 67.0.",
 )
 def table_5(scale: Scale) -> Runs:
@@ -368,9 +348,8 @@ def table_5(scale: Scale) -> Runs:
 
 
 @figure(
-    "frankle-table-7",
-    where="appendix D.3, table 7",
-    look="The table, against the published numbers: VGG-11 92.0, VGG-16 93.5, ResNet-18 93.7 and 94.6 on CIFAR-10, "
+    "appendix D.3, table 7",
+    "The table, against the published numbers: VGG-11 92.0, VGG-16 93.5, ResNet-18 93.7 and 94.6 on CIFAR-10, "
     "58.8 and 64 on TinyImageNet.",
 )
 def table_7(scale: Scale) -> Runs:

@@ -13,7 +13,7 @@ from foreprune.papers.setting import Setting, powers, smoke
 from foreprune.training.recipes import recipe
 
 PAPER = "Gebhart, Saxena & Schrater 2021, arXiv:2101.10552"
-figure = partial(entry, paper=PAPER)
+figure = partial(entry, "gebhart", PAPER)
 
 VARIANTS = ("synflow", "synflow-l2", "synflow-dist", "synflow-l2-dist")
 PRUNERS = ("snip", "grasp", *VARIANTS)
@@ -49,9 +49,8 @@ def networks(scale: Scale, *, vgg: bool) -> tuple[Setting, ...]:
 
 
 @figure(
-    "gebhart-figure-1",
-    where="section 5.1, figure 1",
-    look="Trace against convergence: the change of weights and outputs rises with the trace of the path kernel.",
+    "section 5.1, figure 1",
+    "Trace against convergence: the change of weights and outputs rises with the trace of the path kernel.",
 )
 def figure_1(scale: Scale) -> Runs:
     """Convergence against the predicted curve.
@@ -64,9 +63,8 @@ def figure_1(scale: Scale) -> Runs:
 
 
 @figure(
-    "gebhart-figure-2",
-    where="section 5.1, figure 2",
-    look="Trace against convergence, with a line and R squared for each network: similar slopes, different intercepts.",
+    "section 5.1, figure 2",
+    "Trace against convergence, with a line and R squared for each network: similar slopes, different intercepts.",
 )
 def figure_2(scale: Scale) -> Runs:
     """Convergence against the log trace.
@@ -77,10 +75,8 @@ def figure_2(scale: Scale) -> Runs:
 
 
 @figure(
-    "gebhart-figure-3",
-    where="section 5.2, figure 3",
-    look="Accuracy against density: SynFlow-L2 behind on narrow networks, level or ahead on wide ones at high "
-    "compression.",
+    "section 5.2, figure 3",
+    "Accuracy against density: SynFlow-L2 behind on narrow networks, level or ahead on wide ones at high compression.",
 )
 def figure_3(scale: Scale) -> Runs:
     """SynFlow and its path-kernel variants.

@@ -14,7 +14,7 @@ from foreprune.papers.setting import Setting, smoke
 from foreprune.training.recipes import recipe
 
 PAPER = "Patil & Dovrolis, ICML 2021, arXiv:2010.11354"
-figure = partial(entry, paper=PAPER)
+figure = partial(entry, "patil", PAPER)
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "synflow-l2", "phew")
 TRANSFORMING = ("snip", "grasp", "synflow", "synflow-l2", "phew")
@@ -87,9 +87,8 @@ def transformations(scale: Scale) -> tuple[Setting, ...]:
 
 
 @figure(
-    "patil-figure-1",
-    where="section 3, figure 1",
-    look="Trace of the path kernel against density: SynFlow-L2 highest; is PHEW close to it, and above SNIP and GraSP?",
+    "section 3, figure 1",
+    "Trace of the path kernel against density: SynFlow-L2 highest; is PHEW close to it, and above SNIP and GraSP?",
 )
 def figure_1(scale: Scale) -> Runs:
     """Trace of the path kernel after pruning.
@@ -100,9 +99,8 @@ def figure_1(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-2",
-    where="section 3, figure 2",
-    look="Remaining width of each layer: narrow with SynFlow and SynFlow-L2, full with PHEW and GraSP.",
+    "section 3, figure 2",
+    "Remaining width of each layer: narrow with SynFlow and SynFlow-L2, full with PHEW and GraSP.",
 )
 def figure_2(scale: Scale) -> Runs:
     """Units left in each layer.
@@ -115,9 +113,8 @@ def figure_2(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-3",
-    where="section 3.1, figure 3",
-    look="Ablation panels: accuracy rises with the fraction of lost units that come back.",
+    "section 3.1, figure 3",
+    "Ablation panels: accuracy rises with the fraction of lost units that come back.",
 )
 def figure_3(scale: Scale) -> Runs:
     """SynFlow and SynFlow-L2 made wider.
@@ -133,9 +130,8 @@ def figure_3(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-4",
-    where="section 5.1, figure 4",
-    look="Accuracy against density: PHEW above SynFlow and SynFlow-L2, more so with more classes.",
+    "section 5.1, figure 4",
+    "Accuracy against density: PHEW above SynFlow and SynFlow-L2, more so with more classes.",
 )
 def figure_4(scale: Scale) -> Runs:
     """PHEW and the methods without data.
@@ -149,10 +145,8 @@ def figure_4(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-5",
-    where="section 5.1, figure 5",
-    look="Accuracy against density: SNIP falls off at low densities, GraSP stays behind at high ones, PHEW does "
-    "neither.",
+    "section 5.1, figure 5",
+    "Accuracy against density: SNIP falls off at low densities, GraSP stays behind at high ones, PHEW does neither.",
 )
 def figure_5(scale: Scale) -> Runs:
     """PHEW and the methods with data.
@@ -163,10 +157,8 @@ def figure_5(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-6",
-    where="section 5.2, figure 6",
-    look="Accuracy against density of the variants: walks and initializations make no difference, whole kernels "
-    "little.",
+    "section 5.2, figure 6",
+    "Accuracy against density of the variants: walks and initializations make no difference, whole kernels little.",
 )
 def figure_6(scale: Scale) -> Runs:
     """PHEW: walks, kernels, initializations.
@@ -184,9 +176,8 @@ def figure_6(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-7",
-    where="section 5.2, figure 7",
-    look="Ablation panels: new weights cost PHEW nothing and help random pruning a little, which stays below.",
+    "section 5.2, figure 7",
+    "Ablation panels: new weights cost PHEW nothing and help random pruning a little, which stays below.",
 )
 def figure_7(scale: Scale) -> Runs:
     """PHEW and random pruning with new weights.
@@ -198,9 +189,8 @@ def figure_7(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-10",
-    where="appendix B.1, figure 10",
-    look="Test loss against density: PHEW lowest; SNIP and GraSP behind the methods without data.",
+    "appendix B.1, figure 10",
+    "Test loss against density: PHEW lowest; SNIP and GraSP behind the methods without data.",
 )
 def figure_10(scale: Scale) -> Runs:
     """MNIST images rotated and sheared by class.
@@ -211,9 +201,8 @@ def figure_10(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-11",
-    where="appendix B.2, figure 11",
-    look="Number of paths against density: most with SynFlow and SynFlow-L2.",
+    "appendix B.2, figure 11",
+    "Number of paths against density: most with SynFlow and SynFlow-L2.",
 )
 def figure_11(scale: Scale) -> Runs:
     """Paths left after pruning for figure 10.
@@ -225,9 +214,8 @@ def figure_11(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-12",
-    where="appendix C, figure 12",
-    look="Ablation panel: shuffling helps, more with more classes.",
+    "appendix C, figure 12",
+    "Ablation panel: shuffling helps, more with more classes.",
 )
 def figure_12(scale: Scale) -> Runs:
     """SynFlow and the same shuffled.
@@ -238,9 +226,8 @@ def figure_12(scale: Scale) -> Runs:
 
 
 @figure(
-    "patil-figure-13",
-    where="appendix C, figure 13",
-    look="Ablation panel: shuffling helps, more with more classes.",
+    "appendix C, figure 13",
+    "Ablation panel: shuffling helps, more with more classes.",
 )
 def figure_13(scale: Scale) -> Runs:
     """SynFlow-L2 and the same shuffled.

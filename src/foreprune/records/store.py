@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,17 +143,12 @@ def read_records(folder: str | Path) -> Records:
         PermissionError: it may not be read.
     """
     folder = Path(folder)
-    root = folder / RUNS
     try:
-        if not root.is_dir():
-            root = folder
-        paths = sorted(run / RECORD for run in root.iterdir())
+        paths = _record_files(folder / RUNS if os.path.isdir(folder / RUNS) else folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no folder {folder}; give the output folder of a comparison") from error
     except NotADirectoryError as error:
         raise NotADirectoryError(f"{folder} is a file; give the output folder that holds `{RUNS}/`") from error
-    except PermissionError as error:
-        raise PermissionError(f"no permission to read {error.filename or folder}") from error
     records: list[Record] = []
     problems: list[tuple[Path, str]] = []
     for path in paths:
@@ -164,7 +160,15 @@ def read_records(folder: str | Path) -> Records:
             problems.append((path, str(error)))
         except OSError as error:
             problems.append((path, f"cannot be read: {error.strerror or error}"))
-    return Records(records=tuple(sorted(records, key=lambda record: record.id)), problems=tuple(problems))
+    return Records(tuple(sorted(records, key=lambda record: record.id)), tuple(problems))
+
+
+def _record_files(root: Path) -> list[Path]:
+    """Where the records of all runs in `root` are, or would be."""
+    try:
+        return sorted(run / RECORD for run in root.iterdir())
+    except PermissionError as error:
+        raise PermissionError(f"no permission to read {error.filename or root}") from error
 
 
 def finished(out: str | Path, experiment: Experiment) -> Record | None:
@@ -201,11 +205,7 @@ def check_formats(out: str | Path) -> None:
         ValueError: there is one; the message names the file, its format and ours.
     """
     root = Path(out) / RUNS
-    try:
-        paths = sorted(run / RECORD for run in root.iterdir()) if root.is_dir() else []
-    except PermissionError as error:
-        raise PermissionError(f"no permission to read {root}") from error
-    for path in paths:
+    for path in _record_files(root) if os.path.isdir(root) else ():
         try:
             with open(path, "rb") as stream:
                 found = _FORMAT_IN_FILE.search(stream.read(4096))

@@ -23,9 +23,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Started:
-    """The run has begun, on the machine `host`."""
-
-    host: str
+    """The run has begun."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def carry_out(order: dict[str, Any]) -> Iterator[Message]:
             f"the worker on {platform.node()} does not see {folder}: is the folder shared with the workers? "
             "Every node must have it under the same path"
         )
-    yield Started(platform.node())
+    yield Started()
     # runs of a driver that was killed go on for some seconds
     with lock(folder / RUN_LOCK):
         if (earlier := finished(out, experiment)) is not None:

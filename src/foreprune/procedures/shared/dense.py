@@ -28,7 +28,6 @@ from foreprune.procedures.shared.snapshots import (
 from foreprune.records import Epoch, make_folder, remove_unfinished
 from foreprune.training.fit import MaskMap, MaskSchedule, fit
 from foreprune.training.history import History
-from foreprune.zoo.build import loss_of
 
 _ORDER_SEEDS = 2_000_003
 
@@ -61,7 +60,7 @@ def train(
         recipe=recipe,
         masks=masks,
         mask_schedule=mask_schedule,
-        loss=loss_of(run.data),
+        loss=run.data.loss_function,
         seed=order,
         device=run.device,
         checkpoint=checkpoint,

@@ -19,7 +19,6 @@ from foreprune.methods import as_method
 from foreprune.procedures.registered import ablation_of
 from foreprune.procedures.shared.run_context import RunContext
 from foreprune.records import Scalar
-from foreprune.zoo.build import loss_of, mean_image, scoring_batches
 
 
 def prune_with(
@@ -31,11 +30,9 @@ def prune_with(
     experiment = run.experiment
     found = as_method(method)
     given: dict[str, Any] = dict(settings or {})
-    batches = scoring_batches(
-        run.train, per_class=experiment.samples_per_class, seed=experiment.seed, device=run.device
-    )
+    batches = run.train.scoring_batches(per_class=experiment.samples_per_class, seed=experiment.seed, device=run.device)
     if "mean image" in found.needs:
-        given["mean_image"] = mean_image(run.train, batches)
+        given["mean_image"] = run.train.mean_image(batches)
     ablation = ablation_of(experiment)
     masks = prune(
         model,
@@ -43,7 +40,7 @@ def prune_with(
         density=experiment.density,
         inputs=batches[0][0][:1],
         data=batches,
-        loss=loss_of(run.data),
+        loss=run.data.loss_function,
         seed=experiment.seed,
         scope=experiment.scope,
         **given,

@@ -11,7 +11,8 @@ from foreprune.procedures.dense_steps import dense_of
 from foreprune.records import Experiment
 from foreprune.training.fit import steps_per_epoch
 from foreprune.zoo import datasets
-from foreprune.zoo.build import Images, load_model
+from foreprune.zoo.images import Images
+from foreprune.zoo.models import create
 
 DENSE = "dense"  # folder below the output folder
 
@@ -50,5 +51,5 @@ class RunContext:
     def network(self) -> nn.Module:
         """The network at its initial weights, on its device."""
         of, data = self.experiment, self.data
-        model = load_model(of.model, input_shape=data.shape, classes=data.classes, init=of.init, seed=of.seed)
+        model = create(of.model, input_shape=data.shape, classes=data.classes, init=of.init, seed=of.seed)
         return model.to(self.device)
