@@ -214,7 +214,7 @@ def gradients(total: Tensor, params: Params, names: Iterable[str], *, create_gra
     grads = torch.autograd.grad(
         total, [params[name] for name in names], create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
-    return dict(zip(names, grads if create_graph else _owned(grads), strict=True))
+    return dict(zip(names, grads if create_graph else _owned(grad.detach() for grad in grads), strict=True))
 
 
 def _owned(grads: Iterable[Tensor]) -> list[Tensor]:

@@ -131,7 +131,7 @@ def create(
     # built without storage, so that PyTorch's own initialization costs nothing and draws nothing
     with torch.device("meta"):
         model = build(shape, classes)
-    model.to_empty(device=torch.get_default_device())
+    model.to_empty(device=torch.empty(0).device)  # get_default_device() of torch 2.6 does not see `with device:`
     return initialize_(model, init=init, generator=torch.Generator().manual_seed(seed))
 
 
