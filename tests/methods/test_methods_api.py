@@ -94,16 +94,16 @@ def test_unknown_settings_suggest_near_ones() -> None:
         (
             "synflow",
             {"schedule": "cosine"},
-            "method 'synflow': schedule must be \"exponential\" or \"linear\", not 'cosine'",
+            "method 'synflow': schedule must be one of 'exponential', 'linear', not 'cosine'",
         ),
-        ("synflow-l2", {"form": "l2"}, "method 'synflow-l2': form must be \"theta\" or \"theta2\", not 'l2'"),
+        ("synflow-l2", {"form": "l2"}, "method 'synflow-l2': form must be one of 'theta', 'theta2', not 'l2'"),
         ("synflow-l2-dist", {"form": None, "mean_image": torch.ones(6)}, "form must be .* not None"),
-        ("grasp", {"keep": "best"}, '\'grasp\': keep must be "signed", "magnitude" or "inverted", not \'best\''),
+        ("grasp", {"keep": "best"}, "'grasp': keep must be one of 'signed', 'magnitude', 'inverted', not 'best'"),
         ("grasp", {"temperature": "hot"}, "method 'grasp': temperature must be a number, not 'hot'"),
         ("grasp", {"temperature": True}, "method 'grasp': temperature must be a number, not True"),
         ("grasp", {"temperature": 0}, "method 'grasp': temperature must be positive, not 0"),
-        ("grasp", {"temperature": float("nan")}, "temperature must be positive, not nan"),
-        ("snip", {"batchnorm": "frozen"}, "method 'snip': batchnorm must be \"train\" or \"eval\", not 'frozen'"),
+        ("grasp", {"temperature": float("nan")}, "method 'grasp': temperature must be finite, not nan"),
+        ("snip", {"batchnorm": "frozen"}, "method 'snip': batchnorm must be one of 'train', 'eval', not 'frozen'"),
     ],
 )
 def test_settings_that_cannot_be(method: str, settings: dict[str, Any], message: str) -> None:

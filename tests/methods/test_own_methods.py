@@ -64,6 +64,15 @@ def test_a_function_may_look_at_what_is_given() -> None:
     assert seen == [(0, False, False), (0, True, False), (1, True, False), (3, True, False), (0, False, True)]
 
 
+def test_a_function_that_cuts_the_network_warns_where_it_was_called() -> None:
+    def score(net: Any, task: Any, masks: fp.Masks) -> dict[str, Tensor]:
+        return {name: weight.abs() * (masks.density > 0.5) for name, weight in net.weights.items()}
+
+    with pytest.warns(fp.LayerCollapse, match="no signal gets through the network any more in round 3 of 4") as got:
+        assert fp.prune(example("mlp").model, score, density=0.2, rounds=4).kept == 33
+    assert got[0].filename == __file__
+
+
 def test_registered_functions_stand_for_their_methods() -> None:
     from foreprune.methods.snip import snip
 
@@ -148,9 +157,9 @@ def test_settings_are_checked_by_whatever_can_be_known_of_them() -> None:
         return fp.prune(example("mlp").model, score, density=0.5, **settings)
 
     assert run(bare="anything", local="c", maybe=None, names=["x"], flag=True) == run(maybe=3, names="y")
-    with pytest.raises(TypeError, match=r"method 'score': maybe must be a whole number or None, not 1.5"):
+    with pytest.raises(TypeError, match=r"method 'score': maybe must be a whole number, not 1.5"):
         run(maybe=1.5)
-    with pytest.raises(TypeError, match="names must be a list or a word, not 3"):
+    with pytest.raises(TypeError, match="names must be list or a string, not 3"):
         run(names=3)
     with pytest.raises(TypeError, match="flag must be True or False, not 1"):
         run(flag=1)

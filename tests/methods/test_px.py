@@ -305,7 +305,7 @@ def test_batch_normalization_sets_gates_in_inference_mode_or_by_the_batch() -> N
         found, exponent = active_energy(net, task(x).batches[0], dense, 1, batchnorm=mode)  # type: ignore[arg-type]
         assert (found * 2.0**exponent).tolist() == [wanted]
     assert foreprune.get_method("px").settings["batchnorm"] == "eval"
-    with pytest.raises(ValueError, match=r"method 'px': batchnorm must be .train. or .eval., not"):
+    with pytest.raises(ValueError, match=r"method 'px': batchnorm must be one of .train., .eval., not"):
         foreprune.score(model, "px", data=(x, x), batchnorm="both")
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union
+from typing import Any
 
-_WORDS: dict[Any, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "a word"}
+from foreprune.core.fields import checked
 
 
 def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -43,47 +42,15 @@ def check_settings(
         owner: whose settings they are, such as "method 'grasp'".
         given: setting -> value.
         settings: those there are.
-        kinds: setting -> annotation: numbers (whole ones also for float), words, True and False, `Literal`, None, any
-            class, and unions of these.
+        kinds: setting -> annotation, as for `checked`.
 
     Raises:
         TypeError: a setting that does not exist, or a value of another kind.
-        ValueError: a word that is not one of those allowed.
+        ValueError: a word that is not one of those allowed, or a number that is infinite or NaN.
     """
     for name, value in given.items():
         if name not in settings:
             near = difflib.get_close_matches(name, settings, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(settings) or 'none'}"
             raise TypeError(f"{owner} has no setting {name!r}; {hint}")
-        kind = kinds.get(name, Any)
-        if not _fits(value, kind):
-            error = ValueError if typing.get_origin(kind) is Literal else TypeError
-            raise error(f"{owner}: {name} must be {_words(kind)}, not {value!r}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        return any(type(value) is type(one) and value == one for one in typing.get_args(kind))
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in typing.get_args(kind))
-    if kind in (int, float):
-        number = numbers.Integral if kind is int else numbers.Real
-        return isinstance(value, number) and not isinstance(value, bool)
-    try:
-        return isinstance(value, origin or kind)
-    except TypeError:  # Any, type variables, protocols: nothing to go by
-        return True
-
-
-def _words(kind: Any) -> str:
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal or origin in (Union, types.UnionType):
-        words = [
-            _words(part) if origin is not Literal else f'"{part}"' if isinstance(part, str) else repr(part)
-            for part in parts
-        ]
-        return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-    if kind is type(None):
-        return "None"
-    return _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
+        checked(f"{owner}: {name}", value, kinds.get(name, Any))

@@ -203,7 +203,7 @@ def materialize(data: Any, device: torch.device, *, labeled: bool = True) -> tup
         TypeError: something that is neither.
         ValueError: no batch at all.
     """
-    if isinstance(data, Mapping) or _is_batch(data) or (isinstance(data, Tensor) and not labeled):
+    if isinstance(data, Mapping) or _is_batch(data, labeled=labeled) or (isinstance(data, Tensor) and not labeled):
         batches: Iterable[Any] = [data]
     elif isinstance(data, Tensor) or not isinstance(data, Iterable):
         raise TypeError(
@@ -242,10 +242,12 @@ def as_inputs(inputs: Any) -> Inputs:
     )
 
 
-def _is_batch(data: Any) -> bool:
+def _is_batch(data: Any, *, labeled: bool) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], Tensor):
         return False
-    first = data[0]
+    first, second = data
+    if not labeled and isinstance(data, list) and isinstance(first, Tensor):  # two batches of inputs look alike
+        return (first.shape[1:], first.dtype) != (second.shape[1:], second.dtype)
     return isinstance(first, (Tensor, Mapping)) or (
         isinstance(first, (tuple, list)) and all(isinstance(item, Tensor) for item in first)
     )

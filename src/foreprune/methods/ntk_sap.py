@@ -259,8 +259,7 @@ def _check(*, epsilon: float, **counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"method 'ntk-sap': {name} must be at least 1, not {value!r}")
-    if not 0 < epsilon < math.inf:
+    if not epsilon > 0:
         raise ValueError(
-            f"method 'ntk-sap': epsilon must be a positive number, the standard deviation of the perturbation, "
-            f"not {epsilon!r}"
+            f"method 'ntk-sap': epsilon must be positive, the standard deviation of the perturbation, not {epsilon!r}"
         )
