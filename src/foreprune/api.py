@@ -71,7 +71,7 @@ def prune(
 
     Raises:
         ValueError, TypeError: bad arguments, scores that are NaN, infinite or all zero; the message says what to write
-        instead.
+            instead.
 
     Warns:
         LayerCollapse: some layer has lost all its weights.
