@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from foreprune.analysis.analyze import analyze
-    from foreprune.analysis.ntk import ntk
     from foreprune.analysis.path_kernel import path_kernel
+    from foreprune.analysis.summary import analyze
+    from foreprune.analysis.tangent_kernel import ntk
     from foreprune.api import prune, score
     from foreprune.core.masks import Masks
     from foreprune.core.method import LayerCollapse, Method
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Looked up at first use, so that `import foreprune` (and the command line's --help) does not import torch.
 _PUBLIC = {
-    "analyze": "analysis.analyze",
-    "ntk": "analysis.ntk",
+    "analyze": "analysis.summary",
+    "ntk": "analysis.tangent_kernel",
     "path_kernel": "analysis.path_kernel",
     "prune": "api",
     "score": "api",

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from walked_nets import case
 
 import foreprune
-from foreprune.analysis.analyze import Analysis, analyze
 from foreprune.analysis.effective import effective_masks
 from foreprune.analysis.flops import cost
 from foreprune.analysis.linearized import linearize
-from foreprune.analysis.ntk import ntk
 from foreprune.analysis.path_kernel import path_kernel
 from foreprune.analysis.path_sums import path_count, path_kernel_trace, path_norm, synflow_objective
-from foreprune.analysis.widths import units_by_sparsity, widths
+from foreprune.analysis.summary import Analysis, analyze
+from foreprune.analysis.tangent_kernel import ntk
+from foreprune.analysis.widths import layer_widths, units_by_sparsity
 from foreprune.core.masks import Masks
 from foreprune.zoo.models import create
 
@@ -56,7 +56,7 @@ def test_the_record_holds_what_its_parts_measure() -> None:
     assert found.effective_density == effective.density < masks.density
     assert found.layer_densities == masks.layer_densities()
     assert found.effective_layer_densities == effective.layer_densities()
-    assert found.widths == widths(given.model, masks, effective=effective)
+    assert found.widths == layer_widths(given.model, masks, effective=effective)
     assert found.units_by_sparsity == units_by_sparsity(given.model, masks)
     for value, log10, measure in (
         (found.paths, found.log10_paths, path_count),
@@ -121,7 +121,7 @@ def test_data_add_the_tangent_kernel() -> None:
 
 def test_large_tangent_kernels_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     given = example("mlp")
-    monkeypatch.setattr("foreprune.analysis.analyze._ROWS", 10)
+    monkeypatch.setattr("foreprune.analysis.summary._ROWS", 10)
     found = analyze(given.model, inputs=given.x, data=(given.x, given.y))
     kernel = ntk(given.model, given.x)
     deviation = float((2 * (kernel - kernel.diag().diag()).square().sum()).sqrt())  # of the estimate from one vector

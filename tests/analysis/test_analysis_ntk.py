@@ -12,8 +12,8 @@ from contract.nets import NETS, example
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foreprune.analysis.ntk import ntk
 from foreprune.analysis.tangent import Tangent
+from foreprune.analysis.tangent_kernel import ntk
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.seeds import generator_for

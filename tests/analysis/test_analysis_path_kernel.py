@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from walked_nets import NAMES, Case, Walk, case
 
-from foreprune.analysis.ntk import ntk
 from foreprune.analysis.path_kernel import PathKernel, path_kernel
 from foreprune.analysis.path_sums import path_kernel_trace
+from foreprune.analysis.tangent_kernel import ntk
 from foreprune.core.masks import Masks
 from foreprune.graph import PathError
 from foreprune.zoo.models import create

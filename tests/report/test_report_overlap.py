@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreprune.analysis.agreement import overlap
 from report_records import full, write_masks
 
-from foreprune.analysis.overlap import overlap
 from foreprune.core.masks import Masks
 from foreprune.records.spec import Layer, Record
 from foreprune.records.store import write_record
@@ -32,7 +32,7 @@ def run(method: str, kept: dict[str, list[int]], runs: Path, *, seed: int = 0, d
     found = full(method, density, seed, epochs=1)
     layers = tuple(
         Layer(name=name, shape=shape, kept=masks.layer_counts()[name][0], total=torch.Size(shape).numel(),
-              units=shape[0], units_alive=masks.widths()[name][0])
+              units=shape[0], units_alive=int(tensors[name].any(1).sum()))
         for name, shape in SHAPES.items()
     )  # fmt: skip
     found = found.model_copy(update={"layers": layers, "kept": masks.kept, "total": masks.total})

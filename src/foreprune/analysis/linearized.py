@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.analysis.eigen import whole_spectrum
-from foreprune.analysis.ntk import kernel
 from foreprune.analysis.pruned import undisturbed
 from foreprune.analysis.tangent import Parameters, Tangent, check_evaluation
+from foreprune.analysis.tangent_kernel import kernel
 from foreprune.core.masks import Masks
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from foreprune.analysis.analyze import Analysis
+    from foreprune.analysis.summary import Analysis
 
 
 def table(analysis: Analysis) -> Group:

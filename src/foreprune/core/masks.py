@@ -108,14 +108,6 @@ class Masks(Mapping[str, Tensor]):
         """Names of the tensors with no weight left."""
         return tuple(name for name, (kept, total) in self.layer_counts().items() if total and not kept)
 
-    def widths(self) -> dict[str, tuple[int, int]]:
-        """name -> (output units that keep at least one incoming weight, output units); units are entries of axis 0."""
-        result = {}
-        for name, mask in self._tensors.items():
-            rows = mask.flatten(1).any(1) if mask.dim() > 1 else mask
-            result[name] = (int(rows.sum()), rows.numel())
-        return result
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Masks):
             return NotImplemented

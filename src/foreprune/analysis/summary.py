@@ -13,12 +13,12 @@ from torch import nn
 from foreprune.analysis.effective import effective
 from foreprune.analysis.eigen import Spectrum
 from foreprune.analysis.flops import LayerCost, measure
-from foreprune.analysis.ntk import kernel
 from foreprune.analysis.path_kernel import no_path
 from foreprune.analysis.path_sums import PathCount, Quantity, count, norm, objective, trace
 from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.analysis.tangent import Tangent
-from foreprune.analysis.widths import Width, units_by_sparsity, widths
+from foreprune.analysis.tangent_kernel import kernel
+from foreprune.analysis.widths import Width, layer_widths, units_by_sparsity
 from foreprune.core.masks import Masks
 from foreprune.core.task import Inputs, materialize
 from foreprune.graph import PathError
@@ -165,7 +165,7 @@ def analyze(model: nn.Module, masks: Masks | None = None, *, inputs: Any = None,
             layer_densities=kept.layer_densities(),
             effective_layer_densities=None if reached is None else reached.layer_densities(),
             shapes=kept.shapes,
-            widths=widths(net.module, kept, effective=reached),
+            widths=layer_widths(net.module, kept, effective=reached),
             units_by_sparsity=units_by_sparsity(net.module, kept),
             dead_layers=dead,
             collapsed_layers=kept.collapsed(),
