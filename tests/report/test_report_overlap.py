@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreprune.analysis.agreement import overlap
 from report_records import full, write_masks
 
+from foreprune.analysis.agreement import overlap
 from foreprune.core.masks import Masks
 from foreprune.records.spec import Layer, Record
 from foreprune.records.store import write_record

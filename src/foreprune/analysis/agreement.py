@@ -20,7 +20,7 @@ def overlap(first: Masks, second: Masks) -> MaskOverlap:
         if not isinstance(masks, Masks):
             raise TypeError(f"overlap compares two foreprune.Masks, not {type(masks).__name__}")
     check_same_weights(first.shapes, second.shapes, what="the second masks")
-    kept = (
+    one, other, both = (
         {name: kept for name, (kept, _) in masks.layer_counts().items()} for masks in (first, second, first & second)
     )
-    return overlap_of_counts(*kept, {name: size for name, (_, size) in first.layer_counts().items()})
+    return overlap_of_counts(one, other, both, sizes={name: size for name, (_, size) in first.layer_counts().items()})

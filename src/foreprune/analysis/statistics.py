@@ -114,7 +114,7 @@ class MaskOverlap:
 
 
 def overlap_of_counts(
-    first: Mapping[str, int], second: Mapping[str, int], both: Mapping[str, int], sizes: Mapping[str, int]
+    first: Mapping[str, int], second: Mapping[str, int], both: Mapping[str, int], *, sizes: Mapping[str, int]
 ) -> MaskOverlap:
     """The overlap of two masks that keep so many weights of each tensor, alone and together; `sizes` are all weights.
 
