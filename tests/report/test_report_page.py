@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 import pytest
 from report_records import METHODS, comparison, failed, full, record
 
-from foreprune.report.charts import build_panels
 from foreprune.report.interactive import escape, figure, panel_figures, wrapped
 from foreprune.report.page import duration, lead, page, provenance
+from foreprune.report.panels import build_panels
 from foreprune.report.sections import sections
 
 HOSTILE = '<script>alert("x")</script>'

@@ -98,7 +98,7 @@ class Report:
 
     def run(self) -> int:
         from foreprune.records.store import read_records
-        from foreprune.report.render import write_report
+        from foreprune.report import write_report
 
         page = write_report(self.folder, out=self.out)
         print_tables(read_records(self.folder).records)

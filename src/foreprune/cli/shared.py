@@ -91,7 +91,7 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
         return 130
     print_tables(records)
     failed = sum(record.status == "failed" for record in records)
-    from foreprune.report.render import write_report
+    from foreprune.report import write_report
 
     print_report(write_report(out))
     if failed:
@@ -165,8 +165,7 @@ def _price(experiments: Sequence[Experiment]) -> str:
 
 def print_tables(records: Sequence[Record]) -> None:
     """Accuracies of the runs that trained, and what masks left of all networks."""
-    from foreprune.report.structure import structure_table
-    from foreprune.report.tables import console_table
+    from foreprune.report import console_table, structure_table
 
     trained = [record for record in records if record.experiment.recipe.epochs or record.status == "failed"]
     for table in [*console_table(trained, width=screen.width), *structure_table(records)]:

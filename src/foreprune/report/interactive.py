@@ -10,6 +10,7 @@ from typing import Any
 
 from foreprune.report.charts import Axis, Chart, Heatmap, Panel, Series
 from foreprune.report.colors import translucent
+from foreprune.report.extras import require
 from foreprune.report.figures import HEAT
 
 _INK = "#1d2430"
@@ -22,10 +23,9 @@ def plotly_source() -> str:
     Raises:
         ImportError: plotly is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ImportError("the interactive page needs plotly: pip install 'foreprune[interactive]'") from error
+    require("plotly.offline")
+    from plotly.offline import get_plotlyjs
+
     return str(get_plotlyjs())
 
 
@@ -36,7 +36,7 @@ def escape(text: str) -> str:
 
 def panel_figures(panel: Panel) -> list[dict[str, Any]]:
     """One entry per view: its `label` and its `charts`, each a Plotly figure as plain JSON values."""
-    small = max((len(view.charts) for view in panel.views), default=0) > 2
+    small = panel.across > 2
     return [
         {
             "label": view.label,

@@ -6,12 +6,13 @@ import pytest
 from report_records import METHODS, comparison, failed, full, record
 
 from foreprune.records.spec import Epoch, Layer
-from foreprune.report import charts
-from foreprune.report.charts import Panel, Series, build_panels, panel
+from foreprune.report import panels
+from foreprune.report.charts import Panel, Series
 from foreprune.report.colors import style_of
-from foreprune.report.curves import curves
-from foreprune.report.layers import layer_density, layer_width, short_name
-from foreprune.report.panels import accuracy
+from foreprune.report.panels import build_panels, panel
+from foreprune.report.panels.accuracy import accuracy
+from foreprune.report.panels.curves import curves
+from foreprune.report.panels.layers import layer_density, layer_width, short_name
 from foreprune.report.sections import Section, sections
 
 
@@ -183,13 +184,13 @@ def test_one_run_draws_every_panel() -> None:
 
 def test_a_panel_is_registered_under_a_free_plain_name(monkeypatch: pytest.MonkeyPatch) -> None:
     build_panels(only(comparison(methods=["snip"], densities=[0.1], seeds=[0])))
-    monkeypatch.setattr(charts, "PANELS", dict(charts.PANELS))
+    monkeypatch.setattr(panels, "PANELS", dict(panels.PANELS))
 
     @panel("nothing-yet")
     def nothing(section: Section) -> None:
         return None
 
-    assert list(charts.PANELS)[-1] == "nothing-yet"
+    assert list(panels.PANELS)[-1] == "nothing-yet"
     with pytest.raises(ValueError, match="there is a panel 'accuracy' already; choose another name"):
         panel("accuracy")
     with pytest.raises(ValueError, match=r"lower-case letters, digits and dashes.*not 'a/b'"):
