@@ -146,14 +146,16 @@ def _section(section: Section, drawn: Sequence[Panel]) -> dict[str, Any]:
 
 
 def training(section: Section) -> str:
-    """How the networks of a section were trained, in a sentence."""
+    """How large the networks of a section are and how they were trained, in a sentence or two."""
     experiment = section.records[0].experiment
     recipe = experiment.recipe
     momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
     optimizer = _OPTIMIZERS[recipe.optimizer]
     images = f" on {experiment.train_size:,} training images" if experiment.train_size else ""
+    total = next((record.total for record in section.records if record.total), None)
+    size = f"{total:,} prunable weights. " if total else ""
     return (
-        f"Trained for {_count(recipe.epochs, 'epoch')}{images} with {optimizer}: learning rate {recipe.lr:g} "
+        f"{size}Trained for {_count(recipe.epochs, 'epoch')}{images} with {optimizer}: learning rate {recipe.lr:g} "
         f"({recipe.schedule}){momentum}, weight decay {recipe.weight_decay:g}, batch size {recipe.batch_size}."
     )
 
@@ -221,7 +223,8 @@ def _failure(record: Record) -> dict[str, str]:
 def provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """Facts about the runs as `(name, values)`: counts, seeds, times, and every entry of the records' environments.
 
-    Environment entries that differ between runs are listed with the number of runs for each value, most frequent first.
+    Environment entries that differ between runs are listed with the number of runs for each value, most frequent first;
+    of the times at which runs started and ended, the first and the last.
     """
     status = Counter(record.status for record in records)
     seeds = sorted({record.experiment.seed for record in records})
@@ -241,6 +244,9 @@ def provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
         for name, value in _flat(record.environment).items():
             values.setdefault(name, Counter())[value] += 1
     for name, counts in sorted(values.items()):
+        if name in ("started", "ended") and len(counts) > 1:
+            facts.append((name, [f"{min(counts)} to {max(counts)}"]))
+            continue
         shown = [
             value if count == len(records) else f"{value} ({_count(count, 'run')})"
             for value, count in counts.most_common(_MOST_VALUES)

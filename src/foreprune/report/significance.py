@@ -189,7 +189,7 @@ def explanation(section: Section, tests: Sequence[Comparison]) -> list[str]:
     measure = section.measure
     unit = f", in {'percentage ' if measure.unit else ''}{measure.difference_unit}" if measure.difference_unit else ""
     families = [(family, sum(test.p is not None for test in tests if test.family == family)) for family in FAMILIES]
-    counted = ", ".join(f"{count} of {family}" for family, count in families if count)
+    counted = "; ".join(f"{count} of {family}" for family, count in families if count)
     found = [
         f"A difference is the mean over seeds of a run's {measure.name} minus that of the run of the same seed that it "
         f"is compared with{unit}; its 95 % confidence interval stands in brackets.",
