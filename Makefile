@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(STAMP)  ## prune, train and compare on real images; about a minute
 	$(BIN)/foreprune compare --out runs/demo
@@ -16,11 +16,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(STAMP)  ## the documentation site, in docs/_build
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
 bench: $(STAMP)  ## speed and memory against the published procedures; about 15 minutes on an idle machine
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build
 
 # The constraints keep pip from taking a torch build with several GB of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt

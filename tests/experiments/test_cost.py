@@ -11,7 +11,7 @@ from foreprune.experiments.grid import grid
 from foreprune.records.spec import Experiment
 from foreprune.training.recipes import Recipe
 from foreprune.zoo import datasets
-from foreprune.zoo.build import load_model
+from foreprune.zoo.models import create
 
 RECIPE = Recipe(epochs=4, batch_size=100, lr=0.1)
 LENET = 2 * (784 * 300 + 300 * 100 + 100 * 10)
@@ -37,7 +37,7 @@ def test_flops_of_a_forward_pass() -> None:
 @pytest.mark.parametrize(("model", "data"), [("resnet-20", "cifar-100"), ("mlp-bn-100", "mnist-transformation")])
 def test_flops_agree_with_the_analysis_of_a_real_network(model: str, data: str) -> None:
     about = _DATA[data]
-    network = load_model(model, input_shape=about.shape, classes=about.outputs)
+    network = create(model, input_shape=about.shape, classes=about.outputs)
     assert forward_flops(model, data) == cost(network, inputs=torch.zeros(1, *about.shape)).dense_flops
 
 

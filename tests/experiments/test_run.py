@@ -8,13 +8,12 @@ from torch import nn
 
 from foreprune.core.masks import Masks
 from foreprune.experiments.check import check, resolve_device
-from foreprune.experiments.run import load_data, load_model, mean_image, run_experiment, scoring_batches
+from foreprune.experiments.run import run_experiment
 from foreprune.methods import methods
 from foreprune.procedures.procedures import PROCEDURES
 from foreprune.records.spec import Experiment
 from foreprune.records.store import finished, read_records, run_folder
 from foreprune.training.recipes import Recipe
-from foreprune.zoo.images import ImageSet
 
 SHORT = Recipe(epochs=2, batch_size=128, lr=0.1)
 
@@ -28,10 +27,6 @@ def experiment(method: str = "snip", **changes: object) -> Experiment:
 
 def broken_model() -> nn.Module:
     raise RuntimeError("no such luck")
-
-
-def not_a_model() -> int:
-    return 3
 
 
 def small_model(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -116,28 +111,6 @@ def test_warnings_are_recorded(tmp_path: Path) -> None:
     assert record.status == "finished"
     lost = [layer.name for layer in record.layers if not layer.kept]
     assert bool(lost) == any("leaves no weight" in warning for warning in record.warnings)
-
-
-def test_models_by_factory() -> None:
-    made = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=3)
-    again = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=3)
-    other = load_model(f"{__name__}:small_model", input_shape=(1, 8, 8), classes=10, seed=4)
-    assert torch.equal(made[1].weight, again[1].weight)
-    assert not torch.equal(made[1].weight, other[1].weight)
-    with pytest.raises(ValueError, match="cannot import the model"):
-        load_model("no.such.package:build", input_shape=(1, 8, 8), classes=10)
-    with pytest.raises(TypeError, match=r"must build a torch\.nn\.Module, not int"):
-        load_model(f"{__name__}:not_a_model", input_shape=(1, 8, 8), classes=10)
-
-
-def test_mean_image_is_the_mean_of_raw_pixels() -> None:
-    train = load_data("digits", None).train
-    assert isinstance(train, ImageSet)
-    batches = scoring_batches(train, per_class=3, seed=0, device="cpu")
-    assert torch.bincount(batches[0][1]).tolist() == [3] * 10
-    image = mean_image(train, batches)
-    assert torch.allclose(image, (train.images.double() / 255).mean(0).float(), atol=1e-6)
-    assert float(image.min()) >= 0
 
 
 def test_check_finds_what_would_fail() -> None:

@@ -20,7 +20,8 @@ from foreprune.records.spec import Experiment
 from foreprune.records.store import run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
-from foreprune.zoo.build import load_data, load_model, scoring_batches
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.models import create
 
 SHORT = Recipe(epochs=2, batch_size=256, lr=0.1, momentum=0.9)
 
@@ -62,9 +63,9 @@ def test_every_layer_of_a_record_has_its_units() -> None:
 def test_distances_from_the_first_step_to_the_last(method: str, model: str, tmp_path: Path) -> None:
     record = run_experiment(experiment(method, model=model), out=tmp_path)
     assert record.status == "finished", record.error
-    data = load_data("digits", None)
+    data = load_cached("digits", None)
     masks = Masks.load(run_folder(tmp_path, record.experiment) / "masks.safetensors")
-    network = load_model(model, input_shape=data.shape, classes=10)
+    network = create(model, input_shape=data.shape, classes=10)
     masks.apply_(network)
     if model == CONV:
         network.to(memory_format=torch.channels_last)
@@ -158,10 +159,10 @@ def test_regression_is_scored_and_trained_by_the_squared_error(method: str, tmp_
 def test_the_scores_of_regression_are_those_of_its_loss(tmp_path: Path) -> None:
     found = experiment("snip", data="digits-transformation", recipe=REGRESSION)
     record = run_experiment(found, out=tmp_path)
-    data = load_data("digits-transformation", None)
+    data = load_cached("digits-transformation", None)
     assert data.loss == "squared-error"
-    network = load_model("fc-16", input_shape=data.shape, classes=data.classes)
-    batches = scoring_batches(data.train, per_class=10, seed=0, device="cpu")
+    network = create("fc-16", input_shape=data.shape, classes=data.classes)
+    batches = data.train.scoring_batches(per_class=10, seed=0, device="cpu")
     masks = prune(network, "snip", density=0.3, data=batches, loss=F.mse_loss)
     assert Masks.load(run_folder(tmp_path, found) / "masks.safetensors") == masks
     history = fit(network, data.train, data.test, recipe=REGRESSION, masks=masks, loss=F.mse_loss)

@@ -104,7 +104,7 @@ def test_every_run_names_things_that_exist(scale: entry_module.Scale) -> None:
     assert {run.data for run in runs} <= set(datasets.names())
     assert {run.init for run in runs} <= set(initializers.initializers())
     for model in {run.model for run in runs}:
-        models._builder(model)
+        models.builder(model)
 
 
 def test_steps_to_prune_at_lie_inside_training() -> None:
@@ -363,7 +363,7 @@ def smoke_runs() -> list[Experiment]:
 
 def _cut(run: Experiment) -> Experiment:
     settings = run.model_dump()
-    settings["recipe"] = Recipe(epochs=min(1, run.recipe.epochs), batch_size=64, lr=0.01).model_dump()
+    settings["recipe"] = Recipe(epochs=min(1, run.recipe.epochs), batch_size=64, lr=0.01)
     settings["train_size"] = 256  # four steps
     settings["prune_at"] = min(run.prune_at, 2)
     settings["hyper"] |= {"rewind_to": 1} if "rewind_to" in run.hyper else {}

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from foreprune.records.spec import Epoch, Experiment, Record
 from foreprune.records.store import run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
-from foreprune.zoo.build import load_data, load_model, scoring_batches
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.models import create
 
 RECIPE = Recipe(
     epochs=3, batch_size=256, lr=0.1, momentum=0.9, weight_decay=1e-3
@@ -53,16 +55,16 @@ def experiment(method: str = "snip", **changes: object) -> Experiment:
 
 
 def setting(found: Experiment, out: Path, snapshots: tuple[int, ...] = ()) -> Setting:
-    data = load_data("digits", None)
+    data = load_cached("digits", None)
     return Setting(found, data, data.train, out, "cpu", snapshots)
 
 
 def fresh(seed: int = 0) -> nn.Module:
-    return load_model(MODEL, input_shape=(1, 8, 8), classes=10, seed=seed)
+    return create(MODEL, input_shape=(1, 8, 8), classes=10, seed=seed)
 
 
 def plain_fit(model: nn.Module, *, seed: int = 0, masks: Mapping[str, Tensor] | None = None, **more: Any) -> Any:
-    data = load_data("digits", None)
+    data = load_cached("digits", None)
     return fit(model, data.train, data.test, recipe=RECIPE, seed=seed, masks=masks, **more)
 
 
@@ -139,7 +141,7 @@ def test_pruned_at_a_step(method: str, step: int, tmp_path: Path, dense_states: 
     record = run(experiment(method, prune_at=step), tmp_path)
     model = fresh()
     model.load_state_dict(dense_states[step])
-    batches = scoring_batches(load_data("digits", None).train, per_class=10, seed=0, device="cpu")
+    batches = load_cached("digits", None).train.scoring_batches(per_class=10, seed=0, device="cpu")
     masks = prune(model, method, density=0.3, inputs=batches[0][0][:1], data=batches, seed=0)
     assert masks_of(record, tmp_path) == masks
     assert record.kept == KEEP
@@ -581,7 +583,7 @@ def test_weights_of_another_network_are_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_dense_training_that_fails_is_named(tmp_path: Path) -> None:
-    wild = RECIPE.model_copy(update={"lr": 1e30})
+    wild = replace(RECIPE, lr=1e30)
     record = run_experiment(experiment("magnitude-after", recipe=wild), out=tmp_path)
     assert record.error is not None
     assert record.error.startswith("ValueError: the dense training that this run begins from failed: training diverged")
@@ -594,7 +596,7 @@ def test_a_dense_training_that_fails_is_named(tmp_path: Path) -> None:
 def test_two_at_once_train_once(tmp_path: Path, trainings: list[str], dense_states: list[dict[str, Tensor]]) -> None:
     ready = threading.Barrier(2)
     found: list[dict[str, Tensor]] = []
-    load_data("digits", None)
+    load_cached("digits", None)
 
     def ask() -> None:
         ready.wait()
@@ -634,7 +636,7 @@ def test_without_locks_the_result_is_the_same(
 
 
 def test_another_order_and_another_recipe_are_another_training(tmp_path: Path, trainings: list[str]) -> None:
-    longer = RECIPE.model_copy(update={"epochs": 4})
+    longer = replace(RECIPE, epochs=4)
     for found in (experiment(prune_at=5), experiment(prune_at=5, seed=1), experiment(prune_at=5, recipe=longer)):
         run(found, tmp_path)
     run(experiment(prune_at=5, density=0.1, scope="local", samples_per_class=3), tmp_path)

@@ -6,6 +6,7 @@ import math
 import random
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,7 @@ def whole(method: str, density: float, seed: int, **more: Any) -> Record:
     draw = random.Random(f"{run.id} more")
     shift = _SHIFTS[run.experiment.ablation] + 0.01 * (run.experiment.prune_at > 0) + 0.02 * (method == "ltr")
     curve = tuple(
-        epoch.model_copy(
-            update={"test_top1": min(1.0, max(0.0, (epoch.test_top1 or 0) + shift + draw.gauss(0, 0.002)))}
-        )
+        replace(epoch, test_top1=min(1.0, max(0.0, (epoch.test_top1 or 0) + shift + draw.gauss(0, 0.002))))
         for epoch in run.curve
     )
     layers = []
@@ -216,7 +215,5 @@ def write_masks(runs: Path, record: Record, *, seed: int | None = None) -> Path:
 def regression(method: str, density: float, seed: int, **more: Any) -> Record:
     """A finished record without accuracies."""
     run = full(method, density, seed, data="rotated", model="mlp", **more)
-    curve = tuple(
-        epoch.model_copy(update={"train_top1": None, "test_top1": None, "test_top5": None}) for epoch in run.curve
-    )
+    curve = tuple(replace(epoch, train_top1=None, test_top1=None, test_top5=None) for epoch in run.curve)
     return run.model_copy(update={"curve": curve, "top1": None, "top5": None})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.runner.shared_data import Shared, share
-from foreprune.zoo.build import load_data
+from foreprune.zoo.datasets import load_cached
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is shared on Linux only")
 
@@ -63,7 +63,7 @@ def look(memory: Shared, pipe: Any) -> None:
 
 
 def test_a_data_set_reaches_another_process() -> None:
-    data = load_data("digits", None)
+    data = load_cached("digits", None)
     memory = shared(data)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)

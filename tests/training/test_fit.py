@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,9 @@ def test_the_result_is_the_last_epoch_not_the_best() -> None:
     assert History(curve=curve).top1 == 0.6
     assert History(curve=curve).seconds == 2
     assert History().top1 is None
+    assert History.from_json(History(curve).to_json(indent=2)) == History(curve)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'top1'"):
+        History.from_json(History(curve).to_json().replace("test_top1", "top1"))
 
 
 def test_the_seed_decides_and_nothing_else_does() -> None:
@@ -172,7 +176,7 @@ def test_an_error_in_a_callback_restores_modes_and_removes_the_mask() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam", "rmsprop"])
 def test_masked_weights_stay_zero_and_hooks_go(optimizer: str) -> None:
-    recipe = Recipe.model_validate({"epochs": 70, "optimizer": optimizer, "lr": 0.01, "weight_decay": 1e-2})
+    recipe = Recipe(epochs=70, optimizer=optimizer, lr=0.01, weight_decay=1e-2)
     model = network()
     generator = torch.Generator().manual_seed(0)
     masks = {
@@ -209,7 +213,7 @@ def test_inputs_by_keyword_and_outputs_with_logits() -> None:
     for data in (pairs, mappings):
         torch.manual_seed(0)
         curves.append(fit(Model(), data, data, recipe=SHORT).curve)
-    strip = [[point.model_copy(update={"seconds": 0}) for point in curve] for curve in curves]
+    strip = [[replace(point, seconds=0) for point in curve] for curve in curves]
     assert strip[0] == strip[1]
     assert curves[0][-1].test_top1 is not None
 
@@ -233,7 +237,7 @@ def test_batches_that_cannot_be_counted() -> None:
             yield from zip(INPUTS, LABELS, strict=True)
 
     loader = DataLoader(Stream(), batch_size=20)
-    for recipe in (SHORT, SHORT.model_copy(update={"schedule": "cosine"})):
+    for recipe in (SHORT, replace(SHORT, schedule="cosine")):
         counted, uncounted = network(), network()
         fit(counted, BATCHES, recipe=recipe)
         history = fit(uncounted, loader, recipe=recipe)
@@ -244,7 +248,7 @@ def test_batches_that_cannot_be_counted() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_precisions_on_a_cpu(precision: str) -> None:
     model = network()
-    recipe = Recipe.model_validate({"epochs": 30, "lr": 0.1, "momentum": 0.9, "precision": precision})
+    recipe = Recipe(epochs=30, lr=0.1, momentum=0.9, precision=precision)
     seen: list[torch.dtype] = []
     model[4].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     history = fit(model, BATCHES, BATCHES, recipe=recipe, evaluate_every=100)
@@ -269,7 +273,7 @@ def test_a_missing_device_is_named() -> None:
 def test_training_on_cuda(precision: str) -> None:
     model = network()
     masks = {"0.weight": torch.rand(16, 5, generator=torch.Generator().manual_seed(0)) < 0.5}
-    recipe = Recipe.model_validate({"epochs": 40, "lr": 0.1, "momentum": 0.9, "precision": precision})
+    recipe = Recipe(epochs=40, lr=0.1, momentum=0.9, precision=precision)
     before = torch.cuda.get_rng_state()
     history = fit(model, Images(), Images(), recipe=recipe, masks=masks, device="cuda")
     assert torch.equal(before, torch.cuda.get_rng_state())
@@ -367,7 +371,7 @@ def test_digits_are_learned(density: float, accuracy: float) -> None:
         name: torch.rand(model.get_parameter(name).shape, generator=generator) < density
         for name in ("0.weight", "2.weight")
     }
-    recipe = RECIPES["digits"].model_copy(update={"epochs": 30})
+    recipe = replace(RECIPES["digits"], epochs=30)
     history = fit(model, train, test, recipe=recipe, masks=masks, evaluate_every=100)
     assert history.top1 > accuracy
     assert history.top5 > 0.99

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,7 @@ def test_changing_masks_are_what_a_plain_loop_makes_of_them() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam", "rmsprop"])
 def test_no_optimizer_brings_weights_back_or_remembers_them(optimizer: str, tmp_path: Path) -> None:
-    recipe = Recipe.model_validate({"epochs": 4, "lr": 0.01, "optimizer": optimizer, "weight_decay": 1e-3})
+    recipe = Recipe(epochs=4, lr=0.01, optimizer=optimizer, weight_decay=1e-3)
     path = tmp_path / "run.pt"
     model = network()
     fit(model, BATCHES, recipe=recipe, masks=DENSE, mask_schedule=smallest_out, checkpoint=path)
@@ -173,7 +174,7 @@ def test_no_optimizer_brings_weights_back_or_remembers_them(optimizer: str, tmp_
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_changing_masks_survive_an_interruption(optimizer: str, stop_after: int, tmp_path: Path) -> None:
-    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0})
+    recipe = replace(RECIPE, optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0)
     asked: list[tuple[int, int]] = []
 
     def schedule(step: int, model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

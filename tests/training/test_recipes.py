@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 import torch
@@ -70,13 +72,44 @@ def test_steps_that_do_not_exist() -> None:
         ({"schedule": "milestones"}, r"schedule='milestones' with milestones=\(\)"),
         ({"schedule": "milestones", "milestones": (5, 3)}, r"milestones must rise and begin at epoch 1 .* \(5, 3\)"),
         ({"schedule": "milestones", "milestones": (0, 3)}, r"milestones must rise and begin at epoch 1"),
-        ({"lr": float("nan")}, r"lr"),
-        ({"epoch": 3}, r"Extra inputs are not permitted"),
+        ({"lr": float("nan")}, r"lr must be finite, not nan"),
+        ({"lr": 0}, r"lr must be above 0, not 0"),
+        ({"epochs": -1}, r"epochs must be at least 0, not -1"),
+        ({"batch_size": 0}, r"batch_size must be at least 1, not 0"),
+        ({"momentum": 1.0}, r"momentum must be at least 0 and below 1, not 1"),
+        ({"label_smoothing": -0.1}, r"label_smoothing must be at least 0 and below 1, not -0.1"),
+        ({"optimizer": "lion"}, r"optimizer must be one of 'sgd', 'adam', 'adamw', 'nadam', 'rmsprop', not 'lion'"),
     ],
 )
-def test_settings_that_would_do_nothing_are_errors(settings: dict[str, object], message: str) -> None:
+def test_settings_that_would_do_nothing_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Recipe.model_validate(settings)
+        Recipe(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 1.5}, r"epochs must be a whole number, not 1.5"),
+        ({"epochs": True}, r"epochs must be a whole number, not True"),
+        ({"lr": "0.1"}, r"lr must be a number, not '0.1'"),
+        ({"nesterov": 1}, r"nesterov must be True or False, not 1"),
+        ({"schedule": "milestones", "milestones": 3}, r"milestones must be a tuple, not 3"),
+        ({"schedule": "milestones", "milestones": (1, "2")}, r"milestones\[1\] must be a whole number, not '2'"),
+        ({"epoch": 3}, r"unexpected keyword argument 'epoch'"),
+    ],
+)
+def test_settings_of_another_type(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Recipe(**settings)
+
+
+def test_recipes_are_values() -> None:
+    plan = Recipe(lr=1, schedule="milestones", milestones=[2, 3])  # type: ignore[arg-type]
+    assert (repr(plan.lr), plan.milestones) == ("1.0", (2, 3))
+    assert plan == Recipe(lr=1.0, schedule="milestones", milestones=(2, 3))
+    assert hash(plan) == hash(Recipe(lr=1.0, schedule="milestones", milestones=(2, 3)))
+    with pytest.raises(FrozenInstanceError):
+        plan.lr = 0.5  # type: ignore[misc]
 
 
 # optimizer, epochs, batch size, rate, momentum, Nesterov, milestones, weight decay
@@ -167,7 +200,7 @@ def test_optimizers_have_the_settings_of_the_recipe() -> None:
     }
     for name, kind in kinds.items():
         momentum = 0.9 if name in ("sgd", "rmsprop") else 0.0
-        plan = Recipe.model_validate({"optimizer": name, "lr": 0.2, "weight_decay": 0.01, "momentum": momentum})
+        plan = Recipe(optimizer=name, lr=0.2, weight_decay=0.01, momentum=momentum)
         optimizer = make_optimizer(model, plan)
         assert type(optimizer) is kind
         (group,) = optimizer.param_groups  # every parameter decays, the bias too

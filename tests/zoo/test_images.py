@@ -299,3 +299,22 @@ def test_folder_names_a_file_that_is_no_image(folder: ImageFolder) -> None:
     (folder.root / "7.png").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"7\.png is not a readable JPEG or PNG image"):
         whole(folder)
+
+
+def test_the_mean_image_is_that_of_raw_pixels(folder: ImageFolder) -> None:
+    split = image_set()
+    image = split.mean_image(split.scoring_batches(3, seed=0, device="cpu"))
+    assert torch.allclose(image, (split.images.double() / 255).mean(0).float(), atol=1e-6)
+    chosen = replace(folder, size=16, resize=16)
+    scored = chosen.scoring_batches(4, seed=0, device="cpu")
+    raw = chosen.balanced(4, seed=0)
+    pixels = torch.cat([images for images, _ in raw.batches(8)]) * 0.25 + 0.5
+    assert torch.allclose(chosen.mean_image(scored), pixels.mean(0), atol=1e-6)
+    assert float(chosen.mean_image(scored).min()) >= 0
+
+
+def test_scoring_batches_are_balanced_and_at_most_a_thousand_images() -> None:
+    split = ImageSet(torch.zeros(2400, 1, 1, 1, dtype=torch.uint8), torch.arange(2400) % 2, (0.5,), (0.5,))
+    found = split.scoring_batches(1100, seed=0, device="cpu")
+    assert [len(labels) for _, labels in found] == [1000, 1000, 200]
+    assert torch.bincount(torch.cat([labels for _, labels in found])).tolist() == [1100, 1100]

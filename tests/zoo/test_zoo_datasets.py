@@ -17,7 +17,8 @@ from PIL import Image
 
 from foreprune.zoo import datasets
 from foreprune.zoo.augment import RandomHorizontalFlip, RandomResizedCrop, RandomShift
-from foreprune.zoo.datasets import ImageFolder, ImageSet, load
+from foreprune.zoo.datasets import load
+from foreprune.zoo.images import ImageFolder, ImageSet
 
 RNG = np.random.default_rng(0)
 

@@ -282,3 +282,32 @@ def test_bad_arguments() -> None:
         create("resnet-8", input_shape=(3, 32, 32), init="he")
     with pytest.raises(TypeError, match="the name of a network must be a string such as 'resnet-20', not int"):
         create(20, input_shape=(3, 32, 32))
+
+
+def not_a_model() -> int:
+    return 3
+
+
+def small_model(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    pixels = input_shape[0] * input_shape[1] * input_shape[2]
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 24), nn.ReLU(), nn.Linear(24, classes))
+
+
+def seeded(**given: object) -> nn.Module:
+    assert given == {"input_shape": (1, 2, 2), "classes": 3, "seed": 7}
+    return nn.Identity()
+
+
+def test_models_by_factory() -> None:
+    state = torch.get_rng_state()
+    made = create(f"{__name__}:small_model", input_shape=(1, 8, 8), seed=3)
+    again = create(f"{__name__}:small_model", input_shape=(1, 8, 8), seed=3)
+    other = create(f"{__name__}:small_model", input_shape=(1, 8, 8), seed=4)
+    assert torch.equal(made[1].weight, again[1].weight)
+    assert not torch.equal(made[1].weight, other[1].weight)
+    assert torch.equal(state, torch.get_rng_state())
+    assert isinstance(create(f"{__name__}:seeded", input_shape=(1, 2, 2), classes=3, seed=7), nn.Identity)
+    with pytest.raises(ValueError, match="cannot import the model 'no.such.package:build'"):
+        create("no.such.package:build", input_shape=(1, 8, 8))
+    with pytest.raises(TypeError, match=r"must build a torch\.nn\.Module, not int"):
+        create(f"{__name__}:not_a_model", input_shape=(1, 8, 8))

@@ -3,62 +3,16 @@
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Callable
-from typing import Any, TextIO
 
-import tyro
-
-from foreprune.cli.compare import Compare, Report
-from foreprune.cli.lists import Methods
-from foreprune.cli.shared import errors
-from foreprune.cli.single import Analyze, Prune, Train
-from foreprune.cli.sweep import Recipes, Sweep
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    errors.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-def _brief(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The same command, described by its first line alone."""
-    assert isinstance(command, type)
-    return type(command.__name__, (command,), {"__doc__": (command.__doc__ or "").split("\n")[0]})
+NEEDS = ("pydantic", "rich", "tyro")
 
 
 def main() -> None:
     """Entry point of the `foreprune` command."""
-    commands: dict[str, Callable[..., Any]] = {
-        "compare": Compare,
-        "prune": Prune,
-        "analyze": Analyze,
-        "train": Train,
-        "sweep": Sweep,
-        "recipes": Recipes,
-        "methods": Methods,
-        "report": Report,
-    }
-    if sys.argv[1:2] in ([], ["-h"], ["--help"]):  # one line for each; their own --help has the rest
-        commands = {name: _brief(command) for name, command in commands.items()}
-    command = tyro.extras.subcommand_cli_from_dict(
-        commands,
-        prog="foreprune",
-        description="Prune neural networks before training them. `foreprune compare` shows what that does.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
-    warnings.showwarning = _show_warning
     try:
-        code = command.run()
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+        from foreprune.cli.commands import run
+    except ImportError as error:
+        if error.name not in NEEDS:
+            raise
+        sys.exit(f"error: the foreprune command needs {error.name}, write: pip install 'foreprune[cli]'")
+    run()

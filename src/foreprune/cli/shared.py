@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -38,9 +38,8 @@ class Training:
     def resolve(self, data: str, model: str) -> Recipe:
         """The recipe these arguments mean for `model` on `data`."""
         chosen = recipe(self.recipe) if self.recipe else default_recipe(data, model)
-        given = {"batch_size": self.batch_size, "lr": self.lr, "precision": self.precision}
-        settings = chosen.model_dump() | {key: value for key, value in given.items() if value is not None}
-        chosen = Recipe.model_validate(settings)
+        given: dict[str, Any] = {"batch_size": self.batch_size, "lr": self.lr, "precision": self.precision}
+        chosen = replace(chosen, **{key: value for key, value in given.items() if value is not None})
         return chosen if self.epochs is None else shortened(chosen, self.epochs)
 
 

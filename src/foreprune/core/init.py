@@ -1,4 +1,5 @@
-"""Fresh parameters for a network: drawn as its layers draw them, never on the user's tensors."""
+"""Fresh parameters for a network, drawn as its layers draw them, never on the user's tensors; the kinds of layers and
+their fans, for whoever draws weights."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from foreprune.core.net import Net, isolated_randomness
 
 Init = Literal["kaiming", "own"]
 
-_WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @torch.no_grad()
@@ -51,16 +52,16 @@ def fresh(
     by_themselves: list[nn.Module] = []
     for prefix, layer in net.module.named_modules():
         own = {key: f"{prefix}.{key}".lstrip(".") for key, value in layer._parameters.items() if value is not None}
-        simple = init == "kaiming" and isinstance(layer, _WEIGHTED + _NORMS)
-        if own and not simple and _own_reset(layer) is not None:
+        simple = init == "kaiming" and isinstance(layer, WEIGHTED + NORMS)
+        if own and not simple and own_reset(layer) is not None:
             by_themselves.append(layer)
         for key, name in own.items():
             if net._slots[name] != name:  # a tied tensor is drawn where it is met first
                 continue
-            if simple and isinstance(layer, _NORMS):
+            if simple and isinstance(layer, NORMS):
                 drawn[name].fill_(1.0 if key == "weight" else 0.0)
-            elif (simple and key == "weight") or (_own_reset(layer) is None and _is_weight(net, name)):
-                normal_(drawn[name], math.sqrt(2 / max(_fan_in(layer, net.params[name]), 1)), generator)
+            elif (simple and key == "weight") or (own_reset(layer) is None and _is_weight(net, name)):
+                normal_(drawn[name], math.sqrt(2 / max(fans(layer, net.params[name])[0], 1)), generator)
             else:
                 drawn[name].copy_(net.params[name])
     if by_themselves:
@@ -82,16 +83,19 @@ def _is_weight(net: Net, name: str) -> bool:
     return name in net.prunable and net.params[name].dim() > 1
 
 
-def _fan_in(layer: nn.Module, weight: Tensor) -> int:
-    """Inputs of one output unit. A transposed convolution keeps its input channels on axis 0, GPT-2's Conv1D too."""
+def fans(layer: nn.Module, weight: Tensor) -> tuple[int, int]:
+    """True connections of one output unit and of one input unit: those inside its group. A transposed convolution keeps
+    its input channels on axis 0, GPT-2's Conv1D too."""
     if isinstance(layer, nn.modules.conv._ConvNd):
-        return layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+        field = math.prod(layer.kernel_size)
+        return layer.in_channels // layer.groups * field, layer.out_channels // layer.groups * field
     if type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"):
-        return weight.shape[0]
-    return math.prod(weight.shape[1:])
+        return weight.shape[0], weight.shape[1]
+    return math.prod(weight.shape[1:]), weight.shape[0]
 
 
-def _own_reset(layer: nn.Module) -> Callable[[], None] | None:
+def own_reset(layer: nn.Module) -> Callable[[], None] | None:
+    """The layer's own initializer, if it has one."""
     # attention spells it with an underscore
     reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
     return reset if callable(reset) else None
@@ -106,6 +110,6 @@ def _reset(layers: list[nn.Module], net: Net, drawn: Mapping[str, Tensor]) -> No
                 slot = f"{prefix}.{key}" if prefix else key
                 parts[id(parameter)] = nn.Parameter(drawn[net._slots[slot]], requires_grad=False)
     for layer in layers:
-        reset = _own_reset(copy.deepcopy(layer, parts))
+        reset = own_reset(copy.deepcopy(layer, parts))
         assert reset is not None
         reset()

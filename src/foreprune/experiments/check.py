@@ -15,7 +15,8 @@ from foreprune.methods import method
 from foreprune.procedures.dense import check_step
 from foreprune.procedures.procedures import PROCEDURES, check_procedure, steps_of
 from foreprune.records.spec import Experiment
-from foreprune.zoo.build import load_data, load_model
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.models import create
 
 
 def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
@@ -29,8 +30,8 @@ def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
     totals: dict[tuple[str, str, str], int] = {}
     images: dict[str, int] = {}
     for key, experiment in settings.items():
-        data = load_data(experiment.data, data_dir)
-        model = load_model(experiment.model, input_shape=data.shape, classes=data.classes, init=experiment.init)
+        data = load_cached(experiment.data, data_dir)
+        model = create(experiment.model, input_shape=data.shape, classes=data.classes, init=experiment.init)
         totals[key] = Net.of(model).total
         images[experiment.data] = len(data.train)
     for experiment in experiments:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foreprune.procedures.procedures import END, dense_of, hyper_of, round_counts, steps_of
 from foreprune.records.spec import Experiment
-from foreprune.zoo.build import load_model
+from foreprune.zoo.models import create
 
 RATE = 5e10  # FLOP/s of training: half of what gradients alone reach on two idle cores of a server CPU (ResNet-20)
 START = 3.0  # seconds of a run outside training: a process starts, reads data, prunes, analyses
@@ -122,7 +122,7 @@ def forward_flops(model: str, data: str) -> int:
     about = _about(data)
     counter = FlopCounterMode(display=False)
     with torch.device("meta"):
-        network = load_model(model, input_shape=about.shape, classes=about.outputs).eval()
+        network = create(model, input_shape=about.shape, classes=about.outputs).eval()
         with counter, torch.no_grad():
             network(torch.empty(1, *about.shape))
     return int(counter.get_total_flops())
@@ -138,7 +138,7 @@ def measured_rate(experiments: Sequence[Experiment], *, device: str = "cpu", sec
     """FLOP/s of training the costliest network of `experiments` here, on random images, for about so many seconds."""
     run = max(experiments, key=lambda each: forward_flops(each.model, each.data))
     about = _about(run.data)
-    network = load_model(run.model, input_shape=about.shape, classes=about.outputs).to(device)
+    network = create(run.model, input_shape=about.shape, classes=about.outputs).to(device)
     batch = min(run.recipe.batch_size, 64)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)

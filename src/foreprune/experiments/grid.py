@@ -6,6 +6,7 @@ import difflib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import get_args
 
 from foreprune.records.spec import Ablation, Experiment, Scalar
@@ -95,14 +96,13 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
         raise ValueError(f"epochs must be at least 0, not {epochs}")
     ratio = epochs / recipe.epochs if recipe.epochs else 0.0
     marks = sorted({round(mark * ratio) for mark in recipe.milestones} - {0})
-    settings = recipe.model_dump() | {
-        "epochs": epochs,
-        "milestones": tuple(marks),
-        "warmup_epochs": recipe.warmup_epochs * ratio,
-    }
-    if recipe.schedule == "milestones" and not marks:
-        settings["schedule"] = "constant"
-    return Recipe.model_validate(settings)
+    return replace(
+        recipe,
+        epochs=epochs,
+        milestones=tuple(marks),
+        warmup_epochs=recipe.warmup_epochs * ratio,
+        schedule="constant" if recipe.schedule == "milestones" and not marks else recipe.schedule,
+    )
 
 
 def grid(

@@ -24,9 +24,8 @@ from foreprune.procedures.snapshots import load_into
 from foreprune.records.spec import Epoch, Experiment, Layer, Record
 from foreprune.records.store import is_full, make_folder, run_folder, write_record
 from foreprune.zoo import datasets
-from foreprune.zoo.build import Images, load_data, load_model, mean_image, scoring_batches
-
-__all__ = ["load_data", "load_model", "mean_image", "run_experiment", "scoring_batches"]
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.images import Images
 
 _OUTPUT_IMAGES = 1000  # test images whose outputs are compared before and after training
 _OUTPUTS_AT_ONCE = 250
@@ -101,7 +100,7 @@ def run_experiment(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            data = data or load_data(experiment.data, data_dir)
+            data = data or load_cached(experiment.data, data_dir)
             note = data.note
             setting = Setting(experiment, data, _train_images(experiment, data), out, device, tuple(snapshots))
             facts = _measure(setting, folder, on_epoch)

@@ -82,7 +82,7 @@ def in_epochs(experiments: Sequence[Experiment], epochs: int) -> Runs:
         if run.recipe.epochs:
             ratio = epochs / run.recipe.epochs
             settings = run.model_dump()
-            settings["recipe"] = shortened(run.recipe, epochs).model_dump()
+            settings["recipe"] = shortened(run.recipe, epochs)
             settings["prune_at"] = round(run.prune_at * ratio)
             for name, least in (("rewind_to", 0), ("every", 1)):
                 if name in run.hyper:

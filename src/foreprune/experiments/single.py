@@ -18,14 +18,14 @@ from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scope
-from foreprune.experiments.run import load_data, load_model, mean_image, scoring_batches
 from foreprune.methods import method as find_method
 from foreprune.records.spec import Epoch, Scalar
 from foreprune.records.store import make_folder
 from foreprune.training.fit import fit
 from foreprune.training.history import History
 from foreprune.training.recipes import Recipe
-from foreprune.zoo.build import loss_of
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.models import create
 
 
 def prune_once(
@@ -56,12 +56,12 @@ def prune_once(
     batches = loss = None
     arguments: dict[str, Any] = dict(hyper)
     if data is not None:
-        loaded = load_data(data, None if data_dir is None else str(data_dir))
-        loss = loss_of(loaded)
+        loaded = load_cached(data, None if data_dir is None else str(data_dir))
+        loss = loaded.loss_function
         input_shape, classes = loaded.shape, loaded.classes
-        batches = scoring_batches(loaded.train, per_class=samples_per_class, seed=seed, device="cpu")
+        batches = loaded.train.scoring_batches(per_class=samples_per_class, seed=seed, device="cpu")
         if "mean_image" in found.hyper:
-            arguments["mean_image"] = mean_image(loaded.train, batches)
+            arguments["mean_image"] = loaded.train.mean_image(batches)
     network = _network(model, input_shape, classes, weights=weights, init=init, seed=seed)
     return prune(
         network,
@@ -99,9 +99,9 @@ def analyze_once(
     """
     batches = None
     if data is not None:
-        loaded = load_data(data, None if data_dir is None else str(data_dir))
+        loaded = load_cached(data, None if data_dir is None else str(data_dir))
         input_shape, classes = loaded.shape, loaded.classes
-        batches = scoring_batches(loaded.train, per_class=samples_per_class, seed=seed, device="cpu")
+        batches = loaded.train.scoring_batches(per_class=samples_per_class, seed=seed, device="cpu")
     network = _network(model, input_shape, classes, weights=weights, init=init, seed=seed).eval()
     mask = None if masks is None else Masks.load(masks)
     found = analyze(network, mask, inputs=torch.zeros(1, *input_shape), data=batches)
@@ -129,7 +129,7 @@ def train_once(
     Raises:
         ValueError: unknown names, masks or weights of another network, a checkpoint of another run in `out`.
     """
-    loaded = load_data(data, None if data_dir is None else str(data_dir))
+    loaded = load_cached(data, None if data_dir is None else str(data_dir))
     network = _network(model, loaded.shape, loaded.classes, weights=weights, init=init, seed=seed)
     mask = None if masks is None else Masks.load(masks)
     if mask is not None:
@@ -152,14 +152,14 @@ def train_once(
         loaded.test,
         recipe=recipe,
         masks=mask,
-        loss=loss_of(loaded),
+        loss=loaded.loss_function,
         seed=seed,
         device=device,
         checkpoint=folder / "checkpoint.pt",
         on_epoch=show,
     )
     atomic_write(folder / "weights.safetensors", save(_state(network)))
-    atomic_write(folder / "history.json", history.model_dump_json(indent=2))
+    atomic_write(folder / "history.json", history.to_json(indent=2))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     if history.top1 is not None:
         console.print(f"test accuracy of the last epoch: {100 * history.top1:.2f} %", highlight=False)
@@ -174,7 +174,7 @@ def train_once(
 def _network(
     name: str, input_shape: tuple[int, int, int], classes: int, *, weights: Path | None, init: str, seed: int
 ) -> nn.Module:
-    network = load_model(name, input_shape=input_shape, classes=classes, init=init, seed=seed)
+    network = create(name, input_shape=input_shape, classes=classes, init=init, seed=seed)
     if weights is not None:
         if not weights.is_file():
             raise FileNotFoundError(f"no weights at {weights}; give a safetensors file of the network's state dict")

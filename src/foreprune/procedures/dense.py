@@ -21,7 +21,8 @@ from foreprune.records.store import make_folder, remove_unfinished
 from foreprune.training.fit import MaskMap, MaskSchedule, fit, steps_per_epoch
 from foreprune.training.history import History
 from foreprune.zoo import datasets
-from foreprune.zoo.build import Images, load_model, loss_of
+from foreprune.zoo.images import Images
+from foreprune.zoo.models import create
 
 DENSE = "dense"
 
@@ -61,7 +62,7 @@ class Setting:
 def network(setting: Setting) -> nn.Module:
     """The network at its initial weights."""
     experiment, data = setting.experiment, setting.data
-    return load_model(
+    return create(
         experiment.model, input_shape=data.shape, classes=data.classes, init=experiment.init, seed=experiment.seed
     ).to(setting.device)
 
@@ -94,7 +95,7 @@ def train(
         recipe=recipe,
         masks=masks,
         mask_schedule=mask_schedule,
-        loss=loss_of(setting.data),
+        loss=setting.data.loss_function,
         seed=order,
         device=setting.device,
         checkpoint=checkpoint,
@@ -131,7 +132,7 @@ def dense_run(
         TrainingDiverged: as `fit`.
     """
     end = _shared(setting, END, on_epoch=on_epoch)
-    return History.model_validate_json(end.about["history"]), end.tensors
+    return History.from_json(end.about["history"]), end.tensors
 
 
 def check_step(step: int, steps: int) -> None:
@@ -222,6 +223,6 @@ def _train_dense(
     except _Enough:
         return
     if END in missing:
-        about = {**_about(setting, END), "history": history.model_dump_json()}
+        about = {**_about(setting, END), "history": history.to_json()}
         write_snapshot(_path(setting, END), state_of(model), about=about)
         missing.discard(END)

@@ -32,7 +32,6 @@ from foreprune.procedures.procedures import END, check_procedure, gradual_count,
 from foreprune.procedures.snapshots import Snapshot, load_into, lock, read_snapshot, state_of, write_snapshot
 from foreprune.records.store import make_folder, remove_unfinished
 from foreprune.training.fit import MaskMap
-from foreprune.zoo.build import loss_of, mean_image, scoring_batches
 
 _REINIT_SEEDS = 1_000_003  # torch seeds its generator with 32 bits, so 2**32 more would be the same draw
 _ORDER_SEEDS = 2_000_003
@@ -107,18 +106,18 @@ def prune_for(setting: Setting, model: nn.Module) -> Masks:
     by_magnitude = experiment.method in ("magnitude-after", "ltr")
     found = find_method("magnitude" if by_magnitude else experiment.method)
     hyper: dict[str, Any] = {} if by_magnitude else dict(experiment.hyper)
-    batches = scoring_batches(
-        setting.train, per_class=experiment.samples_per_class, seed=experiment.seed, device=setting.device
+    batches = setting.train.scoring_batches(
+        per_class=experiment.samples_per_class, seed=experiment.seed, device=setting.device
     )
     if "mean_image" in found.hyper:
-        hyper.setdefault("mean_image", mean_image(setting.train, batches))
+        hyper.setdefault("mean_image", setting.train.mean_image(batches))
     return prune(
         model,
         ablations.invert(found) if experiment.ablation == "invert" else found,
         density=experiment.density,
         inputs=batches[0][0][:1],
         data=batches if "labels" in found.needs else None,
-        loss=loss_of(setting.data),
+        loss=setting.data.loss_function,
         seed=experiment.seed,
         scope=experiment.scope,
         **hyper,

@@ -263,7 +263,7 @@ def _row(record: Record) -> dict[str, Any]:
     row |= {key: getattr(record, key) for key in _RESULTS}
     row |= {f"analysis.{key}": value for key, value in record.analysis.items()}
     row |= {f"hyper.{key}": value for key, value in experiment.hyper.items()}
-    row |= {f"recipe.{key}": value for key, value in experiment.recipe.model_dump(mode="json").items()}
+    row |= {f"recipe.{key}": value for key, value in experiment.model_dump(mode="json")["recipe"].items()}
     return row
 
 

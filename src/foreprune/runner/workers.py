@@ -263,14 +263,14 @@ def _read(name: str, data_dir: str | None) -> Shared | None:
     if not sys.platform.startswith("linux"):
         return None  # memory is shared on Linux only
     from foreprune.runner.shared_data import share
-    from foreprune.zoo.build import load_data
+    from foreprune.zoo.datasets import load_cached
 
     try:
-        return share(load_data(name, data_dir))
+        return share(load_cached(name, data_dir))
     except Exception:  # every run will meet the same and record it
         return None
     finally:
-        load_data.cache_clear()
+        load_cached.cache_clear()
 
 
 @contextlib.contextmanager

@@ -13,12 +13,12 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from foreprune.core.atomic import atomic_write
@@ -41,7 +41,11 @@ def identity(
     """What has to be the same for a run to be continued. Settings at their defaults are left out, so that a setting
     added later, to `Recipe` or here, does not orphan old files."""
     return {
-        "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+        "recipe": {
+            field.name: _plain(getattr(recipe, field.name))
+            for field in fields(recipe)
+            if getattr(recipe, field.name) != field.default
+        },
         "seed": seed,
         "batches per epoch": steps_per_epoch,
         "model": _digest_model(model),
@@ -70,7 +74,7 @@ def save_checkpoint(
     content = {
         "format": FORMAT,
         "run": json.dumps(run),
-        "curve": [point.model_dump(mode="json") for point in curve],
+        "curve": [asdict(point) for point in curve],
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler else {},
@@ -94,12 +98,12 @@ def read_checkpoint(path: Path, *, run: Identity) -> tuple[dict[str, Any], list[
         raise ValueError(f"{path} is no training checkpoint of format {FORMAT!r} (found {found!r}); give another path")
     try:
         stored = json.loads(content["run"])
-        curve = [Epoch.model_validate(point) for point in content["curve"]]
+        curve = [Epoch(**point) for point in content["curve"]]
         parts = [content[part] for part in ("model", "optimizer", "scaler")]
         if stored.get("scheduled", False):
             parts.append(content["masks"])
         difference = _difference(stored, run)
-    except (KeyError, TypeError, AttributeError, ValidationError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, error) from error
     if difference:
         raise ValueError(
@@ -136,12 +140,12 @@ def _damaged(path: str | os.PathLike[str], why: object) -> ValueError:
 def _difference(stored: Identity, run: Identity) -> str:
     """The first difference in words, or nothing."""
     ours, theirs = run["recipe"], stored["recipe"]
-    for field, info in Recipe.model_fields.items():
-        default = list(info.default) if isinstance(info.default, tuple) else info.default
-        here, there = ours.get(field, default), theirs.get(field, default)
+    defaults = {field.name: _plain(field.default) for field in fields(Recipe)}
+    for name, default in defaults.items():
+        here, there = ours.get(name, default), theirs.get(name, default)
         if here != there:
-            return f"recipe.{field} is {there!r} there and {here!r} here"
-    if unknown := set(theirs) - set(Recipe.model_fields):
+            return f"recipe.{name} is {there!r} there and {here!r} here"
+    if unknown := set(theirs) - set(defaults):
         return f"its recipe has {sorted(unknown)[0]!r}, which this version does not know"
     for part in ("seed", "batches per epoch"):
         if stored[part] != run[part]:
@@ -155,6 +159,11 @@ def _difference(stored: Identity, run: Identity) -> str:
         words = ["no masks" if value is None else "masks" for value in (stored["masks"], run["masks"])]
         return f"it has {words[0]} and this run has {words[1]}" if words[0] != words[1] else "its masks differ"
     return ""
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _digest_model(model: nn.Module) -> str:

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,7 @@ class _Loop:
 def _with_test(point: Epoch, result: Evaluation, curve: tuple[Epoch, ...]) -> Epoch:
     if not math.isfinite(result.loss):
         raise TrainingDiverged(point.epoch, result.loss, curve, where="test")
-    return point.model_copy(update={"test_loss": result.loss, "test_top1": result.top1, "test_top5": result.top5})
+    return replace(point, test_loss=result.loss, test_top1=result.top1, test_top5=result.top5)
 
 
 def _restore(modes: list[tuple[nn.Module, bool]], optimizer: torch.optim.Optimizer) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import json
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Self
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Epoch(_Value):
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
     """One point of the training curve. Accuracies are fractions in [0, 1]; losses are means over samples.
 
     Attributes:
@@ -23,6 +22,9 @@ class Epoch(_Value):
         seconds: wall-clock time of the training steps, without evaluation and checkpoint.
     """
 
+    # for records, which are read by pydantic
+    __pydantic_config__: ClassVar[dict[str, bool | str]] = {"extra": "forbid", "allow_inf_nan": False}
+
     epoch: int
     lr: float
     train_loss: float | None
@@ -33,10 +35,24 @@ class Epoch(_Value):
     seconds: float
 
 
-class History(_Value):
+@dataclass(frozen=True)
+class History:
     """The curve of one training run. The results are those of the *last* epoch: no epoch is chosen by test accuracy."""
 
     curve: tuple[Epoch, ...] = ()
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """All numbers as JSON text: `{"curve": [{"epoch": 1, "lr": ..., ...}, ...]}`."""
+        return json.dumps(asdict(self), indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError: text that it did not write.
+        """
+        return cls(tuple(Epoch(**point) for point in json.loads(text)["curve"]))
 
     @property
     def top1(self) -> float | None:

@@ -4,42 +4,52 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from foreprune.core.fields import check_fields
 
 
-class Recipe(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
     """How a network is trained. Rates and decays are the optimizer's own; `milestones` are epochs, counted from 0.
 
     `schedule="milestones"` multiplies the rate by `gamma` at the start of each milestone epoch; `"cosine"` lets it fall
-    to zero over all steps; `warmup_epochs` raises it linearly from zero first (both).
+    to zero over all steps; `warmup_epochs` raises it linearly from zero first (both). `augment` and `batch_size` are
+    for image sets (`foreprune.zoo`): a DataLoader decides them itself. `dataclasses.replace` gives a recipe with other
+    settings.
 
     Raises:
-        ValueError: a setting that would silently do nothing (momentum for Adam, milestones for a cosine, ...).
+        TypeError: a setting of another type than annotated.
+        ValueError: one out of range, or that would silently do nothing (momentum for Adam, milestones for a cosine,
+            ...).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # for records, which are read by pydantic
 
-    epochs: Annotated[int, Field(ge=0)] = 20
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    epochs: int = 20
+    batch_size: int = 128
     optimizer: Literal["sgd", "adam", "adamw", "nadam", "rmsprop"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lr: float = 0.1
+    momentum: float = 0.0
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: float = 0.0
     schedule: Literal["constant", "milestones", "cosine"] = "constant"
     milestones: tuple[int, ...] = ()
-    gamma: Annotated[float, Field(gt=0)] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     augment: bool = True
 
-    @model_validator(mode="after")
-    def _nothing_is_ignored(self) -> Recipe:
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for names, fits, words in _RANGES:
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise ValueError(f"{name} must be {words}, not {getattr(self, name)}")
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(f"momentum={self.momentum:g} has no meaning for {self.optimizer}; use sgd or rmsprop")
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
@@ -51,7 +61,14 @@ class Recipe(BaseModel):
             )
         if any(mark < 1 for mark in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise and begin at epoch 1 or later, not {self.milestones}")
-        return self
+
+
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (("epochs", "weight_decay", "warmup_epochs"), lambda value: value >= 0, "at least 0"),
+    (("batch_size",), lambda value: value >= 1, "at least 1"),
+    (("lr", "gamma"), lambda value: value > 0, "above 0"),
+    (("momentum", "label_smoothing"), lambda value: 0 <= value < 1, "at least 0 and below 1"),
+)
 
 
 def recipe(name: str) -> Recipe:
@@ -75,8 +92,8 @@ def default_recipe(data: str, model: str) -> Recipe:
     return RECIPES["quick"]
 
 
-def _milestones(*epochs: int, **settings: object) -> Recipe:
-    return Recipe.model_validate({"schedule": "milestones", "milestones": epochs, **settings})
+def _milestones(*marks: int, **settings: Any) -> Recipe:
+    return Recipe(schedule="milestones", milestones=marks, **settings)
 
 
 _FRANKLE = "Frankle, Dziugaite, Roy & Carbin, ICLR 2021, arXiv:2009.08576, appendix A.3"

@@ -22,15 +22,17 @@ import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from foreprune.zoo.augment import Augmentation, RandomHorizontalFlip, RandomResizedCrop, RandomShift
 from foreprune.zoo.cifar_pickle import read_cifar_batch
-from foreprune.zoo.images import ImageFolder, ImageSet
+from foreprune.zoo.images import ImageFolder, Images, ImageSet
 from foreprune.zoo.readers import (
     decode_images,
     list_class_folders,
@@ -39,8 +41,6 @@ from foreprune.zoo.readers import (
     read_parquet,
 )
 from foreprune.zoo.transformation import transformed_by_class
-
-__all__ = ["DataSet", "ImageFolder", "ImageSet", "describe", "load", "names"]
 
 Found = list[list[Path]]  # the files found for each required entry of a layout
 
@@ -64,15 +64,20 @@ class DataSet:
     """
 
     name: str
-    train: ImageSet | ImageFolder
-    test: ImageSet | ImageFolder
+    train: Images
+    test: Images
     classes: int
     shape: tuple[int, int, int]
     note: str = ""
     loss: Literal["cross-entropy", "squared-error"] = "cross-entropy"
 
+    @property
+    def loss_function(self) -> Callable[[Any, Any], Tensor] | None:
+        """What `fit`, `evaluate` and `prune` take as `loss`: (output, target) -> mean; None is cross-entropy."""
+        return F.mse_loss if self.loss == "squared-error" else None
 
-Splits = tuple[ImageSet | ImageFolder, ImageSet | ImageFolder, str]  # training, test, note
+
+Splits = tuple[Images, Images, str]  # training, test, note
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,12 @@ def load(name: str, *, data_dir: Path | str | None = None) -> DataSet:
         raise ValueError(f"{name} trains on {task.per_class} images of each class: {error}") from error
     first, second = transformed_by_class(train), transformed_by_class(data.test)
     return DataSet(name, first, second, first.targets.shape[1], data.shape, data.note, "squared-error")
+
+
+@lru_cache(maxsize=1)
+def load_cached(name: str, data_dir: str | None) -> DataSet:
+    """As `load`, kept in memory for the next run that asks for the same."""
+    return load(name, data_dir=data_dir)
 
 
 def _labeled(name: str, source_name: str, data_dir: Path | str | None) -> DataSet:

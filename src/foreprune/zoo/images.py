@@ -1,16 +1,17 @@
 """Splits of image data sets: `ImageSet`, whole in memory, and `ImageFolder`, decoded as it is read.
 
-Both give the same things: batches that depend on nothing but (seed, epoch), class-balanced scoring batches, subsets.
+Both are `Images`: batches that depend on nothing but (seed, epoch), class-balanced scoring batches, subsets.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,47 +21,45 @@ from foreprune.zoo.augment import Augmentation, RandomResizedCrop
 from foreprune.zoo.readers import open_image, pillow, threads, to_pixels
 
 Device = torch.device | str | None
-Batch = tuple[Tensor, Tensor]
+ImageBatch = tuple[Tensor, Tensor]
 
 # what a random stream is for: one seed gives unrelated numbers to each
 _ORDER, _AUGMENTATION, _CROP, _SUBSET, _BALANCED = range(5)
 _BATCHES_AHEAD = 2
+_SCORED_AT_ONCE = 1000  # ten images per class fit up to a hundred classes
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """One split of a data set, in memory.
+class _Pass:
+    """One pass over a split: indices of each batch, and what is done to the images."""
+
+    chunks: Sequence[Tensor]
+    augmentations: tuple[Augmentation, ...]
+    seed: int
+    epoch: int
+    device: Device
+
+
+class Images(ABC):
+    """A split of a data set: what `ImageSet` and `ImageFolder` have in common.
 
     Attributes:
-        images: (N, C, H, W) uint8, on any device.
         labels: (N,) int64, from 0 to `classes` - 1.
         mean, std: per channel, of pixels scaled to [0, 1]; what `normalized` subtracts and divides by.
         augmentation: applied in turn to raw pixels where `batches(augment=True)` is asked for.
         classes: how many there are; 0 takes the largest label plus one.
-
-    Raises:
-        TypeError: images that are not uint8, or labels that are not int64.
-        ValueError: shapes that do not belong together, a standard deviation of zero, labels out of range.
     """
 
-    images: Tensor
     labels: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augmentation: tuple[Augmentation, ...] = ()
-    classes: int = 0
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8:
-            raise TypeError(f"images must be uint8 pixels from 0 to 255, not {self.images.dtype}")
-        if self.images.ndim != 4:
-            raise ValueError(f"images must be (N, C, H, W), not {tuple(self.images.shape)}")
-        _check_statistics(self.mean, self.std, self.images.shape[1])
-        object.__setattr__(self, "classes", _checked_classes(self.labels, len(self.images), self.classes))
+    augmentation: tuple[Augmentation, ...]
+    classes: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abstractmethod
     def take(self, indices: Tensor | Sequence[int]) -> Self:
         """The images at `indices`, in that order; a copy.
 
@@ -68,8 +67,6 @@ class ImageSet:
             TypeError: indices that are not whole numbers (for a boolean mask write `mask.nonzero()[:, 0]`).
             IndexError: an index that is negative or too large.
         """
-        index = checked_indices(indices, len(self)).to(self.images.device)
-        return replace(self, images=self.images.index_select(0, index), labels=self.labels.index_select(0, index))
 
     def subset(self, n: int, *, seed: int) -> Self:
         """The first `n` images of a permutation that depends on `seed` alone.
@@ -77,15 +74,23 @@ class ImageSet:
         Raises:
             ValueError: `n` is not between 1 and the number of images.
         """
-        return self.take(_first_of_permutation(n, len(self), seed))
+        _check_seed(seed)
+        if not 1 <= n <= len(self):
+            raise ValueError(f"a subset must have between 1 and {len(self)} images (all of them), not {n}")
+        return self.take(torch.randperm(len(self), generator=_stream(seed, 0, _SUBSET))[:n])
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """(..., C, H, W) uint8 -> float32, `(pixels / 255 - mean) / std`, on the device of `pixels`."""
-        return _normalized(pixels, self.mean, self.std)
+        if pixels.dtype != torch.uint8:
+            raise TypeError(f"normalized() takes raw uint8 pixels from 0 to 255, not {pixels.dtype}")
+        pairs = zip(self.mean, self.std, strict=True)
+        scale = torch.tensor([1 / (255 * std) for std in self.std], dtype=torch.float32, device=pixels.device)
+        shift = torch.tensor([-mean / std for mean, std in pairs], dtype=torch.float32, device=pixels.device)
+        return pixels.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None])
 
     def batches(
         self, batch_size: int, *, seed: int | None = None, epoch: int = 0, augment: bool = False, device: Device = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[ImageBatch]:
         """Every image once, normalized: (B, C, H, W) float32 and (B,) int64; the last batch may be smaller.
 
         The order and the augmentation depend on (seed, epoch) alone, and the order not on `augment`.
@@ -98,30 +103,50 @@ class ImageSet:
             device: where the batches go; None leaves them with the images.
 
         Raises:
-            ValueError: a batch size below 1, a negative seed or epoch, or augmentation without a seed.
+            ValueError: a batch size below 1, a negative seed or epoch, or augmentation without a seed; while iterating,
+                a file that is not a readable image.
+            ImportError: files are to be decoded, and Pillow is not installed.
         """
-        chunks = _plan(len(self), batch_size, seed, epoch, augment)
-        generator = _stream(seed, epoch, _AUGMENTATION) if augment and seed is not None else None
-        return self._load(chunks, generator, device)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if epoch < 0:
+            raise ValueError(f"epoch must be 0 or more, not {epoch}")
+        if augment and seed is None:
+            raise ValueError("augment=True needs a seed: write batches(..., seed=0, augment=True)")
+        order = torch.arange(len(self))
+        if seed is not None:
+            _check_seed(seed)
+            order = torch.randperm(len(self), generator=_stream(seed, epoch, _ORDER))
+        chunks = torch.split(order, batch_size) if len(self) else ()
+        return self._load(_Pass(chunks, self.augmentation if augment else (), seed or 0, epoch, device))
 
-    def _load(self, chunks: tuple[Tensor, ...], generator: torch.Generator | None, device: Device) -> Iterator[Batch]:
-        for chunk in chunks:
-            index = chunk.to(self.images.device)
-            pixels = self.images.index_select(0, index).to(device)
-            if generator is not None:
-                for augmentation in self.augmentation:
-                    pixels = augmentation(pixels, generator)
-            yield self.normalized(pixels), self._answers(index, device)
-
-    def _answers(self, index: Tensor, device: Device) -> Tensor:
-        """What a network is to say of the images at `index`."""
-        return self.labels.index_select(0, index).to(device)
+    @abstractmethod
+    def _load(self, plan: _Pass) -> Iterator[ImageBatch]:
+        """The batches of one pass."""
 
     def balanced(self, n: int, *, seed: int) -> Self:
         """Exactly `n` images of each class, in a random order; a copy. Raises as `per_class`."""
-        return self.take(_balanced(self.labels, n, self.classes, seed))
+        _check_seed(seed)
+        if n < 1:
+            raise ValueError(f"n must be at least 1 image of each class, not {n}")
+        labels = self.labels.cpu()
+        counts = torch.bincount(labels, minlength=self.classes)
+        if not len(labels):
+            raise ValueError("there are no images to take from")
+        if counts.min() < n:
+            raise ValueError(
+                f"{n} images of each class were asked for, and class {int(counts.argmin())} has {int(counts.min())}; "
+                "ask for fewer or take a larger subset"
+            )
+        generator = _stream(seed, 0, _BALANCED)
+        order = torch.randperm(len(labels), generator=generator)
+        # a stable sort by class keeps the random order within each class
+        by_class = order[labels[order].argsort(stable=True)]
+        starts = counts.cumsum(0) - counts
+        chosen = by_class[(starts[:, None] + torch.arange(n)).flatten()]
+        return self.take(chosen[torch.randperm(len(chosen), generator=generator)])
 
-    def per_class(self, n: int, *, seed: int) -> Batch:
+    def per_class(self, n: int, *, seed: int) -> ImageBatch:
         """One batch of exactly `n` images of each class, normalized, not augmented, in a random order.
 
         GraSP and Frankle et al. 2021 score on such batches, with n = 10. The order is shuffled because halves of a
@@ -136,9 +161,91 @@ class ImageSet:
         chosen = self.balanced(n, seed=seed)
         return next(chosen.batches(len(chosen)))
 
+    def scoring_batches(self, per_class: int, *, seed: int, device: torch.device | str) -> list[ImageBatch]:
+        """`per_class(per_class, seed=seed)` on `device`, in batches of at most a thousand images."""
+        images, labels = self.per_class(per_class, seed=seed)
+        pairs = zip(torch.split(images, _SCORED_AT_ONCE), torch.split(labels, _SCORED_AT_ONCE), strict=True)
+        return [(x.to(device), y.to(device)) for x, y in pairs]
+
+    @abstractmethod
+    def mean_image(self, scored: Sequence[ImageBatch]) -> Tensor:
+        """Mean of the raw pixels in [0, 1], (C, H, W): of all images if they are in memory, else of those `scored`."""
+
+    def _check(self, *, count: int, channels: int) -> None:
+        """Check the attributes, and put the number of classes in."""
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(
+                f"mean and std need one number for each of {channels} channels, not {len(self.mean)} and "
+                f"{len(self.std)}"
+            )
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std must be positive in every channel, not {self.std}")
+        if self.labels.dtype != torch.int64:
+            raise TypeError(f"labels must be int64, not {self.labels.dtype}; write labels.long()")
+        if self.labels.shape != (count,):
+            raise ValueError(f"{count} images need labels of shape ({count},), not {tuple(self.labels.shape)}")
+        low, high = (int(self.labels.min()), int(self.labels.max())) if count else (0, -1)
+        number = self.classes or high + 1
+        if low < 0 or high >= number:
+            raise ValueError(f"labels must be from 0 to {number - 1}, and these are from {low} to {high}")
+        object.__setattr__(self, "classes", number)
+
 
 @dataclass(frozen=True, eq=False)
-class ImageFolder:
+class ImageSet(Images):
+    """One split of a data set, in memory.
+
+    Attributes:
+        images: (N, C, H, W) uint8, on any device.
+        labels, mean, std, augmentation, classes: as in `Images`.
+
+    Raises:
+        TypeError: images that are not uint8, or labels that are not int64.
+        ValueError: shapes that do not belong together, a standard deviation of zero, labels out of range.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: tuple[Augmentation, ...] = ()
+    classes: int = 0
+
+    rows: ClassVar[tuple[str, ...]] = ("images", "labels")  # what has an entry for each image
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8:
+            raise TypeError(f"images must be uint8 pixels from 0 to 255, not {self.images.dtype}")
+        if self.images.ndim != 4:
+            raise ValueError(f"images must be (N, C, H, W), not {tuple(self.images.shape)}")
+        self._check(count=len(self.images), channels=self.images.shape[1])
+
+    def take(self, indices: Tensor | Sequence[int]) -> Self:
+        """As `Images.take`, with everything that belongs to the images."""
+        index = checked_indices(indices, len(self)).to(self.images.device)
+        return replace(self, **{name: getattr(self, name).index_select(0, index) for name in self.rows})
+
+    def _load(self, plan: _Pass) -> Iterator[ImageBatch]:
+        generator = _stream(plan.seed, plan.epoch, _AUGMENTATION)
+        for chunk in plan.chunks:
+            index = chunk.to(self.images.device)
+            pixels = self.images.index_select(0, index).to(plan.device)
+            for augmentation in plan.augmentations:
+                pixels = augmentation(pixels, generator)
+            yield self.normalized(pixels), self._answers(index, plan.device)
+
+    def _answers(self, index: Tensor, device: Device) -> Tensor:
+        """What a network is to say of the images at `index`."""
+        return self.labels.index_select(0, index).to(device)
+
+    def mean_image(self, scored: Sequence[ImageBatch]) -> Tensor:
+        """Mean of the raw pixels of all images in [0, 1], (C, H, W); `scored` is not needed."""
+        chunks = [chunk.double().sum(0) for chunk in torch.split(self.images, _SCORED_AT_ONCE)]
+        return torch.stack(chunks).sum(0).div(255 * len(self)).float()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder(Images):
     """One split too large for memory: image files of any size, decoded by a pool of threads as batches are read.
 
     At most three batches are in memory. Without augmentation the shorter side is resized to `resize` pixels and the
@@ -148,8 +255,7 @@ class ImageFolder:
     Attributes:
         root: folder that `files` are relative to.
         files: one for each image.
-        labels: (N,) int64, from 0 to `classes` - 1.
-        mean, std, augmentation, classes: as in `ImageSet`.
+        labels, mean, std, augmentation, classes: as in `Images`.
         size: height and width of what comes out, in pixels.
         resize: shorter side before the center is cut out, in pixels, at least `size`.
 
@@ -171,51 +277,24 @@ class ImageFolder:
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
             raise ValueError(f"resize ({self.resize}) must be at least size ({self.size}), and size at least 1")
-        _check_statistics(self.mean, self.std, 3)
-        object.__setattr__(self, "classes", _checked_classes(self.labels, len(self.files), self.classes))
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        self._check(count=len(self.files), channels=3)
 
     def take(self, indices: Tensor | Sequence[int]) -> Self:
-        """The images at `indices`, in that order. Raises as `ImageSet.take`."""
+        """As `Images.take`; no file is read."""
         index = checked_indices(indices, len(self))
         return replace(self, files=tuple(self.files[i] for i in index.tolist()), labels=self.labels[index])
 
-    def subset(self, n: int, *, seed: int) -> Self:
-        """The first `n` images of a permutation that depends on `seed` alone. Raises as `ImageSet.subset`."""
-        return self.take(_first_of_permutation(n, len(self), seed))
+    def _load(self, plan: _Pass) -> Iterator[ImageBatch]:
+        pillow()  # an ImportError comes at once, not with the first batch
+        return self._decoded(plan)
 
-    def normalized(self, pixels: Tensor) -> Tensor:
-        """(..., 3, H, W) uint8 -> float32, `(pixels / 255 - mean) / std`, on the device of `pixels`."""
-        return _normalized(pixels, self.mean, self.std)
-
-    def batches(
-        self, batch_size: int, *, seed: int | None = None, epoch: int = 0, augment: bool = False, device: Device = None
-    ) -> Iterator[Batch]:
-        """As `ImageSet.batches`: (B, 3, size, size) float32 and (B,) int64.
-
-        Raises:
-            ImportError: Pillow is not installed.
-            ValueError: as there, and while iterating a file that is not a readable image.
-        """
-        pillow()
-        chunks = _plan(len(self), batch_size, seed, epoch, augment)
-        return self._load(chunks, self.augmentation if augment else (), seed or 0, epoch, device)
-
-    def _load(
-        self,
-        chunks: tuple[Tensor, ...],
-        augmentations: tuple[Augmentation, ...],
-        seed: int,
-        epoch: int,
-        device: Device,
-    ) -> Iterator[Batch]:
+    def _decoded(self, plan: _Pass) -> Iterator[ImageBatch]:
         crop: RandomResizedCrop | None = None
+        augmentations = plan.augmentations
         if augmentations and isinstance(augmentations[0], RandomResizedCrop):
             crop, augmentations = augmentations[0], augmentations[1:]
         # two streams, because crops are drawn some batches ahead of the other augmentations
-        crops, generator = _stream(seed, epoch, _CROP), _stream(seed, epoch, _AUGMENTATION)
+        crops, generator = (_stream(plan.seed, plan.epoch, purpose) for purpose in (_CROP, _AUGMENTATION))
         pool = ThreadPoolExecutor(threads())
         waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
 
@@ -224,15 +303,15 @@ class ImageFolder:
             pairs = zip(chunk.tolist(), draws, strict=True)
             waiting.append((chunk, [pool.submit(self._decode, index, crop, row) for index, row in pairs]))
 
-        def finish() -> Batch:
+        def finish() -> ImageBatch:
             chunk, decoded = waiting.popleft()
-            pixels = torch.stack([image.result() for image in decoded]).to(device)
+            pixels = torch.stack([image.result() for image in decoded]).to(plan.device)
             for augmentation in augmentations:
                 pixels = augmentation(pixels, generator)
-            return self.normalized(pixels), self.labels[chunk].to(device)
+            return self.normalized(pixels), self.labels[chunk].to(plan.device)
 
         try:
-            for chunk in chunks:
+            for chunk in plan.chunks:
                 start(chunk)
                 if len(waiting) > _BATCHES_AHEAD:
                     yield finish()
@@ -255,10 +334,11 @@ class ImageFolder:
         left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
         return to_pixels(image.crop((left, top, left + self.size, top + self.size)))
 
-    def per_class(self, n: int, *, seed: int) -> Batch:
-        """As `ImageSet.per_class`, decoded at once: n * classes images of 12 * size^2 bytes."""
-        chosen = self.take(_balanced(self.labels, n, self.classes, seed))
-        return next(chosen.batches(len(chosen)))
+    def mean_image(self, scored: Sequence[ImageBatch]) -> Tensor:
+        """Mean of the pixels of the images `scored`, undoing their normalization, in [0, 1]: (3, size, size)."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        images = torch.cat([x.cpu() for x, _ in scored])
+        return (images.mean(0) * std + mean).clamp(min=0)
 
 
 def _stream(seed: int, epoch: int, purpose: int) -> torch.Generator:
@@ -266,83 +346,8 @@ def _stream(seed: int, epoch: int, purpose: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
-def _plan(count: int, batch_size: int, seed: int | None, epoch: int, augment: bool) -> tuple[Tensor, ...]:
-    """Indices of each batch of one epoch."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    if epoch < 0:
-        raise ValueError(f"epoch must be 0 or more, not {epoch}")
-    if seed is None:
-        if augment:
-            raise ValueError("augment=True needs a seed: write batches(..., seed=0, augment=True)")
-        order = torch.arange(count)
-    else:
-        _check_seed(seed)
-        order = torch.randperm(count, generator=_stream(seed, epoch, _ORDER))
-    return tuple(torch.split(order, batch_size)) if count else ()
-
-
-def _first_of_permutation(n: int, count: int, seed: int) -> Tensor:
-    _check_seed(seed)
-    if not 1 <= n <= count:
-        raise ValueError(f"a subset must have between 1 and {count} images (all of them), not {n}")
-    return torch.randperm(count, generator=_stream(seed, 0, _SUBSET))[:n]
-
-
-def _balanced(labels: Tensor, n: int, classes: int, seed: int) -> Tensor:
-    """Indices of `n` images of each class, shuffled."""
-    _check_seed(seed)
-    if n < 1:
-        raise ValueError(f"n must be at least 1 image of each class, not {n}")
-    labels = labels.cpu()
-    counts = torch.bincount(labels, minlength=classes)
-    if not len(labels):
-        raise ValueError("there are no images to take from")
-    if counts.min() < n:
-        raise ValueError(
-            f"{n} images of each class were asked for, and class {int(counts.argmin())} has {int(counts.min())}; "
-            "ask for fewer or take a larger subset"
-        )
-    generator = _stream(seed, 0, _BALANCED)
-    order = torch.randperm(len(labels), generator=generator)
-    # a stable sort by class keeps the random order within each class
-    by_class = order[labels[order].argsort(stable=True)]
-    starts = counts.cumsum(0) - counts
-    chosen = by_class[(starts[:, None] + torch.arange(n)).flatten()]
-    return chosen[torch.randperm(len(chosen), generator=generator)]
-
-
-def _normalized(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    if pixels.dtype != torch.uint8:
-        raise TypeError(f"normalized() takes raw uint8 pixels from 0 to 255, not {pixels.dtype}")
-    scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=pixels.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=pixels.device)
-    return pixels.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None])
-
-
-def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> None:
-    if not len(mean) == len(std) == channels:
-        raise ValueError(
-            f"mean and std need one number for each of {channels} channels, not {len(mean)} and {len(std)}"
-        )
-    if not all(value > 0 for value in std):
-        raise ValueError(f"std must be positive in every channel, not {std}")
-
-
-def _checked_classes(labels: Tensor, count: int, classes: int) -> int:
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels must be int64, not {labels.dtype}; write labels.long()")
-    if labels.shape != (count,):
-        raise ValueError(f"{count} images need labels of shape ({count},), not {tuple(labels.shape)}")
-    low, high = (int(labels.min()), int(labels.max())) if count else (0, -1)
-    number = classes or high + 1
-    if low < 0 or high >= number:
-        raise ValueError(f"labels must be from 0 to {number - 1}, and these are from {low} to {high}")
-    return number
-
-
 def checked_indices(indices: Tensor | Sequence[int], count: int) -> Tensor:
-    """(n,) int64 on the CPU. Raises as `ImageSet.take`."""
+    """(n,) int64 on the CPU. Raises as `Images.take`."""
     index = torch.as_tensor(indices)
     if index.numel() == 0:
         index = index.long()

@@ -9,18 +9,12 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-_WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-)
+from foreprune.core.init import NORMS, WEIGHTED, fans, own_reset
 
 # (fan-in, fan-out) -> standard deviation of the weights; the gain of ReLU is sqrt(2)
 _DEVIATIONS: dict[str, Callable[[int, int], float]] = {
@@ -88,11 +82,11 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     for name, layer in layers:
         _require_drawable(name, layer)
     for _, layer in layers:
-        if isinstance(layer, _WEIGHTED):
-            _draw_(layer.weight, init, *_fans(layer), generator)
+        if isinstance(layer, WEIGHTED):
+            _draw_(layer.weight, init, *fans(layer, layer.weight), generator)
             if layer.bias is not None:
                 layer.bias.zero_()
-        elif isinstance(layer, _NORMS):
+        elif isinstance(layer, NORMS):
             _reset_norm_(layer)
         elif _owns_parameters(layer):
             _reset_by_itself_(layer, generator)
@@ -103,13 +97,13 @@ def _require_drawable(name: str, layer: nn.Module) -> None:
     where = f"{name!r} ({type(layer).__name__})" if name else f"the module ({type(layer).__name__})"
     if any(nn.parameter.is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
         raise ValueError(f"cannot initialize {where}: its shape is not known yet; run the model once first")
-    if isinstance(layer, _WEIGHTED):
+    if isinstance(layer, WEIGHTED):
         if "weight" not in layer._parameters:
             raise ValueError(
                 f"cannot initialize {where}: its weight is computed from other tensors (a parametrization, or "
                 "torch.nn.utils.prune); remove those first"
             )
-    elif _owns_parameters(layer) and not isinstance(layer, _NORMS) and _own_reset(layer) is None:
+    elif _owns_parameters(layer) and not isinstance(layer, NORMS) and own_reset(layer) is None:
         owned = ", ".join(key for key, _ in layer.named_parameters(recurse=False))
         raise ValueError(
             f"cannot initialize {where}: it owns {owned} and is no linear, convolutional or normalization layer; "
@@ -129,18 +123,10 @@ def _draw_(weight: Tensor, init: str, fan_in: int, fan_out: int, generator: torc
     weight.copy_(drawn)
 
 
-def _fans(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        field = math.prod(layer.kernel_size)
-        return layer.in_channels // layer.groups * field, layer.out_channels // layer.groups * field
-    assert isinstance(layer, nn.Linear)
-    return layer.in_features, layer.out_features
-
-
 def _reset_by_itself_(layer: nn.Module, generator: torch.Generator) -> None:
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     twin = copy.deepcopy(layer).cpu()  # the same numbers whatever the device
-    reset = _own_reset(twin)
+    reset = own_reset(twin)
     assert reset is not None  # _require_drawable
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -150,23 +136,9 @@ def _reset_by_itself_(layer: nn.Module, generator: torch.Generator) -> None:
 
 
 def _reset_norm_(layer: nn.Module) -> None:
-    for key, value in _own_tensors(layer):
-        if key in ("weight", "running_var"):
-            value.fill_(1)
-        else:
-            value.zero_()
-
-
-def _own_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from layer.named_parameters(recurse=False)
-    yield from layer.named_buffers(recurse=False)
+    for key, value in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+        value.fill_(1 if key in ("weight", "running_var") else 0)
 
 
 def _owns_parameters(layer: nn.Module) -> bool:
     return next(layer.parameters(recurse=False), None) is not None
-
-
-def _own_reset(layer: nn.Module) -> Callable[[], None] | None:
-    # attention spells it with an underscore
-    reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
-    return reset if callable(reset) else None

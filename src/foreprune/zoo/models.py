@@ -14,8 +14,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,29 +32,22 @@ Builder = Callable[[Shape, int], nn.Module]
 _DESCRIPTIONS: dict[str, str] = {
     "lenet-300-100": "fully connected, hidden layers of 300 and 100 units",
     "lenet-5": "two 5x5 convolutions (20, 50 channels), 500 hidden units; images from 16x16",
-    "fc-100": "fully connected, six hidden layers of 100 units",
-    "fc-500": "fully connected, six hidden layers of 500 units",
-    "fc-1000": "fully connected, six hidden layers of 1000 units",
-    "fc-2000": "fully connected, six hidden layers of 2000 units",
+    **{f"fc-{width}": f"fully connected, six hidden layers of {width} units" for width in (100, 500, 1000, 2000)},
     **{
         f"mlp-bn-{width}": f"fully connected, six hidden layers of {width} units with batch normalization"
         for width in (100, 200, 300, 400)
     },
-    "resnet-8": "CIFAR ResNet, 8 layers, widths 16, 32, 64",
-    "resnet-20": "CIFAR ResNet, 20 layers, widths 16, 32, 64",
-    "resnet-32": "CIFAR ResNet, 32 layers, widths 16, 32, 64",
-    "resnet-44": "CIFAR ResNet, 44 layers, widths 16, 32, 64",
-    "resnet-56": "CIFAR ResNet, 56 layers, widths 16, 32, 64",
-    "resnet-110": "CIFAR ResNet, 110 layers, widths 16, 32, 64",
+    **{f"resnet-{depth}": f"CIFAR ResNet, {depth} layers, widths 16, 32, 64" for depth in (8, 20, 32, 44, 56, 110)},
     "wide-resnet-20": "CIFAR ResNet, 20 layers, twice as wide (the same as resnet-20x2)",
     "wrn-14-8": "CIFAR ResNet, 14 layers, eight times as wide (WRN-16-8 of SNIP)",
     "wrn-14-10": "CIFAR ResNet, 14 layers, ten times as wide (WRN-16-10 of SNIP)",
     "wrn-20-8": "CIFAR ResNet, 20 layers, eight times as wide (WRN-22-8 of SNIP)",
     "wrn-32-2": "CIFAR ResNet, 32 layers, twice as wide (ResNet-32 of GraSP)",
-    "vgg-11": "VGG, 8 convolutions with batch normalization and one linear layer; images from 16x16",
-    "vgg-13": "VGG, 10 convolutions with batch normalization and one linear layer; images from 16x16",
-    "vgg-16": "VGG, 13 convolutions with batch normalization and one linear layer; images from 16x16",
-    "vgg-19": "VGG, 16 convolutions with batch normalization and one linear layer; images from 16x16",
+    **{
+        f"vgg-{depth}": f"VGG, {depth - 3} convolutions with batch normalization and one linear layer; "
+        "images from 16x16"
+        for depth in (11, 13, 16, 19)
+    },
     "vgg-16-2fc": "VGG-16 with a second, 512-unit linear layer (VGG2-16); images from 16x16",
     "resnet-18": "ResNet-18 with a 3x3 stem and no max pooling (SynFlow's form for small images)",
     "resnet-18-imagenet": "ResNet-18 with the 7x7 stem and max pooling",
@@ -90,6 +86,9 @@ def create(
     times the factor), `wrn-<depth>-<factor>` (another spelling of the same), `vgg-<depth>x<factor>`, and `-2fc` after
     any VGG.
 
+    `package.module:factory` calls that factory with those of input_shape, classes and seed that it names, and torch's
+    generator seeded around it; it draws its own weights, whatever `init` says.
+
     **Depths of wide ResNets** are counted as for every CIFAR ResNet, 6n + 2: n blocks of two convolutions in each of
     three stages, the stem and the classifier. `wrn-14-8` has n = 2 and stages of 128, 256 and 512 channels. Zagoruyko
     and Komodakis 2016, and after them SNIP, count 6n + 4 and call it WRN-16-8; Frankle et al. 2021 (table 1) use the
@@ -115,11 +114,14 @@ def create(
         classes).
 
     Raises:
-        ValueError: unknown name (with near ones) or init, an impossible depth, a size that is not positive, or images
-            smaller than the network can take (with the smallest size).
-        TypeError: `input_shape` is not three whole numbers, or `classes` or `seed` none.
+        ValueError: unknown name (with near ones) or init, an impossible depth, a size that is not positive, images
+            smaller than the network can take (with the smallest size), or a factory that cannot be imported.
+        TypeError: `input_shape` is not three whole numbers, or `classes` or `seed` none; or a factory that returns no
+            module.
     """
-    build = _builder(name)
+    if isinstance(name, str) and ":" in name:
+        return _from_factory(name, {"input_shape": input_shape, "classes": classes, "seed": seed})
+    build = builder(name)
     shape = _checked_shape(input_shape)
     for what, value, least in (("classes", classes, 1), ("seed", seed, 0)):
         _require_int(what, value)
@@ -133,7 +135,32 @@ def create(
     return initialize_(model, init=init, generator=torch.Generator().manual_seed(seed))
 
 
-def _builder(name: str) -> Builder:
+def _from_factory(name: str, offered: dict[str, Any]) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"cannot import the model {name!r} ({error}); write package.module:factory, with the folder that "
+            "holds the package on PYTHONPATH"
+        ) from error
+    parameters = inspect.signature(factory).parameters.values()
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    known = {p.name for p in parameters}
+    with torch.random.fork_rng():
+        torch.manual_seed(offered["seed"])
+        model = factory(**{key: value for key, value in offered.items() if takes_all or key in known})
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name!r} must build a torch.nn.Module, not {type(model).__name__}")
+    return model
+
+
+def builder(name: str) -> Builder:
+    """The function (input_shape, classes) -> module that `create` calls, with PyTorch's own initialization.
+
+    Raises:
+        ValueError, TypeError: as `create` for its name.
+    """
     if not isinstance(name, str):
         raise TypeError(f"the name of a network must be a string such as 'resnet-20', not {type(name).__name__}")
     match name:

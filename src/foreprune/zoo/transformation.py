@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from foreprune.core.atomic import atomic_write
-from foreprune.zoo.images import Device, ImageSet, checked_indices
+from foreprune.zoo.images import Device, ImageSet
 
 __all__ = ["TransformedImages", "angles", "draw_examples", "rotate_and_shear", "shears", "transformed_by_class"]
 
@@ -102,6 +101,8 @@ class TransformedImages(ImageSet):
 
     targets: Tensor = field(kw_only=True)
 
+    rows: ClassVar[tuple[str, ...]] = (*ImageSet.rows, "targets")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.targets.dtype != torch.uint8:
@@ -114,12 +115,6 @@ class TransformedImages(ImageSet):
             raise ValueError(
                 f"augmentation must be (), not {self.augmentation}: the targets belong to the images as they are"
             )
-
-    def take(self, indices: Tensor | Sequence[int]) -> Self:
-        """The images at `indices` and their targets, in that order; a copy. Raises as `ImageSet.take`."""
-        index = checked_indices(indices, len(self)).to(self.images.device)
-        rows = {name: getattr(self, name).index_select(0, index) for name in ("images", "labels", "targets")}
-        return replace(self, **rows)
 
     def _answers(self, index: Tensor, device: Device) -> Tensor:
         return self.targets.index_select(0, index).to(device).to(torch.float32).div_(255)

@@ -8,11 +8,12 @@ matching sparsities are those of section 4, the steps of rewinding those of appe
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from foreprune.experiments.grid import shortened
 from foreprune.papers.entry import Scale
 from foreprune.papers.setting import Setting, powers, smoke
-from foreprune.training.recipes import Recipe, recipe
+from foreprune.training.recipes import recipe
 
 PAPER = "Frankle, Dziugaite, Roy & Carbin, ICLR 2021, arXiv:2009.08576"
 
@@ -143,11 +144,9 @@ def synflow_networks(scale: Scale) -> tuple[Setting, ...]:
     if scale == "small":
         return tuple(map(_briefly, vggs))
     cifar = _replicated("resnet-18", (1.0,))
-    authors = {"lr": 0.01, "batch_size": 128, "gamma": 0.2}
+    authors: dict[str, Any] = {"lr": 0.01, "batch_size": 128, "gamma": 0.2}
     tiny = replace(MODIFIED_RESNET_18, densities=(1.0,))
     tried = ((cifar, authors), (cifar, {"lr": 0.2, "batch_size": 256}), (tiny, {"lr": 0.01, "batch_size": 128}))
-    resnets = [
-        replace(setting, recipe=Recipe.model_validate(setting.recipe.model_dump() | new)) for setting, new in tried
-    ]
+    resnets = [replace(setting, recipe=replace(setting.recipe, **new)) for setting, new in tried]
     resnets[2] = replace(resnets[2], recipe=shortened(resnets[2].recipe, 100))
     return (*vggs, *resnets, tiny)
