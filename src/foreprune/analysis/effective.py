@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from foreprune.analysis.every_path import COUNTED
 from foreprune.analysis.pruned import Pruned, undisturbed
+from foreprune.core.layer_units import incoming, unit_index
 from foreprune.core.masks import Masks
-from foreprune.core.units import incoming, unit_index
 from foreprune.graph import PathGraph
 from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, flow_of, leaves, walk
 from foreprune.graph.sums.operations import HANDLERS

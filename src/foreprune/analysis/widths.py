@@ -3,7 +3,7 @@
 A unit is one output of a linear layer or one output channel of a convolution. It is *fed* if it keeps at least one
 incoming weight (Frankle et al. 2021 call the opposite neuron collapse), and *connected* if one of its incoming weights
 lies on a kept path from input to output, so that it has incoming and outgoing weights that matter (the units that
-remain in Patil & Dovrolis 2021, figure 2). Units are told by the type of each layer (`foreprune.core.units`), so they
+remain in Patil & Dovrolis 2021, figure 2). Units are told by the type of each layer (`foreprune.core.layer_units`), so they
 can be counted in networks whose paths have no meaning too.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from foreprune.analysis.statistics import sparse_units, unit_histogram
+from foreprune.core.layer_units import incoming
 from foreprune.core.masks import Masks, check_same_weights, parameters_of
-from foreprune.core.units import incoming
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from foreprune.core.units import incoming
+from foreprune.core.layer_units import incoming
 
 
 @pytest.mark.parametrize(("groups", "units"), [(1, 6), (2, 12)])
