@@ -3,8 +3,8 @@
 A unit is one output of a linear layer or one output channel of a convolution. It is *fed* if it keeps at least one
 incoming weight (Frankle et al. 2021 call the opposite neuron collapse), and *connected* if one of its incoming weights
 lies on a kept path from input to output, so that it has incoming and outgoing weights that matter (the units that
-remain in Patil & Dovrolis 2021, figure 2). Units are told by the type of each layer (`foreprune.core.layer_units`), so they
-can be counted in networks whose paths have no meaning too.
+remain in Patil & Dovrolis 2021, figure 2). Units are told by the type of each layer (`foreprune.core.layer_units`), so
+they can be counted in networks whose paths have no meaning too.
 """
 
 from __future__ import annotations
