@@ -18,15 +18,6 @@ from foreprune.report.measures import Measure, density_label, measure_of
 
 
 @dataclass(frozen=True)
-class Line:
-    """What a figure draws as one line: the name in its legend, the label of its runs, and their method."""
-
-    name: str
-    label: str
-    method: str
-
-
-@dataclass(frozen=True)
 class Condition:
     """What was done to every method alike: the step it was pruned at (0: before training), and the ablation ("")."""
 
@@ -123,13 +114,10 @@ class Section:
         found = {self.condition(label) for label in self.variants}
         return tuple(sorted(found, key=lambda each: (each.step, ablation_order(each.ablation))))
 
-    def lines(self, condition: Condition = Condition()) -> tuple[Line, ...]:
-        """What was run under `condition`, in the order of legends."""
-        return tuple(
-            Line(name=self.name(each.label), label=each.label, method=each.method)
-            for each in self._ordered
-            if self.condition(each.label) == condition
-        )
+    def lines(self, condition: Condition = Condition()) -> dict[str, str]:
+        """Name in figures -> label of what was pruned under `condition`, in the order of legends."""
+        mine = [each for each in self._ordered if self.condition(each.label) == condition and each.method != DENSE]
+        return {self.name(each.label): each.label for each in mine}
 
     @cached_property
     def styles(self) -> dict[str, Style]:
@@ -161,10 +149,9 @@ class Section:
         mine = self._finished.get(label, {})
         return tuple(record for (at, _), record in mine.items() if density in (None, at))
 
-    def pruned(self, density: float, condition: Condition = Condition()) -> dict[str, tuple[Record, ...]]:
-        """The finished records of every line under `condition` but the dense one, by its name, in order of legends."""
-        lines = [line for line in self.lines(condition) if line.method != DENSE]
-        return {line.name: self.finished(label=line.label, density=density) for line in lines}
+    def pruned(self, density: float | None = None, condition: Condition = Condition()) -> dict[str, tuple[Record, ...]]:
+        """Name in figures -> its finished records, at one density if given; see `lines`."""
+        return {name: self.finished(label=label, density=density) for name, label in self.lines(condition).items()}
 
     def rows(self, *, ablated: bool = False) -> list[Row]:
         """The rows of the original runs, or of the ablated ones: methods as in legends, then from dense to sparse."""

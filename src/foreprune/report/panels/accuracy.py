@@ -20,10 +20,10 @@ def accuracy(section: Section) -> Panel | None:
     rows = [row for row in section.rows() if row.method != DENSE and row.value(measure) is not None]
     densities = sorted({row.density for row in rows})
     lines = []
-    for line in section.lines():
-        mine = [(row.density, density_label(row.density), row) for row in rows if row.label == line.label]
+    for name, label in section.lines().items():
+        mine = [(row.density, density_label(row.density), row) for row in rows if row.label == label]
         if mine:
-            lines.append(result_line(section, mine, name=line.name, style=section.styles[line.name], label=line.label))
+            lines.append(result_line(section, mine, name=name, style=section.styles[name], label=label))
     if not lines:
         return None
     low, high = density_limits(densities)

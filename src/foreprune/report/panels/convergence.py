@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from foreprune.analysis.statistics import LeastSquares, least_squares
 from foreprune.records.spec import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View
-from foreprune.report.colors import DENSE, DENSE_COLOR, LATER, Style
+from foreprune.report.colors import DENSE_COLOR, LATER, Style
 from foreprune.report.measures import density_texts
 from foreprune.report.panels import panel
 from foreprune.report.sections import Section
@@ -66,32 +66,29 @@ def _chart(section: Section, name: str, value: Value) -> tuple[Chart, list[str]]
     points: list[Series] = []
     fits: list[Series] = []
     every: list[tuple[float, float]] = []
-    for line in section.lines():
-        mine = [
-            (x, y, record)
-            for record in section.finished(label=line.label)
-            if (x := trace(record)) is not None and (y := value(record)) is not None and not record.experiment.prune_at
-        ]
-        if not mine or line.method == DENSE or line.method in LATER:
+    for label, runs in section.pruned().items():
+        early = [run for run in runs if not run.experiment.prune_at and run.experiment.method not in LATER]
+        mine = [(x, y, run) for run in early if (x := trace(run)) is not None and (y := value(run)) is not None]
+        if not mine:
             continue
-        style = section.styles[line.name]
+        style = section.styles[label]
         points.append(
             Series(
-                label=line.name,
+                label=label,
                 style=style,
                 x=tuple(x for x, _, _ in mine),
                 y=tuple(y for _, y, _ in mine),
                 notes=tuple(
-                    f"{line.name}, density {density_texts(record.experiment.density)[0]}, seed "
-                    f"{record.experiment.seed}: ln trace {x:.4g}, {name} {y:.4g}"
-                    for x, y, record in mine
+                    f"{label}, density {density_texts(run.experiment.density)[0]}, seed {run.experiment.seed}: "
+                    f"ln trace {x:.4g}, {name} {y:.4g}"
+                    for x, y, run in mine
                 ),
                 joined=False,
             )
         )
         pairs = [(x, y) for x, y, _ in mine]
         every += pairs
-        fits += _fitted(line.name, pairs, Style(color=style.color, marker=None, dash=style.dash))
+        fits += _fitted(label, pairs, Style(color=style.color, marker=None, dash=style.dash))
     if not points:
         return None
     fits += _fitted(OVERALL, every, Style(color=DENSE_COLOR, marker=None, dash="dash"))

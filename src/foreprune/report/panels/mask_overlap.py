@@ -17,11 +17,10 @@ from foreprune.analysis.statistics import Spread, overlap_of_counts, spread
 from foreprune.core.mask_files import Bits, read_bits
 from foreprune.records.spec import Record
 from foreprune.report.charts import Heatmap, Panel, View
-from foreprune.report.colors import DENSE
 from foreprune.report.labels import printable
 from foreprune.report.measures import density_label, plus_minus
 from foreprune.report.panels import panel
-from foreprune.report.sections import Line, Section
+from foreprune.report.sections import Section
 
 MASKS = "masks.safetensors"
 MOST_BYTES = 2**31  # of packed masks compared with each other in one section: a few seconds
@@ -30,7 +29,7 @@ _MOST_NOTES = 5
 _DRAWN = 3  # densities in the image files, which would be taller than a page with all of them
 
 Packed = Mapping[str, Bits]
-Pairs = dict[tuple[int, int], list[float]]  # the places of two methods -> a number for each seed
+Pairs = dict[tuple[str, str], list[float]]  # names of two methods -> a number for each seed
 
 
 def read_masks(path: Path, record: Record) -> Packed:
@@ -74,13 +73,13 @@ def mask_overlap(section: Section) -> Panel | None:
     """Jaccard index of every two methods' masks, mean over seeds, beside its value for independent masks."""
     if section.runs is None:
         return None
-    lines = [line for line in section.lines() if line.method != DENSE]
+    names = list(section.lines())
     notes = []
-    if len(lines) > MOST_METHODS:
-        notes.append(f"Only the first {MOST_METHODS} of {len(lines)} methods are compared.")
-        lines = lines[:MOST_METHODS]
+    if len(names) > MOST_METHODS:
+        notes.append(f"Only the first {MOST_METHODS} of {len(names)} methods are compared.")
+        names = names[:MOST_METHODS]
     total = max((record.total or 0 for record in section.records), default=0)
-    pairs = len(lines) * (len(lines) + 1) // 2 * len(section.densities())
+    pairs = len(names) * (len(names) + 1) // 2 * len(section.densities())
     seeds = sorted({record.experiment.seed for record in section.records})
     affordable = int(MOST_BYTES / max(1, pairs * total / 8))
     if affordable < len(seeds):
@@ -92,7 +91,7 @@ def mask_overlap(section: Section) -> Panel | None:
     problems: dict[str, str] = {}
     views = []
     for density in section.densities():
-        charts = _heatmaps(section, lines, density, seeds, problems)
+        charts = _heatmaps(section, names, density, seeds, problems)
         if charts:
             views.append(View(label=density_label(density), charts=charts))
     step = max(1, (len(views) - 1) // (_DRAWN - 1))
@@ -116,36 +115,35 @@ def mask_overlap(section: Section) -> Panel | None:
 
 
 def _heatmaps(
-    section: Section, lines: Sequence[Line], density: float, seeds: Sequence[int], problems: dict[str, str]
+    section: Section, names: Sequence[str], density: float, seeds: Sequence[int], problems: dict[str, str]
 ) -> tuple[Heatmap, ...]:
     """The measured and the expected matrix of one density; nothing if fewer than two methods have masks."""
     measured, expected = Pairs(), Pairs()
+    runs_of = section.pruned(density)
     for seed in seeds:
-        masks: dict[int, tuple[Packed, Record]] = {}
-        for at, line in enumerate(lines):
-            for record in section.finished(label=line.label, density=density):
-                if record.experiment.seed == seed and record.layers:
-                    packed = _read(section, record, problems)
+        masks: dict[str, tuple[Packed, Record]] = {}
+        for name in names:
+            for run in runs_of[name]:
+                if run.experiment.seed == seed and run.layers:
+                    packed = _read(section, run, problems)
                     if packed is not None:
-                        masks[at] = (packed, record)
-        for one, other in itertools.combinations_with_replacement(masks, 2):
-            shapes = [{layer.name: layer.shape for layer in masks[at][1].layers} for at in (one, other)]
-            if shapes[0] == shapes[1]:
-                found = agreement(masks[one], masks[other])
-                measured.setdefault((one, other), []).append(found[0])
-                expected.setdefault((one, other), []).append(found[1])
-    used = sorted({at for pair in measured for at in pair})
+                        masks[name] = (packed, run)
+        for pair in itertools.combinations_with_replacement(masks, 2):
+            one, other = (masks[name] for name in pair)
+            if {layer.name: layer.shape for layer in one[1].layers} == {x.name: x.shape for x in other[1].layers}:
+                found = agreement(one, other)
+                measured.setdefault(pair, []).append(found[0])
+                expected.setdefault(pair, []).append(found[1])
+    used = [name for name in names if (name, name) in measured]
     if len(used) < 2:
         return ()
-    titles = {"measured": measured, "by chance": expected}
-    means = {title: {pair: spread(values) for pair, values in found.items()} for title, found in titles.items()}
-    apart = [value.mean for found in means.values() for (a, b), value in found.items() if a != b and value]
-    names = [lines[at].name for at in used]
+    means = [{pair: spread(values) for pair, values in every.items()} for every in (measured, expected)]
+    apart = [value.mean for every in means for (one, other), value in every.items() if one != other and value]
     return tuple(
         _heatmap(
-            title, names, [[found.get((min(a, b), max(a, b))) for b in used] for a in used], max(apart, default=1.0)
+            title, used, [[every.get((a, b), every.get((b, a))) for b in used] for a in used], max(apart, default=1)
         )
-        for title, found in means.items()
+        for title, every in zip(("measured", "by chance"), means, strict=True)
     )
 
 

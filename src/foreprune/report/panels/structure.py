@@ -9,7 +9,7 @@ from foreprune.analysis.statistics import Spread, spread
 from foreprune.records.spec import Record
 from foreprune.report.charts import Axis, Chart, Panel, View
 from foreprune.report.colors import DENSE
-from foreprune.report.lines import density_axis, mean_line
+from foreprune.report.lines import Point, density_axis, mean_line
 from foreprune.report.measures import density_texts, plus_minus
 from foreprune.report.panels import panel
 from foreprune.report.sections import Section, sections
@@ -25,19 +25,17 @@ _QUANTITIES = {
 }
 
 
-def _over_seeds(section: Section, label: str, density: float, name: str) -> Spread | None:
-    """A number of the records' analyses in the units of its axis; effective density relative to the density kept."""
-
-    def value(record: Record) -> float | None:
-        found = record.analysis.get(name)
-        if found is None:
-            return None
-        factor = _QUANTITIES[name][1]
-        if name == "effective_density":
-            return factor * found / record.density if record.density else None
-        return factor * found
-
-    return spread(map(value, section.finished(label=label, density=density)))
+def _over_seeds(runs: Iterable[Record], quantity: str) -> Spread | None:
+    """A number of the runs' analyses in the units of its axis; effective density relative to the density kept."""
+    factor, values = _QUANTITIES[quantity][1], []
+    for run in runs:
+        value = run.analysis.get(quantity)
+        if value is not None and quantity == "effective_density":
+            value = factor * value / run.density if run.density else None
+        elif value is not None:
+            value = factor * value
+        values.append(value)
+    return spread(values)
 
 
 @panel("structure")
@@ -45,19 +43,17 @@ def structure(section: Section) -> Panel:
     """Effective density, remaining width and path-kernel trace of the pruned initial network against density."""
     densities = sorted(section.densities())
     charts = []
-    for name, (label, _, _) in _QUANTITIES.items():
-        series = []
-        for line in section.lines():
-            points = []
-            for density in densities if line.method != DENSE else ():
-                value = _over_seeds(section, line.label, density, name)
+    for quantity, (label, _, _) in _QUANTITIES.items():
+        points: dict[str, list[Point]] = {name: [] for name in section.lines()}
+        for density in densities:
+            for name, runs in section.pruned(density).items():
+                value = _over_seeds(runs, quantity)
                 if value is not None:
-                    where = f"{line.name}, density {density_texts(density)[0]}"
-                    points.append((density, value, f"{where}: {plus_minus(value)}, n = {value.n}"))
-            if points:
-                series.append(mean_line(line.name, section.styles[line.name], points))
+                    where = f"{name}, density {density_texts(density)[0]}"
+                    points[name].append((density, value, f"{where}: {plus_minus(value)}, n = {value.n}"))
+        series = tuple(mean_line(name, section.styles[name], found) for name, found in points.items() if found)
         if series:
-            charts.append(Chart(x=density_axis(densities), y=Axis(label=label), series=tuple(series)))
+            charts.append(Chart(x=density_axis(densities), y=Axis(label=label), series=series))
     return Panel(
         name="structure",
         title="What is left of the network",
@@ -91,7 +87,8 @@ def structure_table(records: Iterable[Record]) -> list[Table]:
             table.add_column(head, justify="right", no_wrap=True)
         for label, method in section.methods():
             for density in section.densities() if method != DENSE else ():
-                found = [_over_seeds(section, label, density, name) for name in _QUANTITIES]
+                runs = section.finished(label=label, density=density)
+                found = [_over_seeds(runs, quantity) for quantity in _QUANTITIES]
                 if any(found):
                     texts = (Text(plus_minus(value) if value else "-") for value in found)
                     table.add_row(Text(label), density_texts(density)[0], *texts)
