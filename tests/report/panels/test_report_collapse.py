@@ -54,8 +54,8 @@ def test_shares_are_those_of_single_units() -> None:
 
 
 def test_records_of_earlier_versions_have_no_panel() -> None:
-    old = with_bins(bins(b0=1)).model_copy(update={"layers": (Layer(name="l", shape=(2, 2), kept=1, total=4, units=2,
-                                                                       units_alive=1),)})  # fmt: skip
+    layer = Layer(name="l", shape=(2, 2), kept=1, total=4, units=2, units_alive=1)
+    old = with_bins(bins(b0=1)).model_copy(update={"layers": (layer,)})
     assert sparse_shares(old) is None
     assert sparse_shares(record("snip", density=0.1)) is None
     (section,) = sections([old])

@@ -129,7 +129,7 @@ def test_layers_without_weights_or_units_are_left_out() -> None:
 
 def test_many_layers_share_few_labels() -> None:
     layers = tuple(
-        Layer(name=f"layers.{at}.attention.projection.weight", shape=(4, 4), kept=1, total=16, units=4, units_alive=1)
+        Layer(name=f"layers.{at}.attention.query.weight", shape=(4, 4), kept=1, total=16, units=4, units_alive=1)
         for at in range(100)
     )
     found = layer_density(only([record("snip", density=0.1).model_copy(update={"layers": layers})]))
