@@ -33,6 +33,10 @@ class Series:
                 f"{len(self.x)}, {len(self.y)}, {len(self.band)} and {len(self.notes)}; leave unknown ones out"
             )
 
+    def known_band(self) -> list[tuple[float, tuple[float, float]]]:
+        """Places on the x axis where the spread is known, with the ends of the band."""
+        return [(x, ends) for x, ends in zip(self.x, self.band, strict=False) if ends]
+
 
 @dataclass(frozen=True)
 class Axis:

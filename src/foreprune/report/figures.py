@@ -203,7 +203,7 @@ def _thinned(axis: Axis) -> tuple[tuple[float, str], ...]:
 
 
 def _draw_series(axes: Axes, series: Series) -> None:
-    known = [(x, band) for x, band in zip(series.x, series.band, strict=True) if band] if series.band else []
+    known = series.known_band()
     if len(known) > 1:
         places = [x for x, _ in known]
         low, high = zip(*(band for _, band in known), strict=True)

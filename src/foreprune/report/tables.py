@@ -6,6 +6,7 @@ accuracy, or test loss where there are no classes. Nothing here needs more than 
 
 from __future__ import annotations
 
+import html
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -153,5 +154,4 @@ def markdown_table(records: Iterable[Record], *, metric: Metric = "top1") -> str
 
 def markdown(text: str) -> str:
     """Escape what Markdown or HTML inside Markdown would interpret."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{mark}" if mark in "\\`*_[]|#~!$" else mark for mark in text)
+    return "".join(f"\\{mark}" if mark in "\\`*_[]|#~!$" else mark for mark in html.escape(text, quote=False))
