@@ -16,7 +16,7 @@ from torch import nn
 
 import foreprune as fp
 from benchmarks.timing import peak_mb
-from foreprune.experiments.grid import grid, shortened
+from foreprune.experiments import grid, shortened
 from foreprune.runner.workers import run_all
 from foreprune.training.recipes import recipe
 

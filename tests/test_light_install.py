@@ -95,7 +95,7 @@ def test_records_say_what_to_install(name: str) -> None:
     assert message.strip().endswith("ImportError: records of runs need pydantic: pip install 'foreprune[cli]'")
 
 
-@pytest.mark.parametrize("room", ["records", "procedures.dense", "experiments.grid", "papers"])
+@pytest.mark.parametrize("room", ["records", "procedures.shared", "experiments", "papers"])
 def test_rooms_of_runs_say_what_to_install(room: str) -> None:
     message = output_of(hidden("pydantic") + f"import foreprune.{room}", ok=False)
     assert message.strip().endswith("ImportError: records of runs need pydantic: pip install 'foreprune[cli]'")

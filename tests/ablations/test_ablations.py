@@ -8,7 +8,7 @@ from torch import nn
 
 import foreprune as fp
 from foreprune import ablations
-from foreprune.analysis.widths import layer_widths
+from foreprune.analysis import layer_widths
 from foreprune.core.masks import Masks
 from foreprune.zoo import models
 
@@ -65,7 +65,7 @@ def test_invert_reverses_zero_and_signed_scores() -> None:
     weight = nn.Linear(5, 1, bias=False)
     weight.weight.data = torch.tensor([[2.0, -1.0, 0.0, -3.0, 1e-30]])
     signed = {"weight": weight.weight.detach()}
-    method = fp.method("magnitude")
+    method = fp.get_method("magnitude")
     order = fp.score(weight, ablations.invert(method))["weight"].flatten().argsort()
     assert order.tolist() == list(reversed(signed["weight"].abs().flatten().argsort().tolist()))
 

@@ -13,8 +13,7 @@ from foreprune import cli
 from foreprune.cli import shared
 from foreprune.cli.amounts import count, duration, flops
 from foreprune.papers import entries, find
-from foreprune.records.spec import Experiment, Record
-from foreprune.records.store import read_records, write_record
+from foreprune.records import Experiment, Record, read_records, write_record
 
 PAPERS = ("frankle-", "gebhart-", "ntksap-", "patil-")
 
@@ -39,7 +38,7 @@ def finish(out: Path, experiment: Experiment) -> None:
     write_record(out, Record(id=experiment.id, experiment=experiment, status="finished", top1=0.5, kept=1, total=2))
 
 
-@pytest.mark.parametrize("command", ["sweep", "recipes", "compare"])
+@pytest.mark.parametrize("command", ["sweep", "papers", "compare"])
 def test_help_teaches_with_an_example_and_does_not_import_torch(command: str) -> None:
     code = (
         f"import sys\nsys.argv = ['foreprune', {command!r}, '--help']\nfrom foreprune.cli import main\n"
@@ -57,16 +56,16 @@ def test_the_first_help_has_one_line_for_each_command(
 ) -> None:
     assert run(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    for command in ("compare", "prune", "analyze", "train", "sweep", "recipes", "methods", "report"):
+    for command in ("compare", "prune", "analyze", "train", "sweep", "papers", "methods", "report"):
         assert f"• {command}" in text
     assert "foreprune sweep frankle" not in text
 
 
 @pytest.mark.parametrize("scale", ["smoke", "paper"])
-def test_recipes_lists_every_entry_in_80_columns(
+def test_papers_lists_every_entry_in_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scale: str
 ) -> None:
-    assert run(monkeypatch, "recipes", "--scale", scale) == 0
+    assert run(monkeypatch, "papers", "--scale", scale) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split() for line in lines if line.startswith(PAPERS)}
@@ -78,8 +77,8 @@ def test_recipes_lists_every_entry_in_80_columns(
         assert rows["patil-figure-10"][-3:] == ["372", "7,440", "3.4e14"]
 
 
-def test_recipes_explains_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "recipes", "frankle-figure-8", "--scale", "small") == 0
+def test_papers_explains_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "papers", "frankle-figure-8", "--scale", "small") == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     flat = " ".join(text.split())
@@ -98,8 +97,10 @@ def test_recipes_explains_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         assert f"{scale} {len(find('frankle-figure-8').experiments(scale)):,} " in flat  # type: ignore[arg-type]
 
 
-def test_a_smoke_recipe_needs_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "recipes", "patil-figure-12", "frankle-figure-5", "--scale", "smoke") == 0
+def test_papers_at_the_scale_smoke_need_no_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "papers", "patil-figure-12", "frankle-figure-5", "--scale", "smoke") == 0
     text = capsys.readouterr().out
     assert "foreprune sweep patil-figure-12 --scale smoke\n" in text
     assert "foreprune sweep frankle-figure-5 --scale smoke\n" in text
@@ -200,15 +201,15 @@ def test_compare_has_a_dry_run_too(
     ("words", "message"),
     [
         (("sweep", "frankle-figure-33"), "did you mean frankle-figure-3"),
-        (("sweep",), "nothing to run: name a table or figure; `foreprune recipes` lists them"),
+        (("sweep",), "nothing to run: name a table or figure; `foreprune papers` lists them"),
         (("sweep", "frankle-figure-3", "--methods", "phew"), "no run here uses the method 'phew'"),
         (("sweep", "frankle-figure-3", "--densities", "0.3"), "no run here has the density 0.3"),
         (("sweep", "frankle-figure-3", "--seeds", "0"), "seeds must be at least 1"),
         (("sweep", "frankle-figure-3", "--epochs", "0"), "magnitude-after need at least one epoch"),
         (("sweep", "frankle-figure-3", "--scale", "small"), "cifar-10 is read from files: pass data_dir="),
         (("sweep", "frankle-figure-3", "--address", "auto"), "--address belongs to --executor ray"),
-        (("recipes", "frankle"), "there is no recipe 'frankle'"),
-        (("recipes", "--measure"), "--measure belongs to a recipe"),
+        (("papers", "frankle"), "there is no table or figure 'frankle'"),
+        (("papers", "--measure"), "--measure belongs to a table or figure"),
         (("compare", "--methods", "magnitude-afte", "--dry-run"), "did you mean 'magnitude-after'"),
         (("compare", "--methods", "phew", "--ablations", "invert", "--dry-run"), "no scores to invert"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from foreprune.cli.progress import Tally, describe, live
-from foreprune.records.spec import Epoch, Experiment, Record
+from foreprune.records import Epoch, Experiment, Record
 from foreprune.runner.workers import Event
 from foreprune.training.recipes import Recipe
 

@@ -6,16 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 
 import foreprune
 from foreprune.core.masks import Masks
-from foreprune.experiments.run import run_experiment
-from foreprune.experiments.single import prune_once, train_once
-from foreprune.records.spec import Experiment
-from foreprune.records.store import run_folder
+from foreprune.experiments import run_experiment
+from foreprune.experiments.one_network import build, prune_once, train_once
+from foreprune.records import Epoch, Experiment, run_folder
 from foreprune.training.evaluate import evaluate
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.datasets import load
@@ -51,46 +49,23 @@ def test_a_record_of_a_run(tmp_path: Path) -> None:
 
 
 def test_one_network_at_a_time(tmp_path: Path) -> None:
-    masks = prune_once(
-        model="mlp-bn-16",
-        method="snip",
-        density=0.2,
-        hyper={},
-        data="digits-transformation",
-        data_dir=None,
-        input_shape=(3, 32, 32),
-        classes=10,
-        weights=None,
-        init="kaiming-normal-fan-in",
-        samples_per_class=10,
-        exclude=(),
-        scope="global",
-        seed=0,
-    )
+    network = build("mlp-bn-16", data="digits-transformation")
+    masks = prune_once(network, "snip", density=0.2)
     assert masks == by_hand()
-    masks.save(tmp_path / "m.safetensors")
-    console = Console(record=True, width=200)
-    history = train_once(
-        model="mlp-bn-16",
-        data="digits-transformation",
-        data_dir=None,
-        masks=tmp_path / "m.safetensors",
-        weights=None,
-        init="kaiming-normal-fan-in",
-        recipe=SHORT,
-        seed=0,
-        out=tmp_path / "trained",
-        device="cpu",
-        console=console,
-    )
+    points: list[Epoch] = []
+    history = train_once(network, recipe=SHORT, out=tmp_path / "trained", masks=masks, on_epoch=points.append)
+    assert tuple(points) == history.curve
     data = load("digits-transformation")
     model = create("mlp-bn-16", input_shape=data.shape, classes=data.classes)
     model.load_state_dict(load_file(tmp_path / "trained" / "weights.safetensors"))
     reached = history.curve[-1].test_loss
     assert reached == pytest.approx(evaluate(model, data.test, loss=mse_loss).loss, rel=1e-6)
-    assert reached is not None
-    printed = console.export_text()
-    assert f"test loss {reached:.4f}" in printed
-    assert f"test loss of the last epoch: {reached:.4g}" in printed
-    assert "accuracy" not in printed
-    assert json.loads((tmp_path / "trained" / "history.json").read_text())["curve"][-1]["test_loss"] == reached
+    written = json.loads((tmp_path / "trained" / "history.json").read_text())
+    assert written["curve"][-1]["test_loss"] == reached
+    assert sorted(path.name for path in (tmp_path / "trained").iterdir()) == ["history.json", "weights.safetensors"]
+
+
+def test_training_needs_data(tmp_path: Path) -> None:
+    network = build("fc-8", data=None, input_shape=(1, 8, 8))
+    with pytest.raises(ValueError, match=r"training needs data: name a data set, e\.g\. digits"):
+        train_once(network, recipe=SHORT, out=tmp_path)

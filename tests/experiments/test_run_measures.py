@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import foreprune.procedures.dense as dense_module
-import foreprune.procedures.later as later_module
+import foreprune.procedures.shared.dense as dense_module
+import foreprune.procedures.shared.pruning as pruning_module
 from foreprune.api import prune
 from foreprune.core.masks import Masks
-from foreprune.experiments.run import layers_of, run_experiment
-from foreprune.records.spec import Experiment
-from foreprune.records.store import run_folder
+from foreprune.experiments import run_experiment
+from foreprune.experiments.run import layers_of
+from foreprune.records import Experiment, run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.datasets import load_cached
@@ -109,7 +109,7 @@ def test_convolutions_are_pruned_as_they_are_and_trained_channels_last(
     def kernel(model: nn.Module) -> bool:
         return model[3].weight.is_contiguous(memory_format=torch.channels_last)
 
-    real_prune, real_fit = later_module.prune, dense_module.fit
+    real_prune, real_fit = pruning_module.prune, dense_module.fit
 
     def prune_and_look(model: nn.Module, *args: Any, **settings: Any) -> Masks:
         seen.append(("prune", kernel(model)))
@@ -119,7 +119,7 @@ def test_convolutions_are_pruned_as_they_are_and_trained_channels_last(
         seen.append(("fit", kernel(model)))
         return real_fit(model, *args, **settings)
 
-    monkeypatch.setattr(later_module, "prune", prune_and_look)
+    monkeypatch.setattr(pruning_module, "prune", prune_and_look)
     monkeypatch.setattr(dense_module, "fit", fit_and_look)
     record = run_experiment(experiment("magnitude-after", model=CONV), out=tmp_path)
     assert record.status == "finished", record.error

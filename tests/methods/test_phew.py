@@ -15,7 +15,7 @@ from oracles.unit_paths import edges
 from torch import Tensor, nn
 
 import foreprune
-from foreprune.analysis.widths import layer_widths
+from foreprune.analysis import layer_widths
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
@@ -214,10 +214,10 @@ def test_queries_and_keys_are_never_kept() -> None:
 
 
 @pytest.mark.parametrize("hyper", [{"bias": "magnitude"}, {"conserve": "kernels"}])
-def test_hyperparameters_are_checked(hyper: dict[str, str]) -> None:
+def test_settings_are_checked(hyper: dict[str, str]) -> None:
     ((key, value),) = hyper.items()
-    allowed = {"bias": '"weights", "uniform" or "inverse"', "conserve": '"weight" or "kernel"'}[key]
-    with pytest.raises(ValueError, match=f"{key} must be {allowed}, not '{value}'"):
+    allowed = {"bias": "'weights', 'uniform', 'inverse'", "conserve": "'weight', 'kernel'"}[key]
+    with pytest.raises(ValueError, match=f"method 'phew': {key} must be one of {allowed}, not '{value}'"):
         prune(nn.Linear(4, 3), 0.5, FLAT, **hyper)
 
 

@@ -16,14 +16,16 @@ import pytest
 
 from foreprune.core import atomic
 from foreprune.core.atomic import atomic_write
-from foreprune.records import store
-from foreprune.records.spec import Experiment, Layer, Record
-from foreprune.records.store import (
+from foreprune.records import (
+    Experiment,
+    LayerRecord,
+    Record,
     finished,
     frame,
     load_frame,
     read_records,
     run_folder,
+    store,
     write_record,
 )
 
@@ -45,7 +47,7 @@ def test_run_folder_is_named_by_the_experiment(tmp_path: Path) -> None:
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    layer = Layer(name="a.weight", shape=(3, 4), kept=2, total=12, units=3, units_alive=1)
+    layer = LayerRecord(name="a.weight", shape=(3, 4), kept=2, total=12, units=3, units_alive=1)
     record = make(hyper={"rounds": 100, "rate": 1e-4, "flag": True, "mode": "x", "none": None})
     record = record.model_copy(update={"layers": (layer,), "environment": {"versions": {"torch": "2.13"}}})
     path = write_record(tmp_path, record)
@@ -274,7 +276,7 @@ def test_a_frame_without_pandas_names_the_extra(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_store_does_without_torch_and_pandas() -> None:
-    code = "import sys, foreprune.records.store; print([m for m in ('torch', 'pandas') if m in sys.modules])"
+    code = "import sys, foreprune.records; print([m for m in ('torch', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

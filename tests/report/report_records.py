@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from foreprune.core.mask_files import PackedMasks, write_bits
-from foreprune.records.spec import Epoch, Experiment, Layer, Record
+from foreprune.records import Epoch, Experiment, LayerRecord, Record
 from foreprune.training.recipes import Recipe
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "ntk-sap")
@@ -96,7 +96,7 @@ def full(
     )
 
 
-def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool) -> list[Layer]:
+def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool) -> list[LayerRecord]:
     """Layers that keep `round(density * total)` weights in all, tilted towards the input or output as methods do."""
     tilt = {"random": 0.0, "snip": -0.2, "grasp": 0.1, "synflow": -0.35, "ntk-sap": -0.1}.get(method, -0.28)
     totals = [math.prod(shape) for _, shape in SHAPES]
@@ -115,7 +115,7 @@ def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool
     for (name, shape), total, count in zip(SHAPES, totals, kept, strict=True):
         units = shape[0]
         alive = min(units, count, round(units * (1 - math.exp(-4 * count / units / 3))) or 1) if count else 0
-        layers.append(Layer(name=name, shape=shape, kept=count, total=total, units=units, units_alive=alive))
+        layers.append(LayerRecord(name=name, shape=shape, kept=count, total=total, units=units, units_alive=alive))
     return layers
 
 

@@ -10,7 +10,7 @@ from report_records import comparison, failed, full, record
 from rich.console import Console
 
 from foreprune.analysis.statistics import Spread, spread
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.labels import printable
 from foreprune.report.measures import density_texts, percent
 from foreprune.report.sections import Row, sections

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 from foreprune.runner.logged import death_record, log_to, shorten, why
 
 

@@ -13,8 +13,7 @@ from typing import IO
 
 import pytest
 
-from foreprune.records.spec import Experiment
-from foreprune.records.store import RECORD, finished, read_records, run_folder
+from foreprune.records import RECORD, Experiment, finished, read_records, run_folder
 from foreprune.runner import ray_cluster
 from foreprune.runner.logged import LOG
 from foreprune.runner.ray_cluster import connected, import_ray
@@ -56,7 +55,6 @@ def check_folder(out: Path, *experiments: Experiment) -> None:
 DRIVER = """
 import json, os, sys
 from foreprune.runner.ray_runner import run_on_ray
-from foreprune.records.spec import Experiment
 
 def say(event):
     epoch = event.epoch and event.epoch.epoch

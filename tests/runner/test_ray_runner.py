@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import RECORD, read_records, run_folder, write_record
+from foreprune.records import RECORD, Epoch, Experiment, Record, read_records, run_folder, write_record
 from foreprune.runner import ray_task
 from foreprune.runner.locks import locked
 from foreprune.runner.processes import Death, Trouble

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from foreprune.experiments.run import run_experiment
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import make_folder, read_records, run_folder
+from foreprune.experiments import run_experiment
+from foreprune.records import Epoch, Experiment, Record, make_folder, read_records, run_folder
 from foreprune.runner import ray_task
 from foreprune.runner.processes import Death, Trouble
 from foreprune.runner.ray_task import RUN_LOCK, Refusal, Started, carry_out, carry_out_whole, version, wait_for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 from foreprune.runner.remaining import Progress, in_words, seconds_left, work
 from foreprune.training.recipes import Recipe
 

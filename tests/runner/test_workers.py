@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from foreprune.records.spec import Experiment, Record
-from foreprune.records.store import RECORD, read_records, run_folder, write_record
+from foreprune.records import RECORD, Experiment, Record, read_records, run_folder, write_record
 from foreprune.runner import workers
 from foreprune.runner.locks import LOCK, locked
 from foreprune.runner.logged import LOG, run_logged

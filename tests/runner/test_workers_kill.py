@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from foreprune.records.spec import Experiment
-from foreprune.records.store import RECORD, read_records, run_folder
+from foreprune.records import RECORD, Experiment, read_records, run_folder
 from foreprune.runner import workers
 from foreprune.runner.logged import LOG
 from foreprune.runner.workers import Event, run_all
@@ -127,7 +126,6 @@ def test_the_server_of_processes_may_be_killed(tmp_path: Path) -> None:
 
 RUNNER = """
 import json, sys
-from foreprune.records.spec import Experiment
 from foreprune.runner.workers import run_all
 
 def say(event):

@@ -307,7 +307,7 @@ def test_models_by_factory() -> None:
     assert not torch.equal(made[1].weight, other[1].weight)
     assert torch.equal(state, torch.get_rng_state())
     assert isinstance(create(f"{__name__}:seeded", input_shape=(1, 2, 2), classes=3, seed=7), nn.Identity)
-    with pytest.raises(ValueError, match="cannot import the model 'no.such.package:build'"):
+    with pytest.raises(ValueError, match=r"cannot import the model 'no\.such\.package:build'"):
         create("no.such.package:build", input_shape=(1, 8, 8))
     with pytest.raises(TypeError, match=r"must build a torch\.nn\.Module, not int"):
         create(f"{__name__}:not_a_model", input_shape=(1, 8, 8))

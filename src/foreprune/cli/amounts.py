@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 _YEAR = 365.25 * 86_400
 _UNITS = ((60.0, "s", 1.0), (3600.0, "min", 60.0), (48 * 3600.0, "h", 3600.0), (2 * _YEAR, "days", 86_400.0))

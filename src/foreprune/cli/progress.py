@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
-from foreprune.records.spec import Experiment, Record
+from foreprune.records import Experiment, Record
 from foreprune.runner.remaining import Progress, in_words, seconds_left
 from foreprune.runner.workers import Event
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from foreprune.cli.amounts import duration, flops, networks_table
-from foreprune.experiments.grid import shortened
-from foreprune.records.spec import Experiment, Record
+from foreprune.experiments import shortened
+from foreprune.records import Experiment, Record
 from foreprune.training.recipes import Recipe, default_recipe, recipe
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -74,7 +74,7 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
     if execution.dry_run:
         _dry_run(experiments, out=out, title=title)
         return 0
-    from foreprune.experiments.check import check, resolve_device
+    from foreprune.experiments import check, resolve_device
 
     data_dir = None if execution.data_dir is None else str(execution.data_dir)
     check(experiments, data_dir=data_dir)
@@ -132,8 +132,8 @@ def _records(
 
 def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> None:
     """Say what would be run."""
-    from foreprune.experiments.check import check_methods
-    from foreprune.records.store import finished
+    from foreprune.experiments import check_methods
+    from foreprune.records import finished
 
     check_methods(experiments)
     left = [experiment for experiment in experiments if finished(out, experiment) is None]
@@ -150,7 +150,7 @@ def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> Non
 
 def _price(experiments: Sequence[Experiment]) -> str:
     """The estimate in words, or nothing where a network of the user's own cannot be counted."""
-    from foreprune.experiments.cost import RATE, estimate
+    from foreprune.experiments import RATE, estimate
 
     try:
         found = estimate(experiments)

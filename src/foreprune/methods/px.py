@@ -30,7 +30,7 @@ _POOLS = "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool
 @scorer(
     "px",
     paper="Iurada, Ciccone & Tommasi, CVPR 2024, arXiv:2406.01820, section 4",
-    needs={"labels"},
+    needs={"images"},
     rounds=100,
 )
 def px(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval") -> Scores:

@@ -12,7 +12,7 @@ from foreprune.graph.replay.rounds import path_flow
 @scorer(
     "synflow",
     paper="Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, arXiv:2006.05467, eq. 3 and algorithm 1",
-    needs={"inputs"},
+    needs={"shape"},
     rounds=100,
 )
 def synflow(net: Net, task: Task, masks: Masks) -> Scores:

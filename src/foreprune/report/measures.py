@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Literal
 
 from foreprune.analysis.statistics import Spread
-from foreprune.records.spec import Record
+from foreprune.records import Record
 
 Metric = Literal["top1", "top5", "test_loss"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.charts import Panel
 from foreprune.report.colors import DENSE, Style
 from foreprune.report.extras import require

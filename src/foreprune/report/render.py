@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from foreprune.core.atomic import atomic_write
-from foreprune.records.store import RUNS, Records, frame, make_folder, read_records
+from foreprune.records import RUNS, Records, frame, make_folder, read_records
 from foreprune.report.extras import require
 from foreprune.report.figures import image_files
 from foreprune.report.page import page

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foreprune.analysis.statistics import Spread, spread
-from foreprune.records.spec import Experiment, Record
+from foreprune.records import Experiment, Record
 from foreprune.report.colors import DENSE, Style, style_of
 from foreprune.report.labels import Variant, ablation_order, printable, variants
 from foreprune.report.measures import Measure, density_label, measure_of

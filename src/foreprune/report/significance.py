@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.colors import DENSE
 from foreprune.report.extras import require
 from foreprune.report.measures import density_texts

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.colors import DENSE
 from foreprune.report.measures import MEASURES, Measure, Metric, density_texts
 from foreprune.report.sections import Section, sections

@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import RUNS, make_folder, remove_unfinished, run_folder, write_record
+from foreprune.records import RUNS, Epoch, Experiment, Record, make_folder, remove_unfinished, run_folder, write_record
 
 if TYPE_CHECKING:
     from foreprune.zoo.datasets import DataSet
@@ -49,7 +48,7 @@ def run_logged(
     Raises:
         OSError: the output folder cannot be written to, or the disk is full. That is no result of the run.
     """
-    from foreprune.experiments.run import run_experiment
+    from foreprune.experiments import run_experiment
 
     folder = make_folder(run_folder(out, experiment))
     remove_unfinished(folder)

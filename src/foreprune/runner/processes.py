@@ -22,8 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records.environment import environment
-from foreprune.records.spec import Epoch, Experiment, Record
+from foreprune.records import Epoch, Experiment, Record, environment
 from foreprune.runner.locks import Descriptor
 from foreprune.runner.logged import run_logged, why
 from foreprune.runner.placement import visible

@@ -17,12 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from foreprune.procedures.procedures import snapshots_for, steps_needed
-from foreprune.records.environment import command_line
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import (
+from foreprune.procedures import snapshots_for, steps_needed
+from foreprune.records import (
     RECORD,
+    Epoch,
+    Experiment,
+    Record,
     check_formats,
+    command_line,
     finished,
     make_folder,
     read_record,

@@ -16,10 +16,8 @@ from queue import SimpleQueue
 from typing import Any
 
 import foreprune
-from foreprune.procedures.snapshots import lock
-from foreprune.records.environment import commit, environment
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import finished, run_folder
+from foreprune.procedures.shared import lock
+from foreprune.records import Epoch, Experiment, Record, commit, environment, finished, run_folder
 from foreprune.runner.logged import run_logged, why
 from foreprune.runner.processes import Death, Trouble
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import random
 import pytest
 from report_records import record, whole
 
-from foreprune.records.spec import Layer, Record
+from foreprune.records import LayerRecord, Record
 from foreprune.report.panels.neuron_collapse import neuron_collapse, sparse_shares
 from foreprune.report.sections import sections
 
 
 def with_bins(*layers: tuple[int, ...], **settings: object) -> Record:
     found = tuple(
-        Layer(
+        LayerRecord(
             name=f"l{at}", shape=(sum(bins), 10), kept=1, total=sum(bins) * 10, units=sum(bins),
             units_alive=sum(bins) - bins[0] if bins else 0, unit_densities=bins,
         )
@@ -54,7 +54,7 @@ def test_shares_are_those_of_single_units() -> None:
 
 
 def test_records_of_earlier_versions_have_no_panel() -> None:
-    layer = Layer(name="l", shape=(2, 2), kept=1, total=4, units=2, units_alive=1)
+    layer = LayerRecord(name="l", shape=(2, 2), kept=1, total=4, units=2, units_alive=1)
     old = with_bins(bins(b0=1)).model_copy(update={"layers": (layer,)})
     assert sparse_shares(old) is None
     assert sparse_shares(record("snip", density=0.1)) is None

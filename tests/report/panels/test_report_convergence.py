@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_records import record, study
 
-from foreprune.records.spec import Epoch, Record
+from foreprune.records import Epoch, Record
 from foreprune.report.panels.convergence import convergence, straight_line, trace
 from foreprune.report.sections import Section, sections
 

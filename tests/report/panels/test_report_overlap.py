@@ -13,8 +13,7 @@ from report_records import full, write_masks
 from foreprune.analysis.agreement import overlap
 from foreprune.core.mask_files import PackedMasks, write_bits
 from foreprune.core.masks import Masks
-from foreprune.records.spec import Layer, Record
-from foreprune.records.store import write_record
+from foreprune.records import LayerRecord, Record, write_record
 from foreprune.report.charts import Heatmap
 from foreprune.report.panels.mask_overlap import agreement, mask_overlap, ones, read_masks
 from foreprune.report.render import write_report
@@ -32,7 +31,7 @@ def run(method: str, kept: dict[str, list[int]], runs: Path, *, seed: int = 0, d
     masks = Masks(tensors)
     found = full(method, density, seed, epochs=1)
     layers = tuple(
-        Layer(name=name, shape=shape, kept=masks.layer_counts()[name][0], total=torch.Size(shape).numel(),
+        LayerRecord(name=name, shape=shape, kept=masks.layer_counts()[name][0], total=torch.Size(shape).numel(),
               units=shape[0], units_alive=int(tensors[name].any(1).sum()))
         for name, shape in SHAPES.items()
     )  # fmt: skip

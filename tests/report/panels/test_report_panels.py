@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from report_records import METHODS, comparison, failed, full, record
 
-from foreprune.records.spec import Epoch, Layer
+from foreprune.records import Epoch, LayerRecord
 from foreprune.report import panels
 from foreprune.report.charts import Panel, Series
 from foreprune.report.colors import style_of
@@ -88,7 +88,7 @@ def test_density_labels_that_would_run_into_each_other_are_left_out() -> None:
 
 def _with_layers(density: float, seed: int, kept: tuple[int, int], alive: tuple[int, int]) -> object:
     layers = tuple(
-        Layer(name=f"{name}.weight", shape=(10, 10), kept=k, total=100, units=10, units_alive=a)
+        LayerRecord(name=f"{name}.weight", shape=(10, 10), kept=k, total=100, units=10, units_alive=a)
         for name, k, a in zip(("first", "second"), kept, alive, strict=True)
     )
     return record("snip", density=density, seed=seed).model_copy(update={"layers": layers})
@@ -121,7 +121,7 @@ def test_a_network_that_lost_every_weight_can_be_drawn() -> None:
 
 
 def test_layers_without_weights_or_units_are_left_out() -> None:
-    empty = Layer(name="none", shape=(0, 3), kept=0, total=0, units=0, units_alive=0)
+    empty = LayerRecord(name="none", shape=(0, 3), kept=0, total=0, units=0, units_alive=0)
     section = only([record("snip", density=0.1).model_copy(update={"layers": (empty,)})])
     assert layer_density(section) is None
     assert layer_width(section) is None
@@ -129,7 +129,7 @@ def test_layers_without_weights_or_units_are_left_out() -> None:
 
 def test_many_layers_share_few_labels() -> None:
     layers = tuple(
-        Layer(name=f"layers.{at}.attention.query.weight", shape=(4, 4), kept=1, total=16, units=4, units_alive=1)
+        LayerRecord(name=f"layers.{at}.attention.query.weight", shape=(4, 4), kept=1, total=16, units=4, units_alive=1)
         for at in range(100)
     )
     found = layer_density(only([record("snip", density=0.1).model_copy(update={"layers": layers})]))

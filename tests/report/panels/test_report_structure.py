@@ -5,7 +5,7 @@ import statistics
 
 from rich.console import Console
 
-from foreprune.records.spec import Experiment, Record
+from foreprune.records import Experiment, Record
 from foreprune.report.panels.structure import structure, structure_table
 from foreprune.report.sections import sections
 

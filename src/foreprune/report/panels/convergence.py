@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from foreprune.analysis.statistics import LeastSquares, least_squares
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View
 from foreprune.report.colors import DENSE_COLOR, LATER, Style
 from foreprune.report.measures import density_texts

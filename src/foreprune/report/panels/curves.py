@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from foreprune.analysis.statistics import spread
-from foreprune.records.spec import Epoch
+from foreprune.records import Epoch
 from foreprune.report.charts import Axis, Chart, Panel
 from foreprune.report.colors import DENSE
 from foreprune.report.lines import dense_words, density_views, mean_line

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from foreprune.analysis.statistics import Spread, spread
-from foreprune.records.spec import Layer
+from foreprune.records import LayerRecord
 from foreprune.report.charts import Axis, Chart, Panel
 from foreprune.report.labels import printable
 from foreprune.report.lines import density_views, mean_line
@@ -21,7 +21,7 @@ def _layer_lines(
     section: Section,
     density: float,
     condition: Condition,
-    share: Callable[[Layer], tuple[int, int]],
+    share: Callable[[LayerRecord], tuple[int, int]],
 ) -> tuple[list[str], dict[str, list[tuple[int, Spread, str]]]]:
     """Names of the layers, and line -> points `(layer's place, spread over seeds of a share, the first seeds' counts)`.
 

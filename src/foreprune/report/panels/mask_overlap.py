@@ -15,7 +15,7 @@ import numpy as np
 
 from foreprune.analysis.statistics import Spread, overlap_of_counts, spread
 from foreprune.core.mask_files import Bits, read_bits
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.charts import Heatmap, Panel, View
 from foreprune.report.labels import printable
 from foreprune.report.measures import density_label, plus_minus

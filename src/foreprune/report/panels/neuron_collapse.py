@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foreprune.analysis.statistics import BINS, sparse_units, spread
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.charts import Axis, Chart, Panel
 from foreprune.report.lines import density_views, mean_line
 from foreprune.report.measures import percent

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from foreprune.analysis.statistics import Spread, spread
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.charts import Axis, Chart, Panel, View
 from foreprune.report.colors import DENSE
 from foreprune.report.lines import Point, density_axis, mean_line
