@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from foreprune import cli
-from foreprune.cli.shared import Training
+from foreprune.cli.arguments import Training
 from foreprune.core.masks import Masks
 from foreprune.records import read_records
 

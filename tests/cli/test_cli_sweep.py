@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from foreprune import cli
-from foreprune.cli import shared
-from foreprune.cli.amounts import count, duration, flops
+from foreprune import cli, runner
+from foreprune.cli import consoles
+from foreprune.cli.summary import count, flops
 from foreprune.papers import entries, find
 from foreprune.records import Experiment, Record, read_records, write_record
 
@@ -22,7 +21,7 @@ PAPERS = ("frankle-", "gebhart-", "ntksap-", "patil-")
 def in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FOREPRUNE_DATA", raising=False)
-    for console in (shared.screen, shared.errors):
+    for console in (consoles.screen, consoles.errors):
         monkeypatch.setattr(console, "_width", 80)
 
 
@@ -171,18 +170,17 @@ def test_ray_is_handed_what_was_asked_for(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def run_on_ray(experiments: tuple[Experiment, ...], *, out: Path, on_event: object, **rest: Any) -> Any:
+    def run_all(experiments: tuple[Experiment, ...], *, out: Path, on_event: object, **rest: Any) -> Any:
         seen.update(rest)
         for experiment in experiments:
             finish(out, experiment)
         return read_records(out).records
 
-    fake = types.ModuleType("foreprune.runner.ray_runner")
-    fake.run_on_ray = run_on_ray  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(runner, "run_all", run_all)
     words = ("sweep", "frankle-table-2", "--executor", "ray", "--address", "ray://head:10001", "--retries", "4")
     assert run(monkeypatch, *words, "--jobs", "7", "--device", "cpu") == 0
-    assert seen == {"data_dir": None, "device": "cpu", "address": "ray://head:10001", "jobs": 7, "retries": 4}
+    asked = {"executor": "ray", "address": "ray://head:10001", "device": "cpu", "jobs": 7, "retries": 4}
+    assert seen == asked | {"data_dir": None}
     assert "report" in capsys.readouterr().out
 
 
@@ -240,26 +238,6 @@ def test_methods_lists_procedures_too(monkeypatch: pytest.MonkeyPatch, capsys: p
     text = capsys.readouterr().out
     assert "rate=0.2" in text
     assert "arXiv:1803.03635" in " ".join(text.split())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (59, "59 s"),
-        (60, "1 min"),
-        (3599, "60 min"),
-        (3600, "1.0 h"),
-        (9.94 * 3600, "9.9 h"),
-        (47 * 3600, "47 h"),
-        (48 * 3600, "2.0 days"),
-        (400 * 86_400, "400 days"),
-        (3 * 365.25 * 86_400, "3 years"),
-        (1091 * 365.25 * 86_400, "1,091 years"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_counts_and_flops() -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pytest
-from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 
 import foreprune
 from foreprune.core.masks import Masks
 from foreprune.experiments import run_experiment
-from foreprune.experiments.one_network import build, prune_once, train_once
-from foreprune.records import Epoch, Experiment, run_folder
-from foreprune.training.evaluate import evaluate
+from foreprune.records import Experiment, run_folder
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.datasets import load
 from foreprune.zoo.models import create
@@ -46,26 +41,3 @@ def test_a_record_of_a_run(tmp_path: Path) -> None:
     assert 0 < record.test_loss < 1  # of pixels in [0, 1]; cross-entropy would be above 10
     assert record.analysis["log10_paths"] is not None
     assert record.total == 64 * 16 + 5 * 16 * 16 + 16 * 64
-
-
-def test_one_network_at_a_time(tmp_path: Path) -> None:
-    network = build("mlp-bn-16", data="digits-transformation")
-    masks = prune_once(network, "snip", density=0.2)
-    assert masks == by_hand()
-    points: list[Epoch] = []
-    history = train_once(network, recipe=SHORT, out=tmp_path / "trained", masks=masks, on_epoch=points.append)
-    assert tuple(points) == history.curve
-    data = load("digits-transformation")
-    model = create("mlp-bn-16", input_shape=data.shape, classes=data.classes)
-    model.load_state_dict(load_file(tmp_path / "trained" / "weights.safetensors"))
-    reached = history.curve[-1].test_loss
-    assert reached == pytest.approx(evaluate(model, data.test, loss=mse_loss).loss, rel=1e-6)
-    written = json.loads((tmp_path / "trained" / "history.json").read_text())
-    assert written["curve"][-1]["test_loss"] == reached
-    assert sorted(path.name for path in (tmp_path / "trained").iterdir()) == ["history.json", "weights.safetensors"]
-
-
-def test_training_needs_data(tmp_path: Path) -> None:
-    network = build("fc-8", data=None, input_shape=(1, 8, 8))
-    with pytest.raises(ValueError, match=r"training needs data: name a data set, e\.g\. digits"):
-        train_once(network, recipe=SHORT, out=tmp_path)

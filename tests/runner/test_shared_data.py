@@ -88,7 +88,7 @@ def test_what_is_imported_before_a_fork_starts_no_thread_and_leaves_cuda_alone()
         "before = set(sys.modules)\n"
         "import tempfile\n"
         "from pathlib import Path\n"
-        "from foreprune.experiments.run import run_experiment\n"
+        "from foreprune.experiments import run_experiment\n"
         "from foreprune.records import Experiment\n"
         "from foreprune.training.recipes import Recipe\n"
         "torch.set_num_threads(1)\n"

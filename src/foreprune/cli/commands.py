@@ -10,8 +10,8 @@ from typing import Any, NoReturn, TextIO
 import tyro
 
 from foreprune.cli.compare import Compare, Report
+from foreprune.cli.consoles import errors
 from foreprune.cli.lists import Methods
-from foreprune.cli.shared import errors
 from foreprune.cli.single import Analyze, Prune, Train
 from foreprune.cli.sweep import Papers, Sweep
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from foreprune.cli.amounts import count
-from foreprune.cli.shared import Execution, Training, carry_out, print_report, print_tables
+from foreprune.cli.arguments import Execution, Training
+from foreprune.cli.execution import carry_out
+from foreprune.cli.summary import count, print_report, print_tables
 from foreprune.core.density import as_density
 from foreprune.experiments import grid
 

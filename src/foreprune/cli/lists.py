@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from foreprune.cli.shared import screen
+from foreprune.cli.consoles import screen
 from foreprune.procedures import list_procedures
 from foreprune.training.recipes import RECIPES
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from foreprune.cli.shared import Device, Training, errors, screen
+from foreprune.cli.arguments import Device, Training
+from foreprune.cli.consoles import errors, screen
 from foreprune.core.density import as_density
 from foreprune.experiments import parse_method
 

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from foreprune.cli.amounts import count, duration, flops, networks_table
-from foreprune.cli.shared import Execution, carry_out, screen
+from foreprune.cli.arguments import Execution
+from foreprune.cli.consoles import screen
+from foreprune.cli.execution import carry_out
+from foreprune.cli.summary import count, flops, networks_table
+from foreprune.core.durations import duration
 from foreprune.experiments import in_epochs, limited
 from foreprune.papers import SCALES, Entry, Scale, entries, find, together
+from foreprune.procedures import ablation_of
 from foreprune.records import Experiment
 
 if TYPE_CHECKING:
@@ -172,8 +176,8 @@ def _method(run: Experiment) -> str:
 
 
 def _ablation(run: Experiment) -> str:
-    name = f"widen:{run.widen:g}" if run.ablation == "widen" else run.ablation
-    words = [name] if name != "none" else []
+    found = ablation_of(run)
+    words = [f"{found.name}:{run.widen:g}" if found.value else found.name] if found else []
     if run.init != "kaiming-normal-fan-in":
         words.append(f"init {run.init}")
     return " with ".join(words)

@@ -133,8 +133,8 @@ def procedure(
 ) -> Callable[[Callable[..., Start]], Callable[..., Start]]:
     """Register a function (run, **settings) -> Start; its keyword-only parameters are the settings.
 
-    The other arguments are attributes of `Procedure`. `run` is a `foreprune.procedures.RunContext`. Import torch inside
-    the function, so that the command line can list procedures without it.
+    The other arguments are attributes of `Procedure`; `run` is a `foreprune.procedures.shared.RunContext`. Import torch
+    in the function, so that the command line can list procedures without it.
 
     Raises:
         ValueError: the name is taken.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foreprune.core.durations import duration
 from foreprune.records import Record
 from foreprune.report.charts import Panel
 from foreprune.report.colors import DENSE, Style
@@ -266,13 +267,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             found[printable(f"{prefix}{name}")] = printable(text)
     return found
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `4.2 s`, `3 min 5 s` or `2 h 7 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds) // 60
-    if minutes < 60:
-        return f"{minutes} min {round(seconds) % 60} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"

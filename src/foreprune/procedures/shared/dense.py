@@ -178,20 +178,7 @@ def _read(run: RunContext, step: int) -> Snapshot | None:
 
 
 def _make(run: RunContext, missing: set[int], *, on_epoch: Callable[[Epoch], None] | None) -> None:
-    """Train the dense network as far as the last missing step and save the missing ones."""
-    checkpoint = run.dense_folder / "checkpoint.pt"
-    with deleted_on_failure(checkpoint):
-        _train_dense(run, missing, checkpoint=checkpoint, on_epoch=on_epoch)
-        if missing:  # steps before a checkpoint of a training that did not save them
-            _train_dense(run, missing, checkpoint=None, on_epoch=None)
-    if _path(run, END).exists():
-        checkpoint.unlink(missing_ok=True)
-
-
-def _train_dense(
-    run: RunContext, missing: set[int], *, checkpoint: Path | None, on_epoch: Callable[[Epoch], None] | None
-) -> None:
-    """Train until no missing step lies ahead, and take out of `missing` what has been saved."""
+    """Train the dense network until no missing step lies ahead; `missing` ends up empty, what it held on disk."""
 
     def on_step(step: int, model: nn.Module) -> None:
         if step in missing:
@@ -200,19 +187,19 @@ def _train_dense(
         if not any(other == END or other > step for other in missing):
             raise _Enough
 
-    model = run.network()
-    try:
-        history = train(
-            run,
-            model,
-            order=run.experiment.seed,
-            checkpoint=checkpoint,
-            on_epoch=on_epoch,
-            on_step=on_step,
-        )
-    except _Enough:
-        return
-    if END in missing:
-        about = {**_about(run, END), "history": history.to_json()}
-        write_snapshot(_path(run, END), state_of(model), about=about)
-        missing.discard(END)
+    def until_enough(checkpoint: Path | None, on_epoch: Callable[[Epoch], None] | None = None) -> None:
+        model, order = run.network(), run.experiment.seed
+        with contextlib.suppress(_Enough):
+            history = train(run, model, order=order, checkpoint=checkpoint, on_epoch=on_epoch, on_step=on_step)
+            if END in missing:
+                about = {**_about(run, END), "history": history.to_json()}
+                write_snapshot(_path(run, END), state_of(model), about=about)
+                missing.discard(END)
+
+    checkpoint = run.dense_folder / "checkpoint.pt"
+    with deleted_on_failure(checkpoint):
+        until_enough(checkpoint, on_epoch)
+        if missing:  # steps before a checkpoint of a training that did not save them
+            until_enough(None)
+    if _path(run, END).exists():
+        checkpoint.unlink(missing_ok=True)

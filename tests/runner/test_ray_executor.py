@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,13 +14,12 @@ from typing import Any
 import pytest
 
 from foreprune.records import RECORD, Epoch, Experiment, Record, read_records, run_folder, write_record
-from foreprune.runner import ray_task
+from foreprune.runner import Event, ray_task, run_all
+from foreprune.runner.executor import Death, Started, Trouble
 from foreprune.runner.locks import locked
-from foreprune.runner.processes import Death, Trouble
-from foreprune.runner.ray_runner import run_on_ray
-from foreprune.runner.ray_task import Refusal, Started
-from foreprune.runner.workers import Event
 from foreprune.training.recipes import Recipe
+
+run_on_ray = functools.partial(run_all, executor="ray")
 
 
 class RayError(Exception):
@@ -47,7 +47,7 @@ class OutOfMemoryError(RayError):
 ERRORS = SimpleNamespace(
     **{each.__name__: each for each in (RayError, RayTaskError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)}
 )
-Said = Started | Epoch | Record | Trouble | Death | Refusal | RayError
+Said = Started | Epoch | Record | Trouble | Death | RayError
 Script = Callable[[Experiment, int], Iterator[Said]]
 
 
@@ -129,7 +129,7 @@ def record(what: Experiment, *, top1: float = 0.5, status: str = "finished") -> 
 
 def run_well(out: Path) -> Script:
     def script(what: Experiment, attempt: int) -> Iterator[Said]:
-        yield Started("there")
+        yield Started()
         yield Epoch(epoch=1, lr=0.1, train_loss=1.0, train_top1=0.5, seconds=1.0)
         write_record(out, record(what))
         yield record(what)
@@ -227,7 +227,7 @@ def test_lost_workers_are_retried_so_often_and_then_recorded(
 
     def script(what: Experiment, attempt: int) -> Iterator[Said]:
         if what == bad or (what == lucky and attempt < 3):
-            yield Started("there")
+            yield Started()
             yield error
         else:
             yield from run_well(tmp_path)(what, attempt)
@@ -252,7 +252,7 @@ def test_lost_workers_are_retried_so_often_and_then_recorded(
 
 
 def test_without_retries_a_lost_worker_is_a_failed_run(tmp_path: Path, use: Use) -> None:
-    use(FakeRay(lambda what, attempt: iter([Started("there"), WorkerCrashedError()])))
+    use(FakeRay(lambda what, attempt: iter([Started(), WorkerCrashedError()])))
     (failed,) = run_on_ray([experiment(0)], out=tmp_path, retries=0)
     assert (failed.status, failed.attempts) == ("failed", 1)
     assert "times" not in (failed.error or "")
@@ -302,11 +302,11 @@ def test_records_that_do_not_arrive_end_the_sweep(tmp_path: Path, use: Use) -> N
     ("said", "kind", "message"),
     [
         (
-            Refusal("ImportError", "the worker on b has 0.2, and this process 0.1"),
+            RayTaskError(ImportError("the worker on b has 0.2, and this process 0.1")),
             ImportError,
-            "the worker on b has 0.2",
+            r"a worker cannot begin \(the worker on b has 0.2, and .* 0.1\); install this foreprune on every node",
         ),
-        (Refusal("FileNotFoundError", "does not see it"), FileNotFoundError, "does not see it"),
+        (RayTaskError(FileNotFoundError("does not see it")), FileNotFoundError, "^does not see it$"),
         (RayTaskError(ModuleNotFoundError("No module named 'foreprune'")), ImportError, r"cannot begin \(No module"),
         (RayTaskError(PermissionError(errno.EACCES, "not yours")), OSError, "cannot write to .*not yours"),
         (Trouble(errno.ENOSPC, "No space left"), OSError, "disk full writing to .*; 0 finished runs are kept"),
@@ -315,7 +315,7 @@ def test_records_that_do_not_arrive_end_the_sweep(tmp_path: Path, use: Use) -> N
 def test_what_would_befall_every_run_ends_the_sweep(
     said: Said, kind: type[Exception], message: str, tmp_path: Path, use: Use
 ) -> None:
-    fake = use(FakeRay(lambda what, attempt: iter([Started("there"), said])))
+    fake = use(FakeRay(lambda what, attempt: iter([Started(), said])))
     with pytest.raises(kind, match=message):
         run_on_ray([experiment(seed) for seed in range(3)], out=tmp_path)
     assert len(fake.canceled) == 3
@@ -376,7 +376,7 @@ def test_records_of_another_format_are_left_alone(tmp_path: Path, use: Use) -> N
 def test_settings_are_checked_before_anything(tmp_path: Path, use: Use) -> None:
     use(FakeRay(run_well(tmp_path)))
     out = tmp_path / "none"
-    with pytest.raises(ValueError, match="jobs must be 0 or more, not -1"):
+    with pytest.raises(ValueError, match="jobs must be at least 1, or 0 for one per core or GPU, not -1"):
         run_on_ray([experiment(0)], out=out, jobs=-1)
     with pytest.raises(ValueError, match="retries must be 0 or more, not -2"):
         run_on_ray([experiment(0)], out=out, retries=-2)

@@ -1,6 +1,6 @@
-"""Networks for tests of the runner, with moods: they hang, print, fill disks and kill their own processes.
+"""Networks for tests of the runner, that misbehave: they hang, print, fill disks and kill their own processes.
 
-Runs import them by name in processes of their own; what they do depends on files in the folder `MOODS`.
+Runs import them by name in processes of their own; what they do depends on files in the folder `FAULTY_MODELS`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BUFFER = ctypes.create_string_buffer(4096)
 
 def first_time(name: str) -> bool:
     """Whether nobody has asked for this name before."""
-    mark = Path(os.environ["MOODS"]) / name
+    mark = Path(os.environ["FAULTY_MODELS"]) / name
     if mark.exists():
         return False
     mark.touch()
@@ -104,7 +104,7 @@ def talking() -> nn.Module:
     libc.puts(b"said by C")
     os.write(2, b"complained by C\n")
     subprocess.run([sys.executable, "-c", "print('said by a child')"], check=True)
-    sys.stdout.write(f"variable {os.environ.get('MOOD_OF_THE_DAY')}\n")
+    sys.stdout.write(f"variable {os.environ.get('SAID_BY_A_VARIABLE')}\n")
     sys.stdout.write(f"threads {torch.get_num_threads()}\n")
     return Plain()
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from foreprune.records import RECORD, Experiment, Record, read_records, run_folder, write_record
-from foreprune.runner import workers
+from foreprune.runner import Event, local, run_all
+from foreprune.runner.executor import Job
 from foreprune.runner.locks import LOCK, locked
 from foreprune.runner.logged import LOG, run_logged
-from foreprune.runner.workers import Event, run_all
 from foreprune.training.recipes import Recipe
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 def runs(*models: str, epochs: int = 1) -> list[Experiment]:
     recipe = Recipe(epochs=epochs, batch_size=256)
-    names = [f"moody_models:{model}" if model.isidentifier() else model for model in models]
+    names = [f"faulty_models:{model}" if model.isidentifier() else model for model in models]
     return [Experiment(data="digits", model=name, method="magnitude", density=0.5, recipe=recipe) for name in names]
 
 
@@ -38,9 +38,9 @@ def kinds(events: list[Event], experiment: Experiment) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _moods(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("MOODS", str(tmp_path_factory.mktemp("moods")))
-    monkeypatch.setattr(workers, "cores", lambda: 1)  # several threads are slow on a machine that is busy
+def _marks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("FAULTY_MODELS", str(tmp_path_factory.mktemp("marks")))
+    monkeypatch.setattr(local, "cores", lambda: 1)  # several threads are slow on a machine that is busy
 
 
 def test_runs_survive_dying_processes_and_finished_ones_are_not_repeated(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_processes_that_start_from_nothing_do_the_same(tmp_path: Path) -> None:
     """As on macOS: no server of processes, and every run reads the data."""
     experiments = runs("quick")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "process_context", lambda: multiprocessing.get_context("spawn"))
-        patch.setattr(workers, "_read", lambda name, data_dir: None)
+        patch.setattr(local, "process_context", lambda: multiprocessing.get_context("spawn"))
+        patch.setattr(local, "read_shared", lambda name, data_dir: None)
         (spawned,) = run_all(experiments, out=tmp_path / "spawned")
     (copied,) = run_all(experiments, out=tmp_path / "copied")
     assert spawned.status == "finished"
@@ -133,8 +133,8 @@ def test_whatever_is_printed_goes_to_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (experiment,) = runs("talking")
-    monkeypatch.setenv("MOOD_OF_THE_DAY", "good")  # set after the server of processes was started
-    monkeypatch.setattr(workers, "cores", lambda: 5)
+    monkeypatch.setenv("SAID_BY_A_VARIABLE", "good")  # set after the server of processes was started
+    monkeypatch.setattr(local, "cores", lambda: 5)
     (record, _) = run_all([experiment, *runs("quick")], out=tmp_path, jobs=2)
     assert record.environment["machine"]["threads"] == 2
     lines = log_of(tmp_path, experiment).splitlines()
@@ -149,11 +149,11 @@ def test_one_run_in_this_process_has_the_same_log_and_gives_the_outputs_back(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     talking, raising = runs("talking", "raising")
-    record = run_logged(talking, out=tmp_path, attempt=3)
+    record = run_logged(Job(talking, attempt=3), out=tmp_path)
     assert (record.status, record.attempts) == ("finished", 3)
     assert [r.attempts for r in read_records(tmp_path).records] == [3]
     assert {"said by Python", "said by C", "said by a child"} <= set(log_of(tmp_path, talking).splitlines())
-    failed = run_logged(raising, out=tmp_path)
+    failed = run_logged(Job(raising), out=tmp_path)
     assert failed.error == f"ValueError: this network cannot be built (log: runs/{raising.id}/log.txt)"
     assert capfd.readouterr() == ("", "")
     print("now")
@@ -372,3 +372,17 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path, monkeypatc
         PermissionError, match=rf"no permission to write in {tmp_path}; choose an output folder you may"
     ):
         run_all([], out=tmp_path)
+
+
+def test_an_unknown_executor_and_an_address_that_is_not_used_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "none"
+    with pytest.raises(ValueError, match="executor must be 'local' or 'ray', not 'slurm'"):
+        run_all([], out=out, executor="slurm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="address belongs to executor='ray'; add that, or leave out 'auto'"):
+        run_all([], out=out, address="auto")
+    assert not out.exists()
+
+
+def test_the_room_loads_without_torch_and_ray() -> None:
+    program = "import sys, foreprune.runner\nassert not {'torch', 'ray', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

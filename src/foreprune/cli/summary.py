@@ -1,30 +1,20 @@
-"""Amounts in words and tables: how many, how long, how much."""
+"""Runs summed up on the screen: how many, how much, and what came out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
-from foreprune.records import Experiment
-
-_YEAR = 365.25 * 86_400
-_UNITS = ((60.0, "s", 1.0), (3600.0, "min", 60.0), (48 * 3600.0, "h", 3600.0), (2 * _YEAR, "days", 86_400.0))
+from foreprune.cli.consoles import screen
+from foreprune.records import Experiment, Record
 
 
 def count(number: int, word: str) -> str:
     """ "1 run", "2 runs", "3 densities"."""
     plural = {"density": "densities"}.get(word, f"{word}s")
     return f"{number:,} {word if number == 1 else plural}"
-
-
-def duration(seconds: float) -> str:
-    """ "40 s", "5 min", "3.4 h", "12 days", "15 years"."""
-    for limit, unit, size in _UNITS:
-        if seconds < limit:
-            value = seconds / size
-            return f"{value:.1f} {unit}" if unit in ("h", "days") and value < 10 else f"{value:,.0f} {unit}"
-    return f"{seconds / _YEAR:,.0f} years"
 
 
 def flops(number: float) -> str:
@@ -47,3 +37,17 @@ def networks_table(experiments: Sequence[Experiment]) -> Table:
         images = f"{size:,}" if size else "all"
         table.add_row(model, data, images, str(epochs), str(len(pruned)), str(len(seeds)), f"{len(runs):,}")
     return table
+
+
+def print_tables(records: Sequence[Record]) -> None:
+    """Accuracies of the runs that trained, and what masks left of all networks."""
+    from foreprune.report import console_table, structure_table
+
+    trained = [record for record in records if record.experiment.recipe.epochs or record.status == "failed"]
+    for table in [*console_table(trained, width=screen.width), *structure_table(records)]:
+        screen.print(table)
+
+
+def print_report(page: Path) -> None:
+    """Say where the report is."""
+    screen.print(f"report: {page.resolve()}", highlight=False, soft_wrap=True)

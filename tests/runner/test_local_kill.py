@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from foreprune.records import RECORD, Experiment, read_records, run_folder
-from foreprune.runner import workers
+from foreprune.runner import Event, local, run_all
 from foreprune.runner.logged import LOG
-from foreprune.runner.workers import Event, run_all
 from foreprune.training.recipes import Recipe
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
@@ -25,15 +24,15 @@ EPOCHS = 40
 
 
 @pytest.fixture(autouse=True)
-def _moods(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("MOODS", str(tmp_path_factory.mktemp("moods")))
-    monkeypatch.setattr(workers, "cores", lambda: 1)  # several threads are slow on a machine that is busy
+def _marks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("FAULTY_MODELS", str(tmp_path_factory.mktemp("marks")))
+    monkeypatch.setattr(local, "cores", lambda: 1)  # several threads are slow on a machine that is busy
 
 
 def make(model: str, seed: int = 0, *, epochs: int = EPOCHS) -> Experiment:
     recipe = Recipe(epochs=epochs, batch_size=256)
     settings = {"data": "digits", "method": "magnitude", "density": 0.5, "seed": seed, "recipe": recipe}
-    return Experiment.model_validate({"model": f"moody_models:{model}", **settings})
+    return Experiment.model_validate({"model": f"faulty_models:{model}", **settings})
 
 
 def log_of(out: Path, experiment: Experiment) -> str:
@@ -126,7 +125,8 @@ def test_the_server_of_processes_may_be_killed(tmp_path: Path) -> None:
 
 RUNNER = """
 import json, sys
-from foreprune.runner.workers import run_all
+from foreprune.records import Experiment
+from foreprune.runner import run_all
 
 def say(event):
     print(json.dumps([event.kind, event.experiment.id]), flush=True)
@@ -187,9 +187,9 @@ def test_a_killed_runner_loses_nothing_and_leaves_nobody_behind(tmp_path: Path) 
                 left.update({each.id: log_of(out, each).count(": attempt ") for each in experiments})
             assert not any(map(alive, old)), "a run starts beside what the killed runner has left"
 
-    moods = Path(os.environ["MOODS"])
+    marks = Path(os.environ["FAULTY_MODELS"])
     for name in ("stuck", *(f"pausing-{seed}{again}" for seed in range(3) for again in ("", "-again"))):
-        (moods / name).touch()  # a run that had not begun would have its mood now
+        (marks / name).touch()  # a run that had not begun would misbehave now
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(HERE)
         records = run_all(experiments, out=out, jobs=2, on_event=watch)
