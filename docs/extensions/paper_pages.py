@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from markdown import code, index, page, table, text
 
-from foreprune.cli.summary import flops
+from foreprune.cli.printing import flops
 from foreprune.core.durations import duration
 from foreprune.experiments.cost import RATE, estimate
 from foreprune.papers import SCALES, Entry, entries

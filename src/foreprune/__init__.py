@@ -13,11 +13,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from foreprune import ablations
-    from foreprune.analysis.analyze import analyze
-    from foreprune.analysis.effective import effective_masks
-    from foreprune.analysis.linearized import linearize
-    from foreprune.analysis.ntk import ntk
-    from foreprune.analysis.overlap import overlap
+    from foreprune.analysis import analyze, effective_masks, linearize, ntk, overlap
     from foreprune.analysis.path_kernel import path_kernel
     from foreprune.api import prune, score
     from foreprune.core.masks import Masks
@@ -33,11 +29,11 @@ if TYPE_CHECKING:
 # Looked up at first use, so that `import foreprune` (and the command line's --help) does not import torch.
 _PUBLIC = {
     "ablations": "ablations",
-    "analyze": "analysis.analyze",
-    "effective_masks": "analysis.effective",
-    "linearize": "analysis.linearized",
-    "ntk": "analysis.ntk",
-    "overlap": "analysis.overlap",
+    "analyze": "analysis",
+    "effective_masks": "analysis",
+    "linearize": "analysis",
+    "ntk": "analysis",
+    "overlap": "analysis",
     "path_kernel": "analysis.path_kernel",
     "prune": "api",
     "score": "api",

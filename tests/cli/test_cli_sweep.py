@@ -10,7 +10,7 @@ import pytest
 
 from foreprune import cli, runner
 from foreprune.cli import consoles
-from foreprune.cli.summary import count, flops
+from foreprune.cli.printing import count, flops
 from foreprune.papers import entries, find
 from foreprune.records import Experiment, Record, read_records, write_record
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from foreprune.analysis.flops import cost
+from foreprune.analysis import cost
 from foreprune.experiments import estimate, grid, measured_rate
 from foreprune.experiments.cost import _DATA, START, forward_flops, images
 from foreprune.records import Experiment

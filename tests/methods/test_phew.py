@@ -15,6 +15,7 @@ from oracles.unit_paths import edges
 from torch import Tensor, nn
 
 import foreprune
+from foreprune.analysis import layer_widths
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
@@ -91,7 +92,7 @@ def test_networks_of_the_papers(name: str, density: float, length: int) -> None:
     target = round(density * masks.total)
     assert target <= masks.kept < target + length
     assert without_flow(model, masks, x) == 0
-    assert all(kept == total for kept, total in masks.widths().values())
+    assert all(width.fed == width.units for width in layer_widths(model, masks).values())
 
 
 def test_bottlenecks_of_resnet_50() -> None:

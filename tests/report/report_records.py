@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import zlib
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
+from foreprune.core.mask_files import PackedMasks, write_bits
 from foreprune.records import Epoch, Experiment, LayerRecord, Record
 from foreprune.training.recipes import Recipe
 
@@ -208,11 +207,9 @@ def write_masks(runs: Path, record: Record, *, seed: int | None = None) -> Path:
         bits = np.zeros(layer.total, dtype=bool)
         bits[draw.permutation(layer.total)[: layer.kept]] = True
         tensors[layer.name] = np.packbits(bits)
-    header = {"format": "foreprune-masks/1", "shapes": json.dumps({x.name: list(x.shape) for x in record.layers})}
     path = runs / record.id / "masks.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(save(tensors, metadata=header))
-    return path
+    return write_bits(path, PackedMasks(tensors, {layer.name: layer.shape for layer in record.layers}, {}))
 
 
 def regression(method: str, density: float, seed: int, **more: Any) -> Record:

@@ -15,8 +15,8 @@ import pytest
 from report_records import ABLATIONS, failed, study, write_masks
 
 from foreprune.records import Record
-from foreprune.report.charts import build_panels
 from foreprune.report.page import page
+from foreprune.report.panels import build_panels
 from foreprune.report.sections import sections
 
 CHROMIUM = shutil.which("chromium")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foreprune.analysis.every_path import COUNTED
 from foreprune.analysis.pruned import Pruned, undisturbed
-from foreprune.analysis.widths import incoming, unit_index
+from foreprune.core.layer_units import incoming, unit_index
 from foreprune.core.masks import Masks
 from foreprune.graph import PathGraph
 from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, flow_of, leaves, walk

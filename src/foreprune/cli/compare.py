@@ -10,7 +10,7 @@ import tyro
 
 from foreprune.cli.arguments import Execution, Training
 from foreprune.cli.execution import carry_out
-from foreprune.cli.summary import count, print_report, print_tables
+from foreprune.cli.printing import count, print_report, print_tables
 from foreprune.core.density import as_density
 from foreprune.experiments import grid
 
@@ -99,7 +99,7 @@ class Report:
 
     def run(self) -> int:
         from foreprune.records import read_records
-        from foreprune.report.render import write_report
+        from foreprune.report import write_report
 
         page = write_report(self.folder, out=self.out)
         print_tables(read_records(self.folder).records)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from foreprune.cli.arguments import Execution
 from foreprune.cli.consoles import errors, screen
-from foreprune.cli.summary import flops, networks_table, print_report, print_tables
+from foreprune.cli.printing import flops, networks_table, print_report, print_tables
 from foreprune.core.durations import duration
 from foreprune.records import Experiment
 
@@ -54,7 +54,7 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
         return 130
     print_tables(records)
     failed = sum(record.status == "failed" for record in records)
-    from foreprune.report.render import write_report
+    from foreprune.report import write_report
 
     print_report(write_report(out))
     if failed:

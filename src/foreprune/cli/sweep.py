@@ -12,7 +12,7 @@ import tyro
 from foreprune.cli.arguments import Execution
 from foreprune.cli.consoles import screen
 from foreprune.cli.execution import carry_out
-from foreprune.cli.summary import count, flops, networks_table
+from foreprune.cli.printing import count, flops, networks_table
 from foreprune.core.durations import duration
 from foreprune.experiments import in_epochs, limited
 from foreprune.papers import SCALES, Entry, Scale, entries, find, together

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from foreprune.analysis.analyze import Analysis, analyze
+from foreprune.analysis import Analysis, analyze
 from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreprune.analysis.analyze import analyze
+from foreprune.analysis import analyze, unit_histograms
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.net import primary_output
@@ -25,32 +25,23 @@ from foreprune.zoo.images import Images
 
 _OUTPUT_IMAGES = 1000  # test images whose outputs are compared before and after training
 _OUTPUTS_AT_ONCE = 250
-_UNIT_BINS = 20
 
 
-def layers_of(masks: Masks) -> tuple[LayerRecord, ...]:
+def layers_of(model: nn.Module, masks: Masks) -> tuple[LayerRecord, ...]:
     """Counts and remaining units of every prunable tensor, in order."""
-    counts, widths, shapes = masks.layer_counts(), masks.widths(), masks.shapes
+    counts, shapes, units = masks.layer_counts(), masks.shapes, unit_histograms(model, masks)
     return tuple(
         LayerRecord(
             name=name,
             shape=shapes[name],
             kept=counts[name][0],
             total=counts[name][1],
-            units_alive=widths[name][0],
-            units=widths[name][1],
-            unit_densities=unit_densities(masks[name]),
+            units_alive=sum(units[name][1:]),
+            units=sum(units[name]),
+            unit_densities=units[name],
         )
         for name in masks
     )
-
-
-def unit_densities(mask: Tensor) -> tuple[int, ...]:
-    """How many output units (entries of axis 0) keep which share of their weights: `Layer.unit_densities`."""
-    rows = mask.flatten(1) if mask.dim() > 1 else mask[:, None]
-    kept = rows.sum(1)
-    bins = (kept * _UNIT_BINS + rows.size(1) - 1) // max(rows.size(1), 1)  # whole numbers: 0, then 1 to 20
-    return tuple(torch.bincount(bins, minlength=_UNIT_BINS + 1).tolist())
 
 
 def structure_of(model: nn.Module, masks: Masks, shape: tuple[int, int, int]) -> dict[str, float | int | None]:
@@ -177,7 +168,7 @@ def _measure(run: RunContext, folder: Path, on_epoch: Callable[[Epoch], None] | 
         "top5": history.top5,
         "kept": masks.kept,
         "total": masks.total,
-        "layers": layers_of(masks),
+        "layers": layers_of(model, masks),
         "analysis": {**left, "weight_distance": _finite(moved), "output_distance": _finite(changed)},
         "curve": history.curve,
         "seconds_prune": start.seconds,

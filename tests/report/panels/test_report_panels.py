@@ -6,12 +6,13 @@ import pytest
 from report_records import METHODS, comparison, failed, full, record
 
 from foreprune.records import Epoch, LayerRecord
-from foreprune.report import charts
-from foreprune.report.charts import Panel, Series, build_panels, panel
+from foreprune.report import panels
+from foreprune.report.charts import Panel, Series
 from foreprune.report.colors import style_of
-from foreprune.report.curves import curves
-from foreprune.report.layers import layer_density, layer_width, short_name
-from foreprune.report.panels import accuracy
+from foreprune.report.panels import build_panels, panel
+from foreprune.report.panels.accuracy import accuracy
+from foreprune.report.panels.curves import curves
+from foreprune.report.panels.layers import layer_density, layer_width, short_name
 from foreprune.report.sections import Section, sections
 
 
@@ -128,9 +129,7 @@ def test_layers_without_weights_or_units_are_left_out() -> None:
 
 def test_many_layers_share_few_labels() -> None:
     layers = tuple(
-        LayerRecord(
-            name=f"layers.{at}.attention.projection.weight", shape=(4, 4), kept=1, total=16, units=4, units_alive=1
-        )
+        LayerRecord(name=f"layers.{at}.attention.query.weight", shape=(4, 4), kept=1, total=16, units=4, units_alive=1)
         for at in range(100)
     )
     found = layer_density(only([record("snip", density=0.1).model_copy(update={"layers": layers})]))
@@ -185,13 +184,13 @@ def test_one_run_draws_every_panel() -> None:
 
 def test_a_panel_is_registered_under_a_free_plain_name(monkeypatch: pytest.MonkeyPatch) -> None:
     build_panels(only(comparison(methods=["snip"], densities=[0.1], seeds=[0])))
-    monkeypatch.setattr(charts, "PANELS", dict(charts.PANELS))
+    monkeypatch.setattr(panels, "PANELS", dict(panels.PANELS))
 
     @panel("nothing-yet")
     def nothing(section: Section) -> None:
         return None
 
-    assert list(charts.PANELS)[-1] == "nothing-yet"
+    assert list(panels.PANELS)[-1] == "nothing-yet"
     with pytest.raises(ValueError, match="there is a panel 'accuracy' already; choose another name"):
         panel("accuracy")
     with pytest.raises(ValueError, match=r"lower-case letters, digits and dashes.*not 'a/b'"):

@@ -25,9 +25,9 @@ _SAMPLES = 64  # in one pass of the matrix-free forms by default
 @overload
 def ntk(
     model: nn.Module,
-    inputs: Any,
     masks: Masks | None = None,
     *,
+    inputs: Any,
     reduce: Literal["full"] = "full",
     outputs: Outputs = "each",
     parameters: Parameters = "trainable",
@@ -42,9 +42,9 @@ def ntk(
 @overload
 def ntk(
     model: nn.Module,
-    inputs: Any,
     masks: Masks | None = None,
     *,
+    inputs: Any,
     reduce: Literal["trace"],
     outputs: Outputs = "each",
     parameters: Parameters = "trainable",
@@ -59,9 +59,9 @@ def ntk(
 @overload
 def ntk(
     model: nn.Module,
-    inputs: Any,
     masks: Masks | None = None,
     *,
+    inputs: Any,
     reduce: Literal["spectrum"],
     outputs: Outputs = "each",
     parameters: Parameters = "trainable",
@@ -75,9 +75,9 @@ def ntk(
 
 def ntk(
     model: nn.Module,
-    inputs: Any,
     masks: Masks | None = None,
     *,
+    inputs: Any,
     reduce: Reduce = "full",
     outputs: Outputs = "each",
     parameters: Parameters = "trainable",
@@ -93,8 +93,8 @@ def ntk(
 
     Args:
         model: the network. If it has batch normalization it must be in evaluation mode already.
-        inputs: N samples: a tensor, a tuple of them (positional) or a mapping (keywords), batch axis first.
         masks: what is kept; None: everything.
+        inputs: N samples: a tensor, a tuple of them (positional) or a mapping (keywords), batch axis first.
         reduce: "full", the matrix; "trace"; or "spectrum", its eigenvalues.
         outputs: "each": (N K, N K), sample-major, so that row i K + k belongs to output k of sample i. "sum": (N, N),
             summed over equal outputs, sum_k Theta((i, k), (j, k)). The trace is the same.
@@ -121,48 +121,49 @@ def ntk(
     check_evaluation(model)
     with undisturbed():
         tangent = Tangent.of(model, masks, inputs, parameters=parameters)
-        return kernel(tangent, reduce, outputs=outputs, leading=leading, probes=probes, chunk=chunk, seed=seed)
+        if reduce == "full":
+            return kernel_matrix(tangent, outputs=outputs, chunk=chunk)
+        if reduce == "trace":
+            return kernel_trace(tangent, probes=probes, chunk=chunk, seed=seed)
+        return kernel_spectrum(tangent, outputs=outputs, leading=leading, chunk=chunk)
 
 
-def kernel(
-    tangent: Tangent,
-    reduce: Reduce,
-    *,
-    outputs: Outputs = "each",
-    leading: int | None = None,
-    probes: int | None = None,
-    chunk: int | None = None,
-    seed: int = 0,
-) -> Tensor | float | Spectrum:
-    """`ntk` of a network that is prepared already."""
-    rows = chunk or max(1, _NUMBERS // max(tangent.size, 1))
-    if reduce == "trace":
-        if probes is None:
-            return tangent.squared_norm(rows)
-        generator = generator_for("probes", seed)
-        return _hutchinson(tangent, probes, chunk or _SAMPLES, generator)
-    size = tangent.samples * (tangent.outputs if outputs == "each" else 1)
-    if leading is not None:
-        check_leading(leading, size, "the tangent kernel")
-        values, vectors = leading_eigenpairs(
-            lambda vector: _multiply(tangent, vector, outputs, chunk or _SAMPLES),
-            size,
-            leading,
-            tolerance=float(torch.finfo(tangent.dtype).eps),
-        )
-        return Spectrum(values, vectors, None)
-    matrix = tangent.gram(rows, summed=outputs == "sum")
-    return matrix if reduce == "full" else whole_spectrum(matrix)
+def kernel_matrix(tangent: Tangent, *, outputs: Outputs = "each", chunk: int | None = None) -> Tensor:
+    """`ntk(..., reduce="full")` of a network that is prepared already."""
+    return tangent.gram(_rows(tangent, chunk), summed=outputs == "sum")
 
 
-def _hutchinson(tangent: Tangent, probes: int, batch: int, generator: torch.Generator) -> float:
-    """Mean over random signs v of |J^T v|^2, whose expectation is the trace of J J^T."""
-    shape = (tangent.samples, tangent.outputs)
-    total = 0.0
+def kernel_trace(tangent: Tangent, *, probes: int | None = None, chunk: int | None = None, seed: int = 0) -> float:
+    """`ntk(..., reduce="trace")` of a network that is prepared already."""
+    if probes is None:
+        return tangent.squared_norm(_rows(tangent, chunk))
+    # the mean over random signs v of |J^T v|^2, whose expectation is the trace of J J^T (Hutchinson 1990)
+    generator, shape, total = generator_for("probes", seed), (tangent.samples, tangent.outputs), 0.0
     for _ in range(probes):
         signs = torch.randint(0, 2, shape, generator=generator) * 2 - 1
-        total += sum(float(part.double().square().sum()) for part in tangent.pull(signs, batch).values())
+        total += sum(float(part.double().square().sum()) for part in tangent.pull(signs, chunk or _SAMPLES).values())
     return total / probes
+
+
+def kernel_spectrum(
+    tangent: Tangent, *, outputs: Outputs = "each", leading: int | None = None, chunk: int | None = None
+) -> Spectrum:
+    """`ntk(..., reduce="spectrum")` of a network that is prepared already."""
+    if leading is None:
+        return whole_spectrum(kernel_matrix(tangent, outputs=outputs, chunk=chunk))
+    size = tangent.samples * (tangent.outputs if outputs == "each" else 1)
+    check_leading(leading, size, "the tangent kernel")
+    values, vectors = leading_eigenpairs(
+        lambda vector: _multiply(tangent, vector, outputs, chunk or _SAMPLES),
+        size,
+        leading,
+        tolerance=float(torch.finfo(tangent.dtype).eps),
+    )
+    return Spectrum(values, vectors, None)
+
+
+def _rows(tangent: Tangent, chunk: int | None) -> int:
+    return chunk or max(1, _NUMBERS // max(tangent.size, 1))
 
 
 def _multiply(tangent: Tangent, vector: Tensor, outputs: Outputs, batch: int) -> Tensor:

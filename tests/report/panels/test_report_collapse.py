@@ -8,7 +8,7 @@ import pytest
 from report_records import record, whole
 
 from foreprune.records import LayerRecord, Record
-from foreprune.report.collapse import neuron_collapse, sparse_units
+from foreprune.report.panels.neuron_collapse import neuron_collapse, sparse_shares
 from foreprune.report.sections import sections
 
 
@@ -29,7 +29,7 @@ def bins(**counts: int) -> tuple[int, ...]:
 
 def test_shares_by_hand() -> None:
     # of 10 units 2 keep nothing, 3 keep up to 5 %, 1 keeps up to 50 %, 4 keep more than 95 %
-    found = sparse_units(with_bins(bins(b0=2, b1=1, b20=4), bins(b1=2, b10=1)))
+    found = sparse_shares(with_bins(bins(b0=2, b1=1, b20=4), bins(b1=2, b10=1)))
     assert found is not None
     assert len(found) == 21
     assert found[0] == 1.0  # a sparsity of at least 0
@@ -47,7 +47,7 @@ def test_shares_are_those_of_single_units() -> None:
     counts = [0] * 21
     for count in kept:
         counts[-(-20 * count // 40)] += 1  # open below and closed above
-    found = sparse_units(with_bins(tuple(counts)))
+    found = sparse_shares(with_bins(tuple(counts)))
     assert found is not None
     for at in range(21):
         assert found[at] == sum(40 - count >= at * 2 for count in kept) / 500
@@ -56,8 +56,8 @@ def test_shares_are_those_of_single_units() -> None:
 def test_records_of_earlier_versions_have_no_panel() -> None:
     layer = LayerRecord(name="l", shape=(2, 2), kept=1, total=4, units=2, units_alive=1)
     old = with_bins(bins(b0=1)).model_copy(update={"layers": (layer,)})
-    assert sparse_units(old) is None
-    assert sparse_units(record("snip", density=0.1)) is None
+    assert sparse_shares(old) is None
+    assert sparse_shares(record("snip", density=0.1)) is None
     (section,) = sections([old])
     assert neuron_collapse(section) is None
 

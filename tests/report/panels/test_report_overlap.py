@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 import torch
 from report_records import full, write_masks
 
-from foreprune.analysis.overlap import overlap
+from foreprune.analysis.agreement import overlap
+from foreprune.core.mask_files import PackedMasks, write_bits
 from foreprune.core.masks import Masks
 from foreprune.records import LayerRecord, Record, write_record
-from foreprune.report import overlap as module
 from foreprune.report.charts import Heatmap
-from foreprune.report.overlap import both_kept, jaccard, mask_overlap, read_packed
+from foreprune.report.panels.mask_overlap import agreement, mask_overlap, ones, read_masks
 from foreprune.report.render import write_report
 from foreprune.report.sections import Section, sections
 
@@ -31,7 +32,7 @@ def run(method: str, kept: dict[str, list[int]], runs: Path, *, seed: int = 0, d
     found = full(method, density, seed, epochs=1)
     layers = tuple(
         LayerRecord(name=name, shape=shape, kept=masks.layer_counts()[name][0], total=torch.Size(shape).numel(),
-              units=shape[0], units_alive=masks.widths()[name][0])
+              units=shape[0], units_alive=int(tensors[name].any(1).sum()))
         for name, shape in SHAPES.items()
     )  # fmt: skip
     found = found.model_copy(update={"layers": layers, "kept": masks.kept, "total": masks.total})
@@ -79,18 +80,22 @@ def test_against_the_librarys_own_overlap(tmp_path: Path) -> None:
         one, two = (run(method, positions, tmp_path / str(at)) for method, positions in zip("ab", kept, strict=True))
         files = [tmp_path / str(at) / each.id / "masks.safetensors" for each in (one, two)]
         expected = overlap(*(Masks.load(file) for file in files)).total
-        both = both_kept(read_packed(files[0], one), read_packed(files[1], two))
-        assert sum(both.values()) == expected.both
-        assert jaccard(one.layers, two.layers, both) == pytest.approx(
-            (expected.jaccard, expected.expected_jaccard), rel=1e-12
-        )
+        found = agreement((read_masks(files[0], one), one), (read_masks(files[1], two), two))
+        assert found == (expected.jaccard, expected.expected_jaccard)
 
 
 def test_without_numpy_2_bits_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     bits = np.arange(256, dtype=np.uint8)
-    assert module._ones(bits) == 1024
+    assert ones(bits) == 1024
     monkeypatch.delattr(np, "bitwise_count", raising=False)
-    assert module._ones(bits) == 1024
+    assert ones(bits) == 1024
+
+
+def test_methods_without_a_common_seed_have_no_value(tmp_path: Path) -> None:
+    same = {"first": [0, 1], "second": [0]}
+    measured, _ = charts([run("snip", same, tmp_path, seed=0), run("grasp", same, tmp_path, seed=1)], tmp_path)
+    assert measured.values == ((1.0, None), (None, 1.0))
+    assert measured.notes[0][1] == "no masks of one seed"
 
 
 def test_seeds_are_averaged_and_never_mixed(tmp_path: Path) -> None:
@@ -124,16 +129,23 @@ def test_without_masks_there_is_no_panel(tmp_path: Path) -> None:
     assert mask_overlap(only(records, tmp_path)) is None
 
 
+def packed(**shapes: tuple[int, ...]) -> bytes:
+    """A sound file of masks that keep nothing."""
+    bits = {name: np.packbits(np.zeros(shape, dtype=bool)) for name, shape in shapes.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        return write_bits(Path(folder) / "m", PackedMasks(bits, shapes, {})).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
         (lambda whole: whole[:40], "damaged or not a safetensors file"),
         (lambda whole: b"", "damaged or not a safetensors file"),
-        (lambda whole: whole[:-1] + bytes([whole[-1] ^ 0b1000]), "weights, .* in the record"),
+        (lambda whole: whole[:-1] + bytes([whole[-1] ^ 0b1000]), "damaged: its content does not fit its digest"),
         (lambda whole: whole.replace(b"foreprune-masks/1", b"foreprune-masks/9"), "not a mask file of format"),
-        (lambda whole: whole.replace(b'"second"', b'"sekond"'), "other layers than the record's: 'second'"),
-        (lambda whole: whole.replace(b"[3, 7]", b"[7, 3]"), "'second' has another shape"),
-        (lambda whole: whole.replace(b"[3, 7]", b"[3, 7}"), "list of shapes is unreadable"),
+        (lambda whole: packed(first=(7, 5), sekond=(3, 7)), "other layers than the record's: 'second'"),
+        (lambda whole: packed(first=(5, 7), second=(3, 7)), "'first' has another shape"),
+        (lambda whole: packed(first=(7, 5), second=(3, 7)), "'first' keeps 0 weights, 2 in the record"),
     ],
 )
 def test_damaged_masks_are_named_and_left_out(tmp_path: Path, spoil: object, reason: str) -> None:
@@ -142,7 +154,7 @@ def test_damaged_masks_are_named_and_left_out(tmp_path: Path, spoil: object, rea
     path = tmp_path / records[1].id / "masks.safetensors"
     path.write_bytes(spoil(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(ValueError, match=reason):
-        read_packed(path, records[1])
+        read_masks(path, records[1])
     found = mask_overlap(only(records, tmp_path))
     assert found is not None
     assert found.views[0].charts[0].names == ("snip", "synflow")  # type: ignore[union-attr]
@@ -164,18 +176,20 @@ def test_the_time_is_bounded_and_the_page_says_so(tmp_path: Path, monkeypatch: p
     for each in records:
         write_masks(tmp_path, each)
     total = records[0].total or 0
-    monkeypatch.setattr(module, "MOST_BYTES", 2 * 3 * total // 8 + 10)  # three pairs, two seeds
+    monkeypatch.setattr(
+        "foreprune.report.panels.mask_overlap.MOST_BYTES", 2 * 3 * total // 8 + 10
+    )  # three pairs, two seeds
     measured, _ = charts(records, tmp_path)
     assert measured.notes[0][1].endswith("n = 2")
     found = mask_overlap(only(records, tmp_path))
     assert found is not None
     assert found.notes[0].startswith("The masks of 2 of 4 seeds were compared, to bound the time: at most ")
-    monkeypatch.setattr(module, "MOST_BYTES", 10)
+    monkeypatch.setattr("foreprune.report.panels.mask_overlap.MOST_BYTES", 10)
     found = mask_overlap(only(records, tmp_path))
     assert found is not None
     assert found.views == ()
     assert found.notes[0].startswith("The masks of 0 of 4 seeds")
-    monkeypatch.setattr(module, "MOST_METHODS", 1)
+    monkeypatch.setattr("foreprune.report.panels.mask_overlap.MOST_METHODS", 1)
     found = mask_overlap(only(records, tmp_path))
     assert found is not None
     assert found.notes[0] == "Only the first 1 of 2 methods are compared."

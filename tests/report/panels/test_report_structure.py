@@ -6,8 +6,8 @@ import statistics
 from rich.console import Console
 
 from foreprune.records import Experiment, Record
+from foreprune.report.panels.structure import structure, structure_table
 from foreprune.report.sections import sections
-from foreprune.report.structure import structure, structure_table
 
 
 def record(method: str, density: float, seed: int, **analysis: float | None) -> Record:

@@ -5,65 +5,55 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from foreprune.analysis.statistics import Spread, spread
 from foreprune.records import Record
-from foreprune.report.charts import Axis, Chart, Panel, Series, View, panel
+from foreprune.report.charts import Axis, Chart, Panel, View
 from foreprune.report.colors import DENSE
-from foreprune.report.measures import Spread, band, density_texts, spread
-from foreprune.report.panels import density_axis
+from foreprune.report.lines import Point, density_axis, mean_line
+from foreprune.report.measures import density_texts, plus_minus
+from foreprune.report.panels import panel
 from foreprune.report.sections import Section, sections
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 # name in Record.analysis -> (axis label, factor, column head)
-_MEASURES = {
+_QUANTITIES = {
     "effective_density": ("effective of kept weights (%)", 100.0, "effective\n%"),
     "width": ("connected units (%)", 100.0, "width\n%"),
     "log10_path_kernel_trace": ("log10 path-kernel trace", 1.0, "log10\ntrace"),
 }
 
 
-def measure(record: Record, name: str) -> float | None:
-    """One number of a record's analysis, in the units of its axis; effective density relative to the density kept."""
-    value = record.analysis.get(name)
-    if value is None:
-        return None
-    factor = _MEASURES[name][1]
-    if name == "effective_density":
-        return factor * value / record.density if record.density else None
-    return factor * value
+def _over_seeds(runs: Iterable[Record], quantity: str) -> Spread | None:
+    """A number of the runs' analyses in the units of its axis; effective density relative to the density kept."""
+    factor, values = _QUANTITIES[quantity][1], []
+    for run in runs:
+        value = run.analysis.get(quantity)
+        if value is not None and quantity == "effective_density":
+            value = factor * value / run.density if run.density else None
+        elif value is not None:
+            value = factor * value
+        values.append(value)
+    return spread(values)
 
 
 @panel("structure")
-def structure(section: Section) -> Panel | None:
+def structure(section: Section) -> Panel:
     """Effective density, remaining width and path-kernel trace of the pruned initial network against density."""
     densities = sorted(section.densities())
     charts = []
-    for name, (label, _, _) in _MEASURES.items():
-        series = []
-        for line in section.lines():
-            if line.method == DENSE:
-                continue
-            points = [(density, _over_seeds(section, line.label, density, name)) for density in densities]
-            known = [(density, value) for density, value in points if value is not None]
-            series.append(
-                Series(
-                    label=line.name,
-                    style=section.styles[line.name],
-                    x=tuple(density for density, _ in known),
-                    y=tuple(value.mean for _, value in known),
-                    band=tuple(band(value) for _, value in known),
-                    notes=tuple(
-                        f"{line.name}, density {density_texts(density)[0]}: {_text(value)}, n = {value.n}"
-                        for density, value in known
-                    ),
-                )
-            )
-        drawn = tuple(line for line in series if line.x)
-        if drawn:
-            charts.append(Chart(x=density_axis(densities), y=Axis(label=label), series=drawn))
-    if not charts:
-        return None
+    for quantity, (label, _, _) in _QUANTITIES.items():
+        points: dict[str, list[Point]] = {name: [] for name in section.lines()}
+        for density in densities:
+            for name, runs in section.pruned(density).items():
+                value = _over_seeds(runs, quantity)
+                if value is not None:
+                    where = f"{name}, density {density_texts(density)[0]}"
+                    points[name].append((density, value, f"{where}: {plus_minus(value)}, n = {value.n}"))
+        series = tuple(mean_line(name, section.styles[name], found) for name, found in points.items() if found)
+        if series:
+            charts.append(Chart(x=density_axis(densities), y=Axis(label=label), series=series))
     return Panel(
         name="structure",
         title="What is left of the network",
@@ -74,14 +64,6 @@ def structure(section: Section) -> Panel | None:
         ),
         views=(View(label="", charts=tuple(charts)),),
     )
-
-
-def _over_seeds(section: Section, label: str, density: float, name: str) -> Spread | None:
-    return spread(measure(record, name) for record in section.finished(label=label, density=density))
-
-
-def _text(value: Spread) -> str:
-    return f"{value.mean:.2f}" if value.std is None else f"{value.mean:.2f} ± {value.std:.2f}"
 
 
 def structure_table(records: Iterable[Record]) -> list[Table]:
@@ -101,13 +83,14 @@ def structure_table(records: Iterable[Record]) -> list[Table]:
             pad_edge=False,
         )
         table.add_column("method", overflow="fold")
-        for head in ("density", *(head for _, _, head in _MEASURES.values())):
+        for head in ("density", *(head for _, _, head in _QUANTITIES.values())):
             table.add_column(head, justify="right", no_wrap=True)
         for label, method in section.methods():
             for density in section.densities() if method != DENSE else ():
-                found = [_over_seeds(section, label, density, name) for name in _MEASURES]
+                runs = section.finished(label=label, density=density)
+                found = [_over_seeds(runs, quantity) for quantity in _QUANTITIES]
                 if any(found):
-                    texts = (Text(_text(value)) if value else Text("-") for value in found)
+                    texts = (Text(plus_minus(value) if value else "-") for value in found)
                     table.add_row(Text(label), density_texts(density)[0], *texts)
         if table.row_count:
             tables.append(table)

@@ -41,8 +41,7 @@ def networks_table(experiments: Sequence[Experiment]) -> Table:
 
 def print_tables(records: Sequence[Record]) -> None:
     """Accuracies of the runs that trained, and what masks left of all networks."""
-    from foreprune.report.structure import structure_table
-    from foreprune.report.tables import console_table
+    from foreprune.report import console_table, structure_table
 
     trained = [record for record in records if record.experiment.recipe.epochs or record.status == "failed"]
     for table in [*console_table(trained, width=screen.width), *structure_table(records)]:

@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from foreprune.analysis.effective import effective
-from foreprune.analysis.eigen import Spectrum
 from foreprune.analysis.flops import LayerCost, measure
-from foreprune.analysis.ntk import kernel
 from foreprune.analysis.path_kernel import no_path
 from foreprune.analysis.path_sums import PathCount, Quantity, count, norm, objective, trace
 from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.analysis.tangent import Tangent
-from foreprune.analysis.widths import Width, units_by_sparsity, widths
+from foreprune.analysis.tangent_kernel import kernel_spectrum, kernel_trace
+from foreprune.analysis.widths import Width, layer_widths, units_by_sparsity
 from foreprune.core.masks import Masks
 from foreprune.core.task import Inputs, materialize
 from foreprune.graph import PathError
@@ -111,6 +110,11 @@ class Analysis:
         return (self.total - self.kept) / self.total
 
     @property
+    def prunable_share(self) -> float:
+        """Prunable weights among all parameters; biases, normalization and embeddings are not pruned by default."""
+        return self.total / self.parameters
+
+    @property
     def layer_collapse(self) -> bool:
         """Whether no path leads from the input to the output any more (Tanaka et al. 2020): nothing can be learned."""
         return self.log10_paths == -math.inf or bool(self.collapsed_layers and self.log10_paths is None)
@@ -165,7 +169,7 @@ def analyze(model: nn.Module, masks: Masks | None = None, *, inputs: Any = None,
             layer_densities=kept.layer_densities(),
             effective_layer_densities=None if reached is None else reached.layer_densities(),
             shapes=kept.shapes,
-            widths=widths(net.module, kept, effective=reached),
+            widths=layer_widths(net.module, kept, effective=reached),
             units_by_sparsity=units_by_sparsity(net.module, kept),
             dead_layers=dead,
             collapsed_layers=kept.collapsed(),
@@ -211,13 +215,12 @@ def _tangent(model: nn.Module, masks: Masks | None, parts: list[Inputs], notes: 
         notes.append("tangent kernel: batch normalization uses its running statistics")
     rows = tangent.samples * tangent.outputs
     if rows <= _ROWS:
-        spectrum = kernel(tangent, "spectrum")
-        assert isinstance(spectrum, Spectrum)
+        spectrum = kernel_spectrum(tangent)
         values = spectrum.eigenvalues
         found = (tangent.samples, float(values.sum()), float(values[0]), spectrum.condition_number)
         return dict(zip(names, found, strict=True))
     notes.append(f"tangent kernel: {rows:,} rows; its trace is an estimate from {_PROBES} random vectors")
-    estimate = kernel(tangent, "trace", probes=_PROBES)
+    estimate = kernel_trace(tangent, probes=_PROBES)
     return dict(zip(names, (tangent.samples, estimate, None, None), strict=True))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from report_records import failed, record, regression, study
 
-from foreprune.report.ablation_panels import ablations, paired
-from foreprune.report.charts import Chart, build_panels
+from foreprune.report.charts import Chart
 from foreprune.report.colors import ablation_style
-from foreprune.report.later import pruned_later
-from foreprune.report.panels import accuracy
+from foreprune.report.panels import build_panels
+from foreprune.report.panels.ablated import ablations
+from foreprune.report.panels.accuracy import accuracy
+from foreprune.report.panels.pruned_later import pruned_later
 from foreprune.report.sections import Section, sections
-from foreprune.report.tables import console_table, grids, section_rows
+from foreprune.report.tables import console_table, grids
 
 
 def only(records: list) -> Section:
@@ -69,8 +70,8 @@ def test_differences_of_inversion_alone_have_an_axis_too() -> None:
 
 def test_pairs_are_of_one_seed_and_density() -> None:
     section = only([*runs(BY_HAND), *runs({"shuffle": (0.1,)}, density=0.01), failed("snip", density=0.1, seed=7)])
-    assert paired(section, "snip, shuffled", "snip", 0.1) == {0: (0.91, 0.90), 1: (0.95, 0.92)}
-    assert paired(section, "snip, shuffled", "snip", 0.01) == {}
+    assert section.pairs("snip, shuffled", "snip", 0.1) == {0: (0.91, 0.90), 1: (0.95, 0.92)}
+    assert section.pairs("snip, shuffled", "snip", 0.01) == {}
 
 
 def test_every_method_has_its_chart_on_a_common_scale() -> None:
@@ -106,9 +107,9 @@ def test_the_main_panel_and_table_hold_the_original_runs_only() -> None:
     assert found is not None
     labels = ["dense", "random", "magnitude", "snip", "synflow", "magnitude-after", "ltr"]
     assert [line.label for line in found.views[0].charts[0].series] == labels
-    assert not any("," in row.label for row in section_rows(section))
-    assert {row.label for row in section_rows(section)} >= {"snip at step 100", "snip at step 1000"}
-    assert all("," in row.label for row in section_rows(section, ablated=True))
+    assert not any("," in row.label for row in section.rows())
+    assert {row.label for row in section.rows()} >= {"snip at step 100", "snip at step 1000"}
+    assert all("," in row.label for row in section.rows(ablated=True))
     first, second = grids(section)
     assert second.title == "digits · resnet20: ablations"
     assert [name for name, _ in second.rows][:2] == ["magnitude, shuffled", "magnitude, reinitialized"]
