@@ -16,8 +16,8 @@ from torch import nn
 
 import foreprune as fp
 from benchmarks.timing import peak_mb
-from foreprune.experiments.grid import grid, shortened
-from foreprune.runner.workers import run_all
+from foreprune.experiments import grid, shortened
+from foreprune.runner import run_all
 from foreprune.training.recipes import recipe
 
 WEIGHTS = (1e6, 3e6, 10e6, 30e6, 100e6)

@@ -31,8 +31,7 @@ def snapshot() -> dict[str, Any]:
 
 
 def _methods() -> list[Any]:
-    import foreprune
-
+    foreprune: Any = importlib.import_module("foreprune")
     listed = foreprune.list_methods() if "list_methods" in foreprune.__all__ else foreprune.methods()
     return [found for found in listed if hasattr(found, "make") or getattr(found, "trains", False) is False]
 

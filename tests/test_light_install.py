@@ -95,7 +95,7 @@ def test_records_say_what_to_install(name: str) -> None:
     assert message.strip().endswith("ImportError: records of runs need pydantic: pip install 'foreprune[cli]'")
 
 
-@pytest.mark.parametrize("room", ["records", "procedures.dense", "experiments.grid", "papers"])
+@pytest.mark.parametrize("room", ["records", "procedures.shared", "experiments", "papers"])
 def test_rooms_of_runs_say_what_to_install(room: str) -> None:
     message = output_of(hidden("pydantic") + f"import foreprune.{room}", ok=False)
     assert message.strip().endswith("ImportError: records of runs need pydantic: pip install 'foreprune[cli]'")
@@ -108,9 +108,9 @@ def test_the_command_says_what_to_install(missing: str) -> None:
 
 
 def test_other_missing_modules_are_no_matter_of_installing() -> None:
-    program = hidden("foreprune.cli.shared") + "from foreprune.cli import main\nmain()"
+    program = hidden("foreprune.cli.consoles") + "from foreprune.cli import main\nmain()"
     message = output_of(program, ok=False)
-    assert "ModuleNotFoundError: No module named 'foreprune.cli.shared'" in message
+    assert "ModuleNotFoundError: No module named 'foreprune.cli.consoles'" in message
 
 
 def test_the_library_works_without_the_rooms_of_the_program(tmp_path: Path) -> None:

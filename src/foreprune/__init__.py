@@ -12,37 +12,45 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from foreprune.analysis.analyze import analyze
-    from foreprune.analysis.ntk import ntk
+    from foreprune import ablations
+    from foreprune.analysis import analyze, effective_masks, linearize, ntk, overlap
     from foreprune.analysis.path_kernel import path_kernel
     from foreprune.api import prune, score
     from foreprune.core.masks import Masks
-    from foreprune.core.method import LayerCollapse, Method
+    from foreprune.core.method import LayerCollapse, Method, masker, scorer
     from foreprune.graph import PathError
-    from foreprune.methods import method, methods
-    from foreprune.records.spec import Experiment, Record
-    from foreprune.records.store import load_frame as load_records
+    from foreprune.methods import get_method, list_methods
+    from foreprune.records import Experiment, Record
+    from foreprune.records import load_frame as load_records
+    from foreprune.training.evaluate import evaluate
     from foreprune.training.fit import fit
     from foreprune.training.recipes import Recipe
 
 # Looked up at first use, so that `import foreprune` (and the command line's --help) does not import torch.
 _PUBLIC = {
-    "analyze": "analysis.analyze",
-    "ntk": "analysis.ntk",
+    "ablations": "ablations",
+    "analyze": "analysis",
+    "effective_masks": "analysis",
+    "linearize": "analysis",
+    "ntk": "analysis",
+    "overlap": "analysis",
     "path_kernel": "analysis.path_kernel",
     "prune": "api",
     "score": "api",
     "LayerCollapse": "core.method",
     "Masks": "core.masks",
     "Method": "core.method",
+    "masker": "core.method",
+    "scorer": "core.method",
     "PathError": "graph",
-    "method": "methods",
-    "methods": "methods",
+    "get_method": "methods",
+    "list_methods": "methods",
+    "evaluate": "training.evaluate",
     "fit": "training.fit",
     "Recipe": "training.recipes",
-    "Experiment": "records.spec",
-    "Record": "records.spec",
-    "load_records": "records.store",
+    "Experiment": "records",
+    "Record": "records",
+    "load_records": "records",
 }
 _RENAMED = {"load_records": "load_frame"}
 
@@ -54,15 +62,22 @@ __all__ = [
     "PathError",
     "Recipe",
     "Record",
+    "ablations",
     "analyze",
+    "effective_masks",
+    "evaluate",
     "fit",
+    "get_method",
+    "linearize",
+    "list_methods",
     "load_records",
-    "method",
-    "methods",
+    "masker",
     "ntk",
+    "overlap",
     "path_kernel",
     "prune",
     "score",
+    "scorer",
 ]
 
 
@@ -70,7 +85,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'foreprune' has no attribute {name!r}; it has {', '.join(__all__)}")
     module = importlib.import_module(f"foreprune.{_PUBLIC[name]}")
-    # the room `methods` has the name of the function in it and can be called like it
+    # `ablations` is a package
     value = module if _PUBLIC[name] == name else getattr(module, _RENAMED.get(name, name))
     globals()[name] = value
     return value

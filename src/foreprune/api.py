@@ -1,4 +1,4 @@
-"""The front door: `prune` and `score`."""
+"""`prune` and `score`."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from torch import Tensor, nn
 
 from foreprune.core.density import as_density, keep_count
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Method, Progress, Scope
+from foreprune.core.method import LayerCollapse, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
-from foreprune.core.seeds import generator_for
-from foreprune.core.task import Loss, Task, as_inputs, materialize
-from foreprune.methods import method as find_method
+from foreprune.core.select import Scope
+from foreprune.core.task import Loss, task_for
+from foreprune.methods import MethodLike, as_method
 
 
 def prune(
     model: nn.Module,
-    method: str | Method,
+    method: MethodLike,
     *,
     density: float | None = None,
     sparsity: float | None = None,
     compression: float | None = None,
     inputs: Any = None,
     data: Any = None,
+    mean_image: Tensor | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     scope: Scope = "global",
     prunable: Prunable = None,
     progress: Progress | None = None,
-    **hyper: Any,
+    **settings: Any,
 ) -> Masks:
     """Choose which weights of `model` to keep, before training it. The model is not changed.
 
@@ -42,7 +43,9 @@ def prune(
 
     Args:
         model: any `torch.nn.Module`; custom forwards, tied weights and several inputs are fine.
-        method: a name from `foreprune.methods()`, or such a record itself (`foreprune.ablations.invert` makes one).
+        method: a name from `foreprune.list_methods()`; such a record itself (`foreprune.ablations.invert` makes one); a
+            score of your own, a function (net, task, masks) -> {name: tensor}, larger means keep, which may look at
+            whatever of `inputs` and `data` is given; or ready scores {name: tensor}, one for each prunable weight.
         density: fraction of prunable weights to keep, in (0, 1]. Exactly one of density, sparsity and compression.
         sparsity: fraction to remove, in [0, 1).
         compression: total over kept weights, at least 1.
@@ -50,37 +53,42 @@ def prune(
             batch axis first. Only shapes and types count.
         data: for data-driven methods: one batch `(input, target)` or an iterable of batches. All of it is used and
             kept in memory, so pass a few batches, e.g. `itertools.islice(loader, 4)`. The papers use ten samples per
-            class.
+            class. Where labels are not needed, batches may be tensors.
+        mean_image: for the methods that need it, non-negative, in the shape of one input; default: the mean of `data`.
         loss: callable (output, target) -> mean over the batch; default cross-entropy.
         seed: decides every random choice, ties included, whatever the global random state is.
         scope: "global" compares scores over all layers; "local" keeps the same fraction in every layer.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of parameter names, or
             patterns to exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear and convolution layers
-            and of attention.
+            (transposed ones too) and of attention; never biases, embeddings or normalization. Density counts these.
         progress: called as progress(done, rounds) after each round of an iterative method.
-        **hyper: the method's own hyperparameters, see `print(foreprune.method(name))`.
+        **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
     Returns:
-        Masks with exactly `round(density * total)` weights kept (the method's record says so if it deviates).
+        Masks with exactly `round(density * total)` of the prunable weights kept (the method's record says so if it
+        deviates). Their metadata say how they were made, and under "parameters" how many parameters the model has in
+        all, prunable or not.
 
     Raises:
         ValueError, TypeError: bad arguments, scores that are NaN, infinite or all zero; the message says what to write
-        instead.
+            instead.
 
     Warns:
         LayerCollapse: some layer has lost all its weights.
     """
     kept = as_density(density=density, sparsity=sparsity, compression=compression)
-    found = method if isinstance(method, Method) else find_method(method)
-    found.check_hyper(hyper)
+    found = as_method(method)
+    found.check_settings(settings)
     _check_scope_and_seed(scope, seed)
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
-    metadata |= {f"hyper.{name}": repr(value) for name, value in hyper.items() if not isinstance(value, Tensor)}
+    metadata |= {f"hyper.{name}": repr(value) for name, value in settings.items() if not isinstance(value, Tensor)}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = Net.of(model, prunable=prunable)
         keep_count(kept, net.total)
-        task = _task(found, net, inputs=inputs, data=data, loss=loss, seed=int(seed))
-        made = found.make(net, task, kept, scope=scope, progress=progress, **hyper)
+        given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
+        task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
+        made = found.make(net, task, kept, scope=scope, progress=progress, **settings)
+        metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))
         masks = made.with_metadata(metadata)
     if lost := masks.collapsed():
         warnings.warn(
@@ -95,14 +103,15 @@ def prune(
 
 def score(
     model: nn.Module,
-    method: str | Method,
+    method: MethodLike,
     *,
     inputs: Any = None,
     data: Any = None,
+    mean_image: Tensor | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     prunable: Prunable = None,
-    **hyper: Any,
+    **settings: Any,
 ) -> dict[str, Tensor]:
     """One scoring pass of `method` on the dense model: name -> scores of the weight's shape, larger means keep.
 
@@ -111,18 +120,20 @@ def score(
     Raises:
         ValueError: the method has no scores (layer-density methods build masks directly), or bad arguments.
     """
-    found = method if isinstance(method, Method) else find_method(method)
+    found = as_method(method)
     if found.score is None:
         raise ValueError(
             f"method {found.name!r} builds masks directly and has no scores; use prune(model, {found.name!r}, ...)"
         )
-    found.check_hyper(hyper)
+    found.check_settings(settings)
     _check_scope_and_seed("global", seed)
-    hyper = {name: value for name, value in hyper.items() if name not in ("rounds", "schedule")}
+    settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = Net.of(model, prunable=prunable)
-        task = _task(found, net, inputs=inputs, data=data, loss=loss, seed=int(seed))
-        scores = found.score(net, task, Masks.dense(net.weights), **hyper)
+        given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
+        task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
+        scores = found.score(net, task, Masks.dense(net.weights), **settings)
+        check_scores(scores, net)
         return {name: value.detach() for name, value in scores.items()}
 
 
@@ -133,22 +144,3 @@ def _check_scope_and_seed(scope: str, seed: int) -> None:
         )
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1 (torch seeds with 32 bits), not {seed!r}")
-
-
-def _task(found: Method, net: Net, *, inputs: Any, data: Any, loss: Loss | None, seed: int) -> Task:
-    if loss is not None and not callable(loss):
-        raise TypeError(f"loss must be callable as loss(output, target), not {type(loss).__name__}")
-    if "labels" in found.needs and data is None:
-        raise ValueError(
-            f"method {found.name!r} needs data: pass data=(x, y) or an iterable of such batches "
-            "(data-free methods: 'synflow', 'magnitude', 'erk', 'random')"
-        )
-    uses_data = data is not None and ("labels" in found.needs or "inputs" in found.needs)
-    batches = materialize(data, net.device) if uses_data else ()
-    example = as_inputs(inputs) if inputs is not None else batches[0].inputs if batches else None
-    if "inputs" in found.needs and example is None:
-        raise ValueError(
-            f"method {found.name!r} needs example inputs, of which only the shape counts: pass inputs=x, "
-            "e.g. inputs=torch.zeros(1, 3, 32, 32)"
-        )
-    return Task(batches, example, loss, generator_for("prune", seed))

@@ -8,6 +8,7 @@ from torch import nn
 
 import foreprune as fp
 from foreprune import ablations
+from foreprune.analysis import layer_widths
 from foreprune.core.masks import Masks
 from foreprune.zoo import models
 
@@ -42,9 +43,10 @@ def test_widen_brings_units_back_with_the_same_count(fraction: float) -> None:
     before = masks(0.01)
     after = ablations.widen(before, fraction=fraction, seed=0)
     assert after.layer_counts() == before.layer_counts()
-    for name, (used, units) in before.widths().items():
-        wanted = min(used + round(fraction * (units - used)), before.layer_counts()[name][0])
-        assert after.widths()[name][0] == wanted
+    widened = layer_widths(net(), after)
+    for name, width in layer_widths(net(), before).items():
+        wanted = min(width.fed + round(fraction * (width.units - width.fed)), before.layer_counts()[name][0])
+        assert widened[name].fed == wanted
     assert (after == before) is (fraction == 0)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], not 1.5"):
         ablations.widen(before, fraction=1.5)
@@ -63,7 +65,7 @@ def test_invert_reverses_zero_and_signed_scores() -> None:
     weight = nn.Linear(5, 1, bias=False)
     weight.weight.data = torch.tensor([[2.0, -1.0, 0.0, -3.0, 1e-30]])
     signed = {"weight": weight.weight.detach()}
-    method = fp.method("magnitude")
+    method = fp.get_method("magnitude")
     order = fp.score(weight, ablations.invert(method))["weight"].flatten().argsort()
     assert order.tolist() == list(reversed(signed["weight"].abs().flatten().argsort().tolist()))
 

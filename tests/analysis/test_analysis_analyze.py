@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from walked_nets import case
 
 import foreprune
-from foreprune.analysis.analyze import Analysis, analyze
 from foreprune.analysis.effective import effective_masks
 from foreprune.analysis.flops import cost
 from foreprune.analysis.linearized import linearize
-from foreprune.analysis.ntk import ntk
 from foreprune.analysis.path_kernel import path_kernel
 from foreprune.analysis.path_sums import path_count, path_kernel_trace, path_norm, synflow_objective
-from foreprune.analysis.widths import units_by_sparsity, widths
+from foreprune.analysis.summary import Analysis, analyze
+from foreprune.analysis.tangent_kernel import ntk
+from foreprune.analysis.widths import layer_widths, units_by_sparsity
 from foreprune.core.masks import Masks
 from foreprune.zoo.models import create
 
@@ -56,7 +56,7 @@ def test_the_record_holds_what_its_parts_measure() -> None:
     assert found.effective_density == effective.density < masks.density
     assert found.layer_densities == masks.layer_densities()
     assert found.effective_layer_densities == effective.layer_densities()
-    assert found.widths == widths(given.model, masks, effective=effective)
+    assert found.widths == layer_widths(given.model, masks, effective=effective)
     assert found.units_by_sparsity == units_by_sparsity(given.model, masks)
     for value, log10, measure in (
         (found.paths, found.log10_paths, path_count),
@@ -109,7 +109,7 @@ def test_data_add_the_tangent_kernel() -> None:
     masks = foreprune.prune(given.model, "random", density=0.5)
     batches = [(given.x[:4], given.y[:4]), (given.x[4:7], given.y[4:7])]
     found = analyze(given.model, masks, data=batches)
-    spectrum = ntk(copy.deepcopy(given.model).eval(), given.x[:7], masks, reduce="spectrum")
+    spectrum = ntk(copy.deepcopy(given.model).eval(), masks, inputs=given.x[:7], reduce="spectrum")
     assert found.ntk_samples == 7
     assert found.ntk_trace == pytest.approx(float(spectrum.eigenvalues.sum()))
     assert found.ntk_largest == pytest.approx(float(spectrum.eigenvalues[0]))
@@ -121,9 +121,9 @@ def test_data_add_the_tangent_kernel() -> None:
 
 def test_large_tangent_kernels_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     given = example("mlp")
-    monkeypatch.setattr("foreprune.analysis.analyze._ROWS", 10)
+    monkeypatch.setattr("foreprune.analysis.summary._ROWS", 10)
     found = analyze(given.model, inputs=given.x, data=(given.x, given.y))
-    kernel = ntk(given.model, given.x)
+    kernel = ntk(given.model, inputs=given.x)
     deviation = float((2 * (kernel - kernel.diag().diag()).square().sum()).sqrt())  # of the estimate from one vector
     assert found.ntk_trace != float(kernel.trace())
     assert abs(found.ntk_trace - float(kernel.trace())) < 4 * deviation / 10
@@ -190,8 +190,8 @@ def everything(model: nn.Module, masks: Masks, x: Tensor, y: Tensor) -> None:
     effective_masks(model, masks, inputs=x)
     cost(model, masks, inputs=x)
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        ntk(model, x[:2], masks, reduce="spectrum", leading=2)
-        linearize(model, x[:2], y[:2], masks).weights(3, learning_rate=0.1)
+        ntk(model, masks, inputs=x[:2], reduce="spectrum", leading=2)
+        linearize(model, masks, inputs=x[:2], targets=y[:2]).weights(3, learning_rate=0.1)
     try:
         path_kernel(model, masks, inputs=x, leading=1)
         path_kernel(model, masks, inputs=x)
@@ -221,7 +221,7 @@ def test_the_callers_mode_does_not_matter(context: Any) -> None:
     masks = foreprune.prune(given.model, "random", density=0.4)
     wanted = analyze(given.model, masks, inputs=given.x, data=(given.x, given.y)).to_dict()
     kernel = path_kernel(given.model, masks, inputs=given.x, leading=1)
-    moved = linearize(given.model.eval(), given.x[:2], given.y[:2], masks)
+    moved = linearize(given.model.eval(), masks, inputs=given.x[:2], targets=given.y[:2])
     with context():
         assert analyze(given.model, masks, inputs=given.x, data=(given.x, given.y)).to_dict() == wanted
         again = path_kernel(given.model, masks, inputs=given.x, leading=1)

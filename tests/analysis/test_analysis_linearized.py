@@ -15,13 +15,13 @@ from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foreprune.analysis.linearized import (
-    Fit,
     fit_log_trace,
     fit_outputs,
     fit_weight_change,
     linearize,
     predicted_change,
 )
+from foreprune.analysis.statistics import LeastSquares
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 
@@ -58,7 +58,7 @@ def descend(model: nn.Module, x: Tensor, y: Tensor, masks: Masks, time: float, s
 @pytest.mark.parametrize("time", [0.5, 3.0])
 def test_the_closed_form_is_where_gradient_descent_on_the_linear_model_goes(name: str, time: float) -> None:
     model, x, y, masks = setting(name)
-    found = linearize(model, x, y, masks)
+    found = linearize(model, masks, inputs=x, targets=y)
     outputs, weights = descend(model, x, y, masks, time, steps=20_000)
     torch.testing.assert_close(found.outputs(time, learning_rate=RATE), outputs, rtol=0, atol=2e-4)
     moved = found.weights(time, learning_rate=RATE)
@@ -74,7 +74,7 @@ def test_the_closed_form_is_where_gradient_descent_on_the_linear_model_goes(name
 
 def test_the_real_network_follows_as_long_as_it_hardly_moves() -> None:
     model, x, y, masks = setting()
-    found = linearize(model, x, y, masks)
+    found = linearize(model, masks, inputs=x, targets=y)
     trained = masks.apply_(copy.deepcopy(model))
     optimizer = torch.optim.SGD(trained.parameters(), lr=1e-5)
     masks.attach(trained, optimizer)
@@ -94,7 +94,7 @@ def test_the_real_network_follows_as_long_as_it_hardly_moves() -> None:
 
 def test_limits_in_time() -> None:
     model, x, y, masks = setting()
-    found = linearize(model, x, y, masks)
+    found = linearize(model, masks, inputs=x, targets=y)
     torch.testing.assert_close(found.outputs(0, learning_rate=RATE), found.initial)
     assert found.weight_change(0, learning_rate=RATE) == 0
     assert all(not value.any() for value in found.weights(0, learning_rate=RATE).values())
@@ -107,7 +107,7 @@ def test_limits_in_time() -> None:
 def test_a_singular_kernel_needs_no_inverse() -> None:
     model, x, y, masks = setting()
     x, y = torch.cat([x, x]), torch.cat([y, y + 1])  # equal inputs that want different outputs
-    found = linearize(model, x, y, masks)
+    found = linearize(model, masks, inputs=x, targets=y)
     assert float(found.eigenvalues.min()) == 0
     outputs = found.outputs(1e9, learning_rate=RATE)
     torch.testing.assert_close(outputs[:5], y[:5] + 0.5, rtol=0, atol=1e-6)  # the mean of both wishes
@@ -117,7 +117,7 @@ def test_a_singular_kernel_needs_no_inverse() -> None:
 def test_classes_stand_for_one_hot_vectors_and_prunable_weights_for_all() -> None:
     model, x, _, masks = setting()
     classes = torch.tensor([0, 2, 1, 1, 0])
-    found = linearize(model, x, classes, masks, parameters="prunable")
+    found = linearize(model, masks, inputs=x, targets=classes, parameters="prunable")
     assert torch.equal(found.targets, torch.eye(3, dtype=torch.float64)[classes])
     assert set(found.weights(1, learning_rate=RATE)) == set(masks)
 
@@ -125,18 +125,18 @@ def test_classes_stand_for_one_hot_vectors_and_prunable_weights_for_all() -> Non
 def test_bad_targets_and_times() -> None:
     model, x, y, masks = setting()
     with pytest.raises(ValueError, match=r"outputs' shape \(5, 3\), or 5 classes; got shape \(4, 3\)"):
-        linearize(model, x, y[:4], masks)
+        linearize(model, masks, inputs=x, targets=y[:4])
     with pytest.raises(ValueError, match="classes must be from 0 to 2"):
-        linearize(model, x, torch.tensor([0, 1, 2, 3, 0]), masks)
+        linearize(model, masks, inputs=x, targets=torch.tensor([0, 1, 2, 3, 0]))
     with pytest.raises(TypeError, match="targets must be a tensor, not list"):
-        linearize(model, x, [1], masks)  # type: ignore[arg-type]
-    found = linearize(model, x, y, masks)
+        linearize(model, masks, inputs=x, targets=[1])  # type: ignore[arg-type]
+    found = linearize(model, masks, inputs=x, targets=y)
     for time, rate in ((-1, 0.1), (1, 0), (math.nan, 0.1)):
         with pytest.raises(ValueError, match="time must be at least 0"):
             found.outputs(time, learning_rate=rate)
     training = example("conv").model
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
-        linearize(training, example("conv").x, torch.zeros(12, dtype=torch.long))
+        linearize(training, inputs=example("conv").x, targets=torch.zeros(12, dtype=torch.long))
 
 
 def test_the_share_of_the_way_that_the_trace_predicts() -> None:
@@ -149,11 +149,11 @@ def test_fits_find_the_constants_they_were_made_with() -> None:
     traces = np.linspace(-2, 3, 12)
     share = -np.expm1(-0.001 * 60 * 10**traces)
     weights = fit_weight_change(list(traces), list(7 * share), learning_rate=0.001, time=60)
-    assert weights == Fit(pytest.approx(7), 0.0, pytest.approx(1))
+    assert weights == LeastSquares(pytest.approx((7,)), pytest.approx(1), 12)
     outputs = fit_outputs(list(traces), list(5 * share + 2 * (1 - share)), learning_rate=0.001, time=60)
-    assert outputs == Fit(pytest.approx(5), pytest.approx(2), pytest.approx(1))
+    assert outputs == LeastSquares(pytest.approx((5, 2)), pytest.approx(1), 12)
     line = fit_log_trace(list(traces), list(3 * traces * math.log(10) - 4))
-    assert line == Fit(pytest.approx(3), pytest.approx(-4), pytest.approx(1))
+    assert line == LeastSquares(pytest.approx((3, -4)), pytest.approx(1), 12)
 
 
 def test_the_coefficient_of_determination() -> None:

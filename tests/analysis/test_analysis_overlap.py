@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foreprune.analysis.overlap import Overlap, overlap
+from foreprune.analysis.agreement import overlap
+from foreprune.analysis.statistics import Overlap
 from foreprune.core.masks import Masks
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from walked_nets import NAMES, Case, Walk, case
 
-from foreprune.analysis.ntk import ntk
 from foreprune.analysis.path_kernel import PathKernel, path_kernel
 from foreprune.analysis.path_sums import path_kernel_trace
+from foreprune.analysis.tangent_kernel import ntk
 from foreprune.core.masks import Masks
 from foreprune.graph import PathError
 from foreprune.zoo.models import create
@@ -134,7 +134,7 @@ def test_property_15_the_tangent_kernel_decomposes() -> None:
         (_, first), (_, second), _ = path.weights
         active = (hidden[0][:, first // 3] > 0) & (hidden[1][:, second // 4] > 0)
         features[path.end :: outputs, column] = active * given.x[:, path.start]
-    theta = ntk(given.model, given.x, masks, parameters="prunable")
+    theta = ntk(given.model, masks, inputs=given.x, parameters="prunable")
     torch.testing.assert_close(features @ found.matrix @ features.T, theta, rtol=1e-11, atol=1e-13)
     trace = float(found.matrix.trace())
     assert float(theta.trace()) <= float(torch.linalg.matrix_norm(features, 2)) ** 2 * trace

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from foreprune import cli
-from foreprune.cli.shared import Training
+from foreprune.cli.arguments import Training
 from foreprune.core.masks import Masks
-from foreprune.records.store import read_records
+from foreprune.records import read_records
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -48,6 +48,10 @@ def test_prune_writes_masks_and_prints_the_counts(
     assert masks.metadata["model"] == "resnet-8"
     text = " ".join(capsys.readouterr().out.split())
     assert f"kept {masks.kept}/{masks.total} (density {masks.density:.6g}, sparsity {masks.sparsity:.6g})" in text
+    parameters = int(masks.metadata["parameters"])
+    share = 100 * masks.total / parameters
+    assert 50 < share < 100
+    assert f"prunable: {masks.total:,} of {parameters:,} parameters ({share:.1f} %)" in text
 
 
 def test_analyze_prints_and_saves_everything(
@@ -90,6 +94,19 @@ def test_prune_then_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsy
     assert "test accuracy of the last epoch" in capsys.readouterr().out
 
 
+def test_train_without_classes_prints_losses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "--model", "mlp-bn-16", "--data", "digits-transformation", "--epochs", "2")
+    assert run(monkeypatch, *words, "--out", str(tmp_path)) == 0
+    reached = json.loads((tmp_path / "history.json").read_text())["curve"][-1]["test_loss"]
+    printed = capsys.readouterr().out
+    assert "epoch   2/2  train loss " in printed
+    assert f"  test loss {reached:.4f}  " in printed
+    assert f"test loss of the last epoch: {reached:.4g}" in printed
+    assert "accuracy" not in printed
+
+
 @pytest.mark.slow
 def test_compare_then_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -122,6 +139,13 @@ def test_methods_lists_and_describes(monkeypatch: pytest.MonkeyPatch, capsys: py
         (("prune", "--model", "fc-8", "--method", "synflo", "--density", "0.1"), "did you mean 'synflow'"),
         (("prune", "--model", "fc-8", "--method", "synflow"), "exactly one of density="),
         (("prune", "--model", "fc-8", "--method", "snip", "--density", "0.1"), "add --data"),
+        (("prune", "--model", "fc-8", "--method", "px", "--density", "0.1"), "add --data"),
+        (("prune", "--model", "fc-8", "--method", "synflow-dist", "--density", "0.1"), "add --data"),
+        (("prune", "--model", "fc-8", "--method", "imp", "--density", "0.1"), "`foreprune compare --methods imp`"),
+        (
+            ("prune", "--model", "fc-8", "--method", "synflow:rounds=2.5", "--density", "0.1"),
+            "method 'synflow': rounds must be a whole number, not 2.5",
+        ),
         (("prune", "--model", "fc-8", "--method", "magnitude", "--density", "1.5"), "density must be in (0, 1]"),
         (("prune", "--model", "nope:x", "--method", "magnitude", "--density", "0.5"), "cannot import the model"),
         (("compare", "--densities", "0.1", "--sparsities", "0.9"), "give only one of --densities"),

@@ -2,19 +2,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from foreprune import cli
-from foreprune.cli import shared
-from foreprune.cli.amounts import count, duration, flops
+from foreprune import cli, runner
+from foreprune.cli import consoles
+from foreprune.cli.printing import count, flops
 from foreprune.papers import entries, find
-from foreprune.records.spec import Experiment, Record
-from foreprune.records.store import read_records, write_record
+from foreprune.records import Experiment, Record, read_records, write_record
 
 PAPERS = ("frankle-", "gebhart-", "ntksap-", "patil-")
 
@@ -23,7 +21,7 @@ PAPERS = ("frankle-", "gebhart-", "ntksap-", "patil-")
 def in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FOREPRUNE_DATA", raising=False)
-    for console in (shared.screen, shared.errors):
+    for console in (consoles.screen, consoles.errors):
         monkeypatch.setattr(console, "_width", 80)
 
 
@@ -39,7 +37,7 @@ def finish(out: Path, experiment: Experiment) -> None:
     write_record(out, Record(id=experiment.id, experiment=experiment, status="finished", top1=0.5, kept=1, total=2))
 
 
-@pytest.mark.parametrize("command", ["sweep", "recipes", "compare"])
+@pytest.mark.parametrize("command", ["sweep", "papers", "compare"])
 def test_help_teaches_with_an_example_and_does_not_import_torch(command: str) -> None:
     code = (
         f"import sys\nsys.argv = ['foreprune', {command!r}, '--help']\nfrom foreprune.cli import main\n"
@@ -57,16 +55,16 @@ def test_the_first_help_has_one_line_for_each_command(
 ) -> None:
     assert run(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    for command in ("compare", "prune", "analyze", "train", "sweep", "recipes", "methods", "report"):
+    for command in ("compare", "prune", "analyze", "train", "sweep", "papers", "methods", "report"):
         assert f"• {command}" in text
     assert "foreprune sweep frankle" not in text
 
 
 @pytest.mark.parametrize("scale", ["smoke", "paper"])
-def test_recipes_lists_every_entry_in_80_columns(
+def test_papers_lists_every_entry_in_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scale: str
 ) -> None:
-    assert run(monkeypatch, "recipes", "--scale", scale) == 0
+    assert run(monkeypatch, "papers", "--scale", scale) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split() for line in lines if line.startswith(PAPERS)}
@@ -78,8 +76,8 @@ def test_recipes_lists_every_entry_in_80_columns(
         assert rows["patil-figure-10"][-3:] == ["372", "7,440", "3.4e14"]
 
 
-def test_recipes_explains_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "recipes", "frankle-figure-8", "--scale", "small") == 0
+def test_papers_explains_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "papers", "frankle-figure-8", "--scale", "small") == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     flat = " ".join(text.split())
@@ -98,8 +96,10 @@ def test_recipes_explains_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         assert f"{scale} {len(find('frankle-figure-8').experiments(scale)):,} " in flat  # type: ignore[arg-type]
 
 
-def test_a_smoke_recipe_needs_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "recipes", "patil-figure-12", "frankle-figure-5", "--scale", "smoke") == 0
+def test_papers_at_the_scale_smoke_need_no_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "papers", "patil-figure-12", "frankle-figure-5", "--scale", "smoke") == 0
     text = capsys.readouterr().out
     assert "foreprune sweep patil-figure-12 --scale smoke\n" in text
     assert "foreprune sweep frankle-figure-5 --scale smoke\n" in text
@@ -170,18 +170,17 @@ def test_ray_is_handed_what_was_asked_for(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def run_on_ray(experiments: tuple[Experiment, ...], *, out: Path, on_event: object, **rest: Any) -> Any:
+    def run_all(experiments: tuple[Experiment, ...], *, out: Path, on_event: object, **rest: Any) -> Any:
         seen.update(rest)
         for experiment in experiments:
             finish(out, experiment)
         return read_records(out).records
 
-    fake = types.ModuleType("foreprune.runner.ray_runner")
-    fake.run_on_ray = run_on_ray  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(runner, "run_all", run_all)
     words = ("sweep", "frankle-table-2", "--executor", "ray", "--address", "ray://head:10001", "--retries", "4")
     assert run(monkeypatch, *words, "--jobs", "7", "--device", "cpu") == 0
-    assert seen == {"data_dir": None, "device": "cpu", "address": "ray://head:10001", "jobs": 7, "retries": 4}
+    asked = {"executor": "ray", "address": "ray://head:10001", "device": "cpu", "jobs": 7, "retries": 4}
+    assert seen == asked | {"data_dir": None}
     assert "report" in capsys.readouterr().out
 
 
@@ -200,15 +199,15 @@ def test_compare_has_a_dry_run_too(
     ("words", "message"),
     [
         (("sweep", "frankle-figure-33"), "did you mean frankle-figure-3"),
-        (("sweep",), "nothing to run: name a table or figure; `foreprune recipes` lists them"),
+        (("sweep",), "nothing to run: name a table or figure; `foreprune papers` lists them"),
         (("sweep", "frankle-figure-3", "--methods", "phew"), "no run here uses the method 'phew'"),
         (("sweep", "frankle-figure-3", "--densities", "0.3"), "no run here has the density 0.3"),
         (("sweep", "frankle-figure-3", "--seeds", "0"), "seeds must be at least 1"),
         (("sweep", "frankle-figure-3", "--epochs", "0"), "magnitude-after need at least one epoch"),
         (("sweep", "frankle-figure-3", "--scale", "small"), "cifar-10 is read from files: pass data_dir="),
         (("sweep", "frankle-figure-3", "--address", "auto"), "--address belongs to --executor ray"),
-        (("recipes", "frankle"), "there is no recipe 'frankle'"),
-        (("recipes", "--measure"), "--measure belongs to a recipe"),
+        (("papers", "frankle"), "there is no table or figure 'frankle'"),
+        (("papers", "--measure"), "--measure belongs to a table or figure"),
         (("compare", "--methods", "magnitude-afte", "--dry-run"), "did you mean 'magnitude-after'"),
         (("compare", "--methods", "phew", "--ablations", "invert", "--dry-run"), "no scores to invert"),
     ],
@@ -239,26 +238,6 @@ def test_methods_lists_procedures_too(monkeypatch: pytest.MonkeyPatch, capsys: p
     text = capsys.readouterr().out
     assert "rate=0.2" in text
     assert "arXiv:1803.03635" in " ".join(text.split())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (59, "59 s"),
-        (60, "1 min"),
-        (3599, "60 min"),
-        (3600, "1.0 h"),
-        (9.94 * 3600, "9.9 h"),
-        (47 * 3600, "47 h"),
-        (48 * 3600, "2.0 days"),
-        (400 * 86_400, "400 days"),
-        (3 * 365.25 * 86_400, "3 years"),
-        (1091 * 365.25 * 86_400, "1,091 years"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_counts_and_flops() -> None:

@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from foreprune.cli.progress import Tally, describe, live
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.runner.workers import Event
+from foreprune.cli.progress import SweepProgress, describe, live
+from foreprune.records import Epoch, Experiment, Record
+from foreprune.runner import Event
 from foreprune.training.recipes import Recipe
 
 
@@ -49,41 +49,41 @@ def test_descriptions() -> None:
     assert describe(run(ablation="widen", widen=0.5)) == "snip density 0.05 widen:0.5 seed 0"
 
 
-def test_the_tally_of_a_sweep() -> None:
+def test_the_sweep_of_a_sweep() -> None:
     clock = Clock()
     runs = [run(seed) for seed in range(6)]
-    tally = Tally(runs, clock=clock)
-    assert (tally.total, tally.done, tally.seconds_left()) == (6, 0.0, None)
-    tally.take(Event("skipped", runs[0], record=record(runs[0], seconds=20.0)))
-    tally.take(Event("started", runs[1]))
-    assert tally.seconds_left() == 100.0  # five of 20 seconds, one at a time
-    tally.take(Event("started", runs[2]))
-    assert tally.at_a_time == 2
-    assert tally.seconds_left() == 50.0
+    sweep = SweepProgress(runs, clock=clock)
+    assert (sweep.total, sweep.done, sweep.seconds_left()) == (6, 0.0, None)
+    sweep.take(Event("skipped", runs[0], record=record(runs[0], seconds=20.0)))
+    sweep.take(Event("started", runs[1]))
+    assert sweep.seconds_left() == 100.0  # five of 20 seconds, one at a time
+    sweep.take(Event("started", runs[2]))
+    assert sweep.at_a_time == 2
+    assert sweep.seconds_left() == 50.0
     clock.now += 20
-    tally.take(Event("ended", runs[1], record=record(runs[1], seconds=3.0)))
+    sweep.take(Event("ended", runs[1], record=record(runs[1], seconds=3.0)))
     # 20 seconds for run 1 by the clock, not the 3 of its training; so long has run 2 been at work too
-    assert tally.seconds_left() == 3 * 20 / 2
-    tally.take(Event("epoch", runs[2], epoch=epoch(1)))
-    tally.take(Event("epoch", runs[2], epoch=epoch(5)))
-    assert tally.done == 2.5
-    assert tally.seconds_left() == pytest.approx((60 / 2.5) * 3.5 / 2)
-    tally.take(Event("retried", runs[2], note="was killed"))
-    assert (tally.done, tally.retried, tally.failed) == (2.0, 1, 0)
-    assert tally.seconds_left() == 40.0
-    tally.take(Event("started", runs[2], attempt=2))
+    assert sweep.seconds_left() == 3 * 20 / 2
+    sweep.take(Event("epoch", runs[2], epoch=epoch(1)))
+    sweep.take(Event("epoch", runs[2], epoch=epoch(5)))
+    assert sweep.done == 2.5
+    assert sweep.seconds_left() == pytest.approx((60 / 2.5) * 3.5 / 2)
+    sweep.take(Event("retried", runs[2], note="was killed"))
+    assert (sweep.done, sweep.retried, sweep.failed) == (2.0, 1, 0)
+    assert sweep.seconds_left() == 40.0
+    sweep.take(Event("started", runs[2], attempt=2))
     clock.now += 10
-    tally.take(Event("epoch", runs[2], epoch=epoch(6), attempt=2))  # a tenth in ten seconds: 100 for all of it
-    assert tally.seconds_left() == pytest.approx((20 + 20 + 10) / 2.1 * (0.4 + 3) / 2)
-    tally.take(Event("ended", runs[2], record=record(runs[2], error="it died")))
-    assert (tally.ended, tally.failed, tally.troubles()) == (3, 1, "1 failed, 1 retried")
-    assert tally.seconds_left() == 30.0
-    assert tally.summary() == "3 of 6 runs done, 1 failed, 1 retried, 2 at a time, about 30 s left"
-    tally.take(Event("skipped", runs[3]))
-    tally.take(Event("skipped", runs[4]))
-    assert tally.at_a_time == 1
-    tally.take(Event("skipped", runs[5]))
-    assert tally.seconds_left() == 0.0
+    sweep.take(Event("epoch", runs[2], epoch=epoch(6), attempt=2))  # a tenth in ten seconds: 100 for all of it
+    assert sweep.seconds_left() == pytest.approx((20 + 20 + 10) / 2.1 * (0.4 + 3) / 2)
+    sweep.take(Event("ended", runs[2], record=record(runs[2], error="it died")))
+    assert (sweep.ended, sweep.failed, sweep.troubles()) == (3, 1, "1 failed, 1 retried")
+    assert sweep.seconds_left() == 30.0
+    assert sweep.summary() == "3 of 6 runs done, 1 failed, 1 retried, 2 at a time, about 30 s left"
+    sweep.take(Event("skipped", runs[3]))
+    sweep.take(Event("skipped", runs[4]))
+    assert sweep.at_a_time == 1
+    sweep.take(Event("skipped", runs[5]))
+    assert sweep.seconds_left() == 0.0
 
 
 def plain(events: list[tuple[float, Event]], runs: list[Experiment]) -> list[str]:

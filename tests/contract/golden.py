@@ -26,8 +26,7 @@ METHODS = (*ITERATIVE_PATHS, "px", "magnitude", "snip", "iterative-snip", "force
 def digests(name: str, net: str) -> list[str]:
     """One for each density: the method's masks of the network, as the first characters of their SHA-256."""
     found, given = [], example(net)
-    method = next(known for known in foreprune.methods() if known.name == name)
-    arguments = given.arguments(method)
+    arguments = given.arguments(foreprune.get_method(name))
     if "rounds" in arguments:
         arguments["rounds"] = ROUNDS
     for density in DENSITIES:

@@ -40,11 +40,11 @@ class Example:
     def arguments(self, method: Any) -> dict[str, Any]:
         """What `foreprune.prune` needs to be given for this method; few rounds if it has rounds."""
         given: dict[str, Any] = {}
-        if "labels" in method.needs:
+        if method.needs & {"images", "labels"}:
             given["data"] = (self.x, self.y)
-        elif "inputs" in method.needs:
+        elif "shape" in method.needs:
             given.update(inputs=self.x, data=(self.x, self.y))
-        if "rounds" in method.hyper:
+        if "rounds" in method.settings:
             given["rounds"] = 3
         return given
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,11 +14,12 @@ from foreprune.core import method as method_room
 from foreprune.core.masks import Masks
 from foreprune.core.method import Method, by_score
 from foreprune.core.net import Net
+from foreprune.core.task import task_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
-METHODS = [pytest.param(method, id=method.name) for method in foreprune.methods()]
-SCORED = [pytest.param(method, id=method.name) for method in foreprune.methods() if method.score is not None]
-ITERATIVE = [pytest.param(method, id=method.name) for method in foreprune.methods() if "rounds" in method.hyper]
+METHODS = [pytest.param(method, id=method.name) for method in foreprune.list_methods()]
+SCORED = [pytest.param(method, id=method.name) for method in foreprune.list_methods() if method.score is not None]
+ITERATIVE = [pytest.param(method, id=method.name) for method in foreprune.list_methods() if "rounds" in method.settings]
 
 
 def assert_count(method: Method, masks: Masks, density: float) -> None:
@@ -101,7 +101,7 @@ def test_masks_only_shrink_unless_the_method_revives(
     total = rounds[0].total
     assert [masks.kept for masks in rounds] == [round(0.05 ** (k / 6) * total) for k in range(1, 7)]
     shrinking = all(later & earlier == later for earlier, later in itertools.pairwise(rounds))
-    if not _revives(method):
+    if not method.revives:
         assert shrinking
 
 
@@ -126,7 +126,7 @@ def test_scores_that_change_from_round_to_round_revive_nothing(
         seen.append(masks)
         return {name: torch.randn(w.shape, generator=task.generator) for name, w in net.weights.items()}
 
-    task = _task(foreprune.method("random"), net, given)
+    task = _task(foreprune.get_method("random"), net, given)
     seen.append(by_score(score, net, task, 0.2, rounds=6, scope=scope, revives=revives))
     shrinking = all(later & earlier == later for earlier, later in itertools.pairwise(seen))
     assert shrinking != revives
@@ -142,11 +142,11 @@ def test_the_default_number_of_rounds_is_run(method: Method) -> None:
     foreprune.prune(
         given.model, method.name, density=0.5, progress=lambda done, rounds: seen.append((done, rounds)), **arguments
     )
-    wanted = method.hyper["rounds"]
+    wanted = method.settings["rounds"]
     assert seen == [(done, wanted) for done in range(1, wanted + 1)]
 
 
-def test_hyperparameters_default_to_those_of_the_papers() -> None:
+def test_settings_default_to_those_of_the_papers() -> None:
     iterative = {"schedule": "exponential"}
     papers: dict[str, dict[str, Any]] = {
         "er": {},
@@ -158,12 +158,12 @@ def test_hyperparameters_default_to_those_of_the_papers() -> None:
         "random": {},
         "snip": {"batchnorm": "train"},
         "synflow": {"rounds": 100, **iterative},
-        "synflow-dist": {"rounds": 100, "mean_image": None, **iterative},
+        "synflow-dist": {"rounds": 100, **iterative},
         "synflow-l2": {"rounds": 100, "form": "theta", **iterative},
-        "synflow-l2-dist": {"rounds": 100, "form": "theta", "mean_image": None, **iterative},
+        "synflow-l2-dist": {"rounds": 100, "form": "theta", **iterative},
         "uniform": {},
     }
-    registered = {method.name: dict(method.hyper) for method in foreprune.methods()}
+    registered = {method.name: dict(method.settings) for method in foreprune.list_methods()}
     assert {name: registered[name] for name in papers} == papers
 
 
@@ -172,30 +172,24 @@ def test_every_method_says_what_it_is(method: Method) -> None:
     assert method.name == method.name.lower()
     assert "arXiv" in method.paper
     assert method.summary.endswith(".")
-    assert method.needs <= {"labels", "inputs"}
+    assert method.needs <= {"shape", "images", "labels", "mean image"}
     assert method.paper in str(method)
-    for name in method.hyper:
+    for name in method.settings:
         assert name in str(method)
-
-
-def _revives(method: Method) -> bool:
-    return isinstance(method.make, partial) and bool(method.make.keywords.get("revives"))
 
 
 def _record_rounds(monkeypatch: pytest.MonkeyPatch) -> list[Masks]:
     rounds: list[Masks] = []
-    original = method_room.keep_top
+    original = method_room.keep_best
 
     def recording(*args: Any, **kwargs: Any) -> Masks:
         rounds.append(original(*args, **kwargs))
         return rounds[-1]
 
-    monkeypatch.setattr(method_room, "keep_top", recording)
+    monkeypatch.setattr(method_room, "keep_best", recording)
     return rounds
 
 
 def _task(method: Method, net: Net, given: Any) -> Any:
-    from foreprune.api import _task as make_task
-
-    arguments = given.arguments(method)
-    return make_task(method, net, inputs=arguments.get("inputs"), data=arguments.get("data"), loss=None, seed=0)
+    arguments = {key: value for key, value in given.arguments(method).items() if key != "rounds"}
+    return task_for(net, method.needs, asking=method.name, **arguments)

@@ -17,13 +17,15 @@ import foreprune
 from foreprune.core.method import Method
 
 pytestmark = pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
-DATA_DRIVEN = [pytest.param(method, id=method.name) for method in foreprune.methods() if "labels" in method.needs]
-WITH_INPUTS = [pytest.param(method, id=method.name) for method in foreprune.methods() if "inputs" in method.needs]
-SCORED = [pytest.param(method, id=method.name) for method in foreprune.methods() if method.score is not None]
+DATA_DRIVEN = [
+    pytest.param(method, id=method.name) for method in foreprune.list_methods() if method.needs & {"images", "labels"}
+]
+WITH_INPUTS = [pytest.param(method, id=method.name) for method in foreprune.list_methods() if "shape" in method.needs]
+SCORED = [pytest.param(method, id=method.name) for method in foreprune.list_methods() if method.score is not None]
 
 
 def few(method: Method) -> dict[str, Any]:
-    return {"rounds": 3} if "rounds" in method.hyper else {}
+    return {"rounds": 3} if "rounds" in method.settings else {}
 
 
 @pytest.mark.parametrize("method", DATA_DRIVEN)
@@ -89,14 +91,14 @@ class TwoInputs(nn.Module):
 
 @pytest.mark.parametrize("method", DATA_DRIVEN + WITH_INPUTS)
 def test_models_with_several_inputs_and_mappings(method: Method) -> None:
-    if "mean_image" in method.hyper:
+    if "mean image" in method.needs:
         pytest.skip("the mean image is of one input")
     torch.manual_seed(0)
     model = TwoInputs().double()
     left, right, y = torch.rand(9, 6).double(), torch.rand(9, 4).double(), torch.arange(9) % CLASSES
     forms: list[dict[str, Any]] = (
         [{"data": ((left, right), y)}, {"data": {"left": left, "right": right, "labels": y}}]
-        if "labels" in method.needs
+        if method.needs & {"images", "labels"}
         else [{"inputs": (left, right)}, {"inputs": {"left": left, "right": right}}, {"data": ((left, right), y)}]
     )
     masks = [foreprune.prune(model, method.name, density=0.4, **form, **few(method)) for form in forms]
@@ -106,7 +108,7 @@ def test_models_with_several_inputs_and_mappings(method: Method) -> None:
 
 @pytest.mark.parametrize("method", WITH_INPUTS)
 def test_of_inputs_only_shape_and_type_count(method: Method) -> None:
-    if "mean_image" in method.hyper:
+    if "mean image" in method.needs:
         pytest.skip("the mean image is data")
     given = example("conv")
     one = foreprune.prune(given.model, method.name, density=0.3, inputs=given.x, **few(method))
@@ -139,7 +141,7 @@ def test_scores_fit_the_weights_and_choose_the_one_shot_mask(method: Method) -> 
     given = example("residual")
     arguments = {key: value for key, value in given.arguments(method).items() if key != "rounds"}
     scores = foreprune.score(given.model, method.name, **arguments)
-    one_round = {"rounds": 1} if "rounds" in method.hyper else {}
+    one_round = {"rounds": 1} if "rounds" in method.settings else {}
     masks = foreprune.prune(given.model, method.name, density=0.2, **arguments, **one_round)
     assert {name: tuple(score.shape) for name, score in scores.items()} == masks.shapes
     assert not any(score.requires_grad for score in scores.values())

@@ -18,7 +18,7 @@ import foreprune
 from foreprune.core.method import Method
 
 pytestmark = pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
-METHODS = [pytest.param(method, id=method.name) for method in foreprune.methods()]
+METHODS = [pytest.param(method, id=method.name) for method in foreprune.list_methods()]
 RANDOM = ("random", "uniform", "er", "erk")
 
 
@@ -127,7 +127,7 @@ def test_they_are_untouched_after_a_forward_that_fails(method: Method, name: str
 
     given.model.register_forward_hook(fail)
     arguments = given.arguments(method)
-    if "labels" in method.needs:
+    if method.needs & {"images", "labels"}:
         arguments["data"] = [(given.x, given.y), (given.x, given.y)]
     before = photograph(given.model)
     raised = False
@@ -278,7 +278,7 @@ def test_buffers_that_a_forward_creates_or_replaces_are_put_back(method: str) ->
     assert differences(before, photograph(model)) == []
 
 
-@pytest.mark.parametrize("method", [param for param in METHODS if "labels" in param.values[0].needs])
+@pytest.mark.parametrize("method", [param for param in METHODS if param.values[0].needs & {"images", "labels"}])
 def test_a_forward_that_works_on_its_inputs_in_place_changes_no_data(method: Method) -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:

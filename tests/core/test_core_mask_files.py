@@ -14,8 +14,8 @@ import torch
 from safetensors.numpy import save as save_numpy
 from safetensors.torch import save_file as save_torch
 
-from foreprune.core import masks as masks_module
-from foreprune.core.masks import FORMAT, Masks, _digest
+from foreprune.core.mask_files import FORMAT, digest_of
+from foreprune.core.masks import Masks
 
 
 def some(*shapes: tuple[int, ...]) -> Masks:
@@ -122,7 +122,7 @@ def forged(tmp_path: Path, packed: dict[str, Any], shapes: Any, **header: str) -
     """A mask file with whatever content and a digest that fits it."""
     text = shapes if isinstance(shapes, str) else json.dumps(shapes)
     about = {"format": FORMAT, "shapes": text, **header}
-    about["digest"] = _digest(about, packed)
+    about["digest"] = digest_of(about, packed)
     (tmp_path / "forged").write_bytes(save_numpy(packed, metadata=about))
     return tmp_path / "forged"
 
@@ -208,4 +208,4 @@ def test_a_pickle_with_another_name_is_not_executed(tmp_path: Path, monkeypatch:
 def test_the_file_is_not_trusted_to_hold_a_weight(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="masks without a single weight"):
         Masks.load(forged(tmp_path, {"a": ONE[:0]}, {"a": [0]}))
-    assert masks_module.FORMAT == "foreprune-masks/1"
+    assert FORMAT == "foreprune-masks/1"

@@ -27,7 +27,6 @@ def test_counts_and_densities() -> None:
     assert found.layer_counts() == {"a": (1, 4), "b": (2, 3)}
     assert found.layer_densities() == {"a": 0.25, "b": 2 / 3}
     assert found.collapsed() == ()
-    assert found.widths() == {"a": (1, 2), "b": (2, 3)}
     assert found.shapes == {"a": (2, 2), "b": (3,)}
     assert repr(found) == "Masks(2 tensors, kept 3/7, density 0.4286, sparsity 0.5714)"
     assert list(found) == ["a", "b"]

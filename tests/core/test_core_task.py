@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import foreprune
-from foreprune.core.task import Inputs, Task, as_inputs, materialize
+from foreprune.core.net import Net
+from foreprune.core.task import NEEDS, Inputs, Task, as_inputs, materialize, task_for
 
 X, Y = torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
 CPU = torch.device("cpu")
@@ -145,3 +146,55 @@ def test_what_a_call_makes_once_is_the_same_in_every_round() -> None:
     assert task.once(make, object()) is not task.once(make, key)
     assert other.once(make, key) is not task.once(make, key)
     assert len(made) == 3
+
+
+def test_a_task_holds_what_is_needed_and_nothing_else() -> None:
+    net = Net.of(example("mlp").model)
+    given: dict[str, Any] = {"inputs": torch.rand(2, 6), "data": (torch.rand(4, 6), torch.tensor([0, 1, 0, 1]))}
+
+    def held(*needs: Any, optional: tuple[Any, ...] = (), **arguments: Any) -> tuple[int, int | None, bool]:
+        found = task_for(net, frozenset(needs), asking="m", optional=frozenset(optional), **arguments)
+        rows = None if found.example is None else found.example.tensors()[0].shape[0]
+        return len(found.batches), rows, found.mean_image is not None
+
+    assert held(**given) == (0, 2, False)
+    assert held("shape", **given) == (0, 2, False)
+    assert held("shape", data=given["data"]) == (1, 4, False)
+    assert held("images", data=given["data"][0]) == held("labels", data=given["data"]) == (1, 4, False)
+    assert held("shape", "mean image", data=given["data"]) == (1, 4, True)
+    assert held("mean image", mean_image=torch.ones(6), data=iter(())) == (0, None, True)
+    assert held(optional=tuple(NEEDS), **given) == (1, 2, False)
+    assert held(optional=tuple(NEEDS)) == (0, None, False)
+    assert held(optional=tuple(NEEDS), mean_image=torch.ones(6)) == (0, None, True)
+
+
+def test_the_mean_image_is_that_of_all_samples() -> None:
+    net = Net.of(example("mlp").model)
+    x = torch.rand(7, 6)
+    needs = frozenset({"mean image"})
+    found = task_for(net, needs, asking="m", data=[x[:2], x[2:]])  # type: ignore[arg-type]
+    torch.testing.assert_close(found.mean_image, x.double().mean(0))
+    for batch in ((x, torch.arange(7)), [x, torch.arange(7)], (x, x)):
+        one = task_for(net, needs, asking="m", data=batch)  # type: ignore[arg-type]
+        assert len(one.batches) == 1
+    own = task_for(net, needs, asking="m", data=x, mean_image=x[0])  # type: ignore[arg-type]
+    assert own.mean_image is not None
+    assert torch.equal(own.mean_image, x[0])
+
+
+@pytest.mark.parametrize(
+    ("needs", "given", "message"),
+    [
+        ({"images"}, {"inputs": X}, r"method 'm' needs data: pass data=\(x, y\) or an iterable"),
+        ({"labels"}, {"data": X}, r"data must be a batch \(input, target\)"),
+        ({"shape"}, {}, r"method 'm' needs example inputs, .* inputs=torch.zeros"),
+        ({"mean image"}, {"inputs": X}, r"method 'm' needs the mean image of the data: pass mean_image= .* or data="),
+        ({"mean image"}, {"mean_image": -X}, r"the mean image has negative entries \(smallest -0.*raw pixels"),
+        ({"mean image"}, {"mean_image": [1.0]}, r"mean_image must be a tensor of finite numbers"),
+        (set(), {"mean_image": X}, r"method 'm' takes no mean_image; leave it out, or use 'synflow-dist'"),
+        (set(), {"loss": 3}, r"loss must be callable as loss\(output, target\), not int"),
+    ],
+)
+def test_what_a_task_lacks(needs: set[Any], given: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        task_for(Net.of(example("mlp").model), frozenset(needs), asking="m", **given)

@@ -60,3 +60,13 @@ def test_other_classes_are_checked_by_name() -> None:
     assert checked("plan", plan := Plan(), Plan) is plan
     with pytest.raises(TypeError, match=r"^plan must be Plan, not 3$"):
         checked("plan", 3, Plan)
+
+
+def test_unions_and_what_says_nothing() -> None:
+    kind = list[str] | str | None
+    assert checked("names", ["a"], kind) == ["a"]
+    assert checked("names", "a", kind) == "a"
+    assert checked("names", None, kind) is None
+    with pytest.raises(TypeError, match=r"^names must be list or a string, not 3$"):
+        checked("names", 3, kind)
+    assert checked("anything", given := object(), Any) is given

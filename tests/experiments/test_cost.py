@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from foreprune.analysis.flops import cost
-from foreprune.experiments.cost import _DATA, START, estimate, forward_flops, images, measured_rate
-from foreprune.experiments.grid import grid
-from foreprune.records.spec import Experiment
+from foreprune.analysis import cost
+from foreprune.experiments import estimate, grid, measured_rate
+from foreprune.experiments.cost import _DATA, START, forward_flops, images
+from foreprune.records import Experiment
 from foreprune.training.recipes import Recipe
 from foreprune.zoo import datasets
 from foreprune.zoo.models import create

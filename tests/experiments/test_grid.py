@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from foreprune.experiments.grid import grid, parse_ablation, parse_method, parse_timed_method, shortened
+from foreprune.experiments import grid, parse_method, parse_timed_method, shortened
 from foreprune.training.recipes import Recipe
 
 
@@ -34,31 +34,6 @@ def test_the_step_to_prune_at_follows_the_name() -> None:
 def test_a_step_that_is_no_number_is_explained(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no optimizer step; write e\.g\. snip@1000"):
         parse_timed_method(text)
-
-
-def test_ablations_with_a_value() -> None:
-    assert parse_ablation("shuffle") == ("shuffle", 1.0)
-    assert parse_ablation("widen") == ("widen", 1.0)
-    assert parse_ablation("widen:0.25") == ("widen", 0.25)
-    assert parse_ablation("widen:0") == ("widen", 0.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("shufle", "unknown ablation 'shufle'; did you mean shuffle"),
-        ("none", "unknown ablation 'none'"),
-        ("xyz", "choose from shuffle, reinit"),
-        ("shuffle:0.5", "only widen takes a value"),
-        ("widen:1.5", "from 0 to 1; write e.g. widen:0.5"),
-        ("widen:nan", "from 0 to 1"),
-        ("widen:half", "from 0 to 1"),
-        ("widen:", "from 0 to 1"),
-    ],
-)
-def test_bad_ablations_are_explained(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        parse_ablation(text)
 
 
 def test_milestones_keep_their_place() -> None:

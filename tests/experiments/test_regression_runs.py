@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pytest
-from rich.console import Console
-from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 
 import foreprune
 from foreprune.core.masks import Masks
-from foreprune.experiments.run import run_experiment
-from foreprune.experiments.single import prune_once, train_once
-from foreprune.records.spec import Experiment
-from foreprune.records.store import run_folder
-from foreprune.training.evaluate import evaluate
+from foreprune.experiments import run_experiment
+from foreprune.records import Experiment, run_folder
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.datasets import load
 from foreprune.zoo.models import create
@@ -48,49 +41,3 @@ def test_a_record_of_a_run(tmp_path: Path) -> None:
     assert 0 < record.test_loss < 1  # of pixels in [0, 1]; cross-entropy would be above 10
     assert record.analysis["log10_paths"] is not None
     assert record.total == 64 * 16 + 5 * 16 * 16 + 16 * 64
-
-
-def test_one_network_at_a_time(tmp_path: Path) -> None:
-    masks = prune_once(
-        model="mlp-bn-16",
-        method="snip",
-        density=0.2,
-        hyper={},
-        data="digits-transformation",
-        data_dir=None,
-        input_shape=(3, 32, 32),
-        classes=10,
-        weights=None,
-        init="kaiming-normal-fan-in",
-        samples_per_class=10,
-        exclude=(),
-        scope="global",
-        seed=0,
-    )
-    assert masks == by_hand()
-    masks.save(tmp_path / "m.safetensors")
-    console = Console(record=True, width=200)
-    history = train_once(
-        model="mlp-bn-16",
-        data="digits-transformation",
-        data_dir=None,
-        masks=tmp_path / "m.safetensors",
-        weights=None,
-        init="kaiming-normal-fan-in",
-        recipe=SHORT,
-        seed=0,
-        out=tmp_path / "trained",
-        device="cpu",
-        console=console,
-    )
-    data = load("digits-transformation")
-    model = create("mlp-bn-16", input_shape=data.shape, classes=data.classes)
-    model.load_state_dict(load_file(tmp_path / "trained" / "weights.safetensors"))
-    reached = history.curve[-1].test_loss
-    assert reached == pytest.approx(evaluate(model, data.test, loss=mse_loss).loss, rel=1e-6)
-    assert reached is not None
-    printed = console.export_text()
-    assert f"test loss {reached:.4f}" in printed
-    assert f"test loss of the last epoch: {reached:.4g}" in printed
-    assert "accuracy" not in printed
-    assert json.loads((tmp_path / "trained" / "history.json").read_text())["curve"][-1]["test_loss"] == reached

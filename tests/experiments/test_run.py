@@ -7,12 +7,9 @@ import torch
 from torch import nn
 
 from foreprune.core.masks import Masks
-from foreprune.experiments.check import check, resolve_device
-from foreprune.experiments.run import run_experiment
-from foreprune.methods import methods
-from foreprune.procedures.procedures import PROCEDURES
-from foreprune.records.spec import Experiment
-from foreprune.records.store import finished, read_records, run_folder
+from foreprune.experiments import run_experiment
+from foreprune.methods import list_methods
+from foreprune.records import Experiment, finished, read_records, run_folder
 from foreprune.training.recipes import Recipe
 
 SHORT = Recipe(epochs=2, batch_size=128, lr=0.1)
@@ -34,7 +31,7 @@ def small_model(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 24), nn.ReLU(), nn.Linear(24, classes))
 
 
-@pytest.mark.parametrize("method", ["dense", *(found.name for found in methods())])
+@pytest.mark.parametrize("method", ["dense", *(found.name for found in list_methods())])
 def test_every_method_runs_end_to_end(method: str, tmp_path: Path) -> None:
     hyper = {"rounds": 3} if method in ("iterative-snip", "force") or method.startswith("synflow") else {}
     record = run_experiment(experiment(method, hyper=hyper), out=tmp_path, environment={"command": "test"})
@@ -111,42 +108,3 @@ def test_warnings_are_recorded(tmp_path: Path) -> None:
     assert record.status == "finished"
     lost = [layer.name for layer in record.layers if not layer.kept]
     assert bool(lost) == any("leaves no weight" in warning for warning in record.warnings)
-
-
-def test_check_finds_what_would_fail() -> None:
-    check([experiment(), experiment("dense")], data_dir=None)
-    with pytest.raises(ValueError, match="did you mean 'synflow'"):
-        check([experiment("sinflow")], data_dir=None)
-    with pytest.raises(TypeError, match="no hyperparameter 'temprature'"):
-        check([experiment("grasp", hyper={"temprature": 1})], data_dir=None)
-    with pytest.raises(ValueError, match="keeps none of"):
-        check([experiment(density=1e-9)], data_dir=None)
-    with pytest.raises(ValueError, match="unknown"):
-        check([experiment(model="lennet")], data_dir=None)
-    with pytest.raises(FileNotFoundError, match="FOREPRUNE_DATA"):
-        check([experiment(data="mnist")], data_dir="/nowhere")
-
-
-def test_check_knows_what_prunes_later() -> None:
-    check([experiment(name) for name in PROCEDURES], data_dir=None)
-    check([experiment(prune_at=24), experiment("ltr", hyper={"rewind_to": 24})], data_dir=None)  # 2 epochs of 12 steps
-    with pytest.raises(ValueError, match=r"unknown method 'magnitud-after'; did you mean 'magnitude-after'\?"):
-        check([experiment("magnitud-after")], data_dir=None)
-    with pytest.raises(TypeError, match="procedure 'gmp' has no hyperparameter 'evry'; did you mean 'every'"):
-        check([experiment("gmp", hyper={"evry": 1})], data_dir=None)
-    with pytest.raises(ValueError, match="procedure 'gmp' takes no ablation 'reinit'; allowed: none"):
-        check([experiment("gmp", ablation="reinit")], data_dir=None)
-    with pytest.raises(ValueError, match=r"no step 25 in the dense training: it has 24 .* prune or rewind at one of 0"):
-        check([experiment(prune_at=25)], data_dir=None)
-    with pytest.raises(ValueError, match="no step 24 in the dense training: it has 2 optimizer steps"):
-        check([experiment("ltr", hyper={"rewind_to": 24}, train_size=100)], data_dir=None)
-
-
-def test_device() -> None:
-    assert resolve_device("cpu") == "cpu"
-    if torch.cuda.is_available():
-        assert resolve_device("auto") == "cuda"
-    else:
-        assert resolve_device("auto") == "cpu"
-        with pytest.raises(ValueError, match="no CUDA device"):
-            resolve_device("cuda")

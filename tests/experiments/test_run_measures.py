@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import foreprune.procedures.dense as dense_module
-import foreprune.procedures.later as later_module
+import foreprune.procedures.shared.dense as dense_module
+import foreprune.procedures.shared.pruning as pruning_module
 from foreprune.api import prune
 from foreprune.core.masks import Masks
-from foreprune.experiments.run import layers_of, run_experiment, unit_densities
-from foreprune.records.spec import Experiment
-from foreprune.records.store import run_folder
+from foreprune.experiments import run_experiment
+from foreprune.experiments.run import layers_of
+from foreprune.records import Experiment, run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.datasets import load_cached
@@ -47,47 +47,15 @@ def small_conv(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
 CONV = f"{__name__}:small_conv"
 
 
-def by_hand(mask: Tensor) -> tuple[int, ...]:
-    counts = [0] * 21
-    for unit in range(mask.shape[0]):
-        weights = mask[unit].flatten().tolist()
-        kept = sum(weights)
-        if not kept:
-            counts[0] += 1
-            continue
-        for number in range(1, 21):
-            # (number - 1) / 20 < kept / all <= number / 20, in whole numbers
-            if (number - 1) * len(weights) < 20 * kept <= number * len(weights):
-                counts[number] += 1
-    return tuple(counts)
-
-
-@pytest.mark.parametrize("shape", [(60, 20), (60, 40), (13, 7), (9, 4, 3, 3), (30, 1), (1, 300)])
-@pytest.mark.parametrize("density", [0.0, 0.04, 0.5, 1.0])
-def test_units_are_counted_by_what_they_keep(shape: tuple[int, ...], density: float) -> None:
-    mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < density
-    assert unit_densities(mask) == by_hand(mask)
-    assert sum(unit_densities(mask)) == shape[0]
-
-
-def test_the_edges_of_the_bins_belong_below() -> None:
-    mask = torch.zeros(6, 20, dtype=torch.bool)
-    for unit, kept in enumerate((0, 1, 2, 10, 19, 20)):
-        mask[unit, :kept] = True
-    found = unit_densities(mask)
-    assert [number for number, count in enumerate(found) if count] == [0, 1, 2, 10, 19, 20]
-    assert len(found) == 21
-
-
-def test_a_vector_has_units_of_one_weight() -> None:
-    assert unit_densities(torch.tensor([True, False, True])) == (1, *[0] * 19, 2)
-
-
 def test_every_layer_of_a_record_has_its_units() -> None:
-    masks = Masks({"a": torch.eye(5, dtype=torch.bool), "b": torch.ones(2, 3, dtype=torch.bool)})
-    first, second = layers_of(masks)
-    assert first.unit_densities == by_hand(torch.eye(5, dtype=torch.bool))
-    assert second.unit_densities == (*[0] * 20, 2)
+    model = nn.Sequential(nn.Linear(5, 5), nn.ConvTranspose2d(4, 8, 3))
+    mask = torch.zeros(4, 8, 3, 3, dtype=torch.bool)
+    mask[:, :2] = True
+    first, second = layers_of(model, Masks({"0.weight": torch.eye(5, dtype=torch.bool), "1.weight": mask}))
+    assert (first.units, first.units_alive, first.kept, first.shape) == (5, 5, 5, (5, 5))
+    assert first.unit_densities == (0, 0, 0, 0, 5, *[0] * 16)  # one weight of five: 0.2
+    assert (second.units, second.units_alive) == (8, 2)
+    assert second.unit_densities == (6, *[0] * 19, 2)
 
 
 @pytest.mark.parametrize("method", ["snip", "dense"])
@@ -141,7 +109,7 @@ def test_convolutions_are_pruned_as_they_are_and_trained_channels_last(
     def kernel(model: nn.Module) -> bool:
         return model[3].weight.is_contiguous(memory_format=torch.channels_last)
 
-    real_prune, real_fit = later_module.prune, dense_module.fit
+    real_prune, real_fit = pruning_module.prune, dense_module.fit
 
     def prune_and_look(model: nn.Module, *args: Any, **settings: Any) -> Masks:
         seen.append(("prune", kernel(model)))
@@ -151,7 +119,7 @@ def test_convolutions_are_pruned_as_they_are_and_trained_channels_last(
         seen.append(("fit", kernel(model)))
         return real_fit(model, *args, **settings)
 
-    monkeypatch.setattr(later_module, "prune", prune_and_look)
+    monkeypatch.setattr(pruning_module, "prune", prune_and_look)
     monkeypatch.setattr(dense_module, "fit", fit_and_look)
     record = run_experiment(experiment("magnitude-after", model=CONV), out=tmp_path)
     assert record.status == "finished", record.error

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from foreprune.experiments.grid import grid
-from foreprune.experiments.selection import in_epochs, limited
+from foreprune.experiments import grid, in_epochs, limited
 from foreprune.training.recipes import Recipe
 
 RECIPE = Recipe(epochs=10, lr=0.1, schedule="milestones", milestones=(5, 8))

@@ -15,6 +15,7 @@ from oracles.unit_paths import edges
 from torch import Tensor, nn
 
 import foreprune
+from foreprune.analysis import layer_widths
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
@@ -89,7 +90,7 @@ def test_networks_of_the_papers(name: str, density: float, length: int) -> None:
     target = round(density * masks.total)
     assert target <= masks.kept < target + length
     assert without_flow(model, masks, x) == 0
-    assert all(kept == total for kept, total in masks.widths().values())
+    assert all(width.fed == width.units for width in layer_widths(model, masks).values())
 
 
 def test_bottlenecks_of_resnet_50() -> None:
@@ -211,10 +212,10 @@ def test_queries_and_keys_are_never_kept() -> None:
 
 
 @pytest.mark.parametrize("hyper", [{"bias": "magnitude"}, {"conserve": "kernels"}])
-def test_hyperparameters_are_checked(hyper: dict[str, str]) -> None:
+def test_settings_are_checked(hyper: dict[str, str]) -> None:
     ((key, value),) = hyper.items()
-    allowed = {"bias": '"weights", "uniform" or "inverse"', "conserve": '"weight" or "kernel"'}[key]
-    with pytest.raises(ValueError, match=f"{key} must be {allowed}, not '{value}'"):
+    allowed = {"bias": "'weights', 'uniform', 'inverse'", "conserve": "'weight', 'kernel'"}[key]
+    with pytest.raises(ValueError, match=f"method 'phew': {key} must be one of {allowed}, not '{value}'"):
         prune(nn.Linear(4, 3), 0.5, FLAT, **hyper)
 
 

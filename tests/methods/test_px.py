@@ -303,8 +303,8 @@ def test_batch_normalization_sets_gates_in_inference_mode_or_by_the_batch() -> N
     for mode, wanted in (("eval", 1 + 4 + 9 + 16), ("train", 9 + 16)):
         found, exponent = active_energy(net, task(x).batches[0], dense, 1, batchnorm=mode)  # type: ignore[arg-type]
         assert (found * 2.0**exponent).tolist() == [wanted]
-    assert foreprune.method("px").hyper["batchnorm"] == "eval"
-    with pytest.raises(ValueError, match='batchnorm must be "train"'):
+    assert foreprune.get_method("px").settings["batchnorm"] == "eval"
+    with pytest.raises(ValueError, match=r"method 'px': batchnorm must be one of .train., .eval., not"):
         foreprune.score(model, "px", data=(x, x), batchnorm="both")
 
 

@@ -13,9 +13,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import foreprune
-from foreprune.api import _task
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
+from foreprune.core.task import task_for
 
 Weights = dict[str, Tensor]
 BATCHES = ([slice(0, 12)], [slice(0, 5), slice(5, 12)])
@@ -115,9 +115,9 @@ def test_iterative_snip_scores_pruned_weights_zero_and_force_does_not() -> None:
     net = Net.of(given.model)
     masks = foreprune.prune(given.model, "random", density=0.5)
     for name, revived in (("iterative-snip", False), ("force", True)):
-        record = foreprune.method(name)
+        record = foreprune.get_method(name)
         assert record.score is not None
-        task = _task(record, net, inputs=None, data=(given.x, given.y), loss=None, seed=0)
+        task = task_for(net, record.needs, asking=name, data=(given.x, given.y))
         found = record.score(net, task, masks)
         pruned = torch.cat([found[key][~mask] for key, mask in masks.items()])
         assert bool(pruned.any()) == revived
@@ -270,8 +270,7 @@ def test_a_custom_loss_sees_output_and_target() -> None:
 
 def test_task_of_a_data_free_call_holds_no_data() -> None:
     given = example("mlp")
-    task = _task(
-        foreprune.method("magnitude"), Net.of(given.model), inputs=None, data=(given.x, given.y), loss=None, seed=0
-    )
+    needs = foreprune.get_method("magnitude").needs
+    task = task_for(Net.of(given.model), needs, asking="magnitude", data=(given.x, given.y))
     assert task.batches == ()
     assert task.samples == 0

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import foreprune
-from foreprune.api import _task
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
-from foreprune.core.task import Inputs
+from foreprune.core.task import Inputs, task_for
 from foreprune.graph import PathGraph
 
 ROUNDS = 3  # the third may be a replay
@@ -136,14 +135,16 @@ def masks_of(net: Net, *, density: float) -> Masks:
     return Masks({name: torch.rand(w.shape, generator=generator) < density for name, w in net.weights.items()})
 
 
-def scores(case: Case, method: str, masks: Masks, **hyper: Any) -> dict[str, np.ndarray[Any, Any]]:
+def scores(
+    case: Case, method: str, masks: Masks, *, mean_image: Tensor | None = None, **settings: Any
+) -> dict[str, np.ndarray[Any, Any]]:
     net = Net.of(case.model)
-    found = foreprune.method(method)
+    found = foreprune.get_method(method)
     inputs = torch.zeros(1, *case.shape, dtype=torch.float64)
-    task = _task(found, net, inputs=inputs, data=None, loss=None, seed=0)
+    task = task_for(net, found.needs, asking=method, inputs=inputs, mean_image=mean_image)
     assert found.score is not None
     for _ in range(ROUNDS):
-        latest = found.score(net, task, masks, **hyper)
+        latest = found.score(net, task, masks, **settings)
     return {name: score.numpy() for name, score in latest.items()}
 
 

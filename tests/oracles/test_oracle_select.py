@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foreprune.core import select
+from foreprune.core import threshold
 from foreprune.core.density import apportion, erdos_renyi, erdos_renyi_kernel
 from foreprune.core.masks import Masks
 from foreprune.core.select import NoSignal, keep_top, keep_top_per_layer
@@ -58,10 +58,10 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """Scores few enough for one partition; then the same few looked at as if they were many."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "whole":
-            for name, value in {"_FEW": 1, "_SAMPLE": 8, "_MARGIN": 1.0, "_CHUNK": 5}.items():
-                patch.setattr(select, name, value)
+            for name, value in {"FEW": 1, "SAMPLE": 8, "MARGIN": 1.0, "CHUNK": 5}.items():
+                patch.setattr(threshold, name, value)
         if request.param == "bracketed in parts":
-            patch.setattr(select, "_JOINED", 0)
+            patch.setattr(threshold, "JOINED", 0)
         yield request.param
 
 
@@ -117,13 +117,13 @@ def test_the_threshold_is_the_kth_value(dtype: torch.dtype) -> None:
 def test_a_sample_brackets_the_threshold_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise selection is right but slow: everything is partitioned."""
     looked_up: list[int] = []
-    largest = select._largest
+    largest = threshold.largest
 
     def counting(flat: Any, keep: int, generator: torch.Generator) -> Any:
         looked_up.append(flat.size)
         return largest(flat, keep, generator)
 
-    monkeypatch.setattr(select, "_largest", counting)
+    monkeypatch.setattr(threshold, "largest", counting)
     size = 600_000
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
@@ -156,8 +156,8 @@ def test_many_scores_are_kept_as_by_one_partition(kind: str, living: float | Non
     found = []
     for few in (1, 2**40):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(select, "_FEW", few)
-            patch.setattr(select, "_JOINED", 0)
+            patch.setattr(threshold, "FEW", few)
+            patch.setattr(threshold, "JOINED", 0)
             draw = torch.Generator().manual_seed(5)
             found.append((keep_top(scores, keep, generator=draw, among=among), draw.get_state()))
     (one, after_one), (other, after_other) = found
@@ -169,8 +169,8 @@ def test_many_scores_are_kept_as_by_one_partition(kind: str, living: float | Non
 
 def test_a_sample_that_misleads_costs_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every seventh score is huge, and the sample sees just those."""
-    monkeypatch.setattr(select, "_FEW", 1)
-    monkeypatch.setattr(select, "_SAMPLE", 1000)
+    monkeypatch.setattr(threshold, "FEW", 1)
+    monkeypatch.setattr(threshold, "SAMPLE", 1000)
     score = torch.arange(7000.0)
     score[::7] += 1e6
     masks = keep_top({"a": score}, 1500, generator=torch.Generator())

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from foreprune.experiments.check import check_methods
-from foreprune.experiments.run import run_experiment
-from foreprune.papers import SCALES, Entry, entries, find
+from foreprune.experiments import check_methods, run_experiment
+from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil
 from foreprune.papers import entry as entry_module
+from foreprune.papers import frankle_networks as frankle
 from foreprune.papers.entry import Runs, together
-from foreprune.papers.papers import frankle, gebhart, ntksap, patil
 from foreprune.papers.setting import DIGITS, Setting
-from foreprune.procedures.procedures import END, PROCEDURES, steps_of
-from foreprune.records.spec import Experiment
+from foreprune.procedures import END, procedure_of, steps_of
+from foreprune.records import Experiment
 from foreprune.training.recipes import Recipe
 from foreprune.zoo import datasets, initializers, models
 
@@ -55,7 +54,7 @@ def test_every_table_and_figure_is_there() -> None:
     assert len(entries()) == len(NAMES) == 37
 
 
-def test_the_catalog_needs_no_torch() -> None:
+def test_entries_need_no_torch() -> None:
     code = (
         "import sys\nfrom foreprune.papers import SCALES, entries\n"
         "runs = [entry.experiments(scale) for entry in entries() for scale in SCALES]\n"
@@ -333,9 +332,9 @@ def test_networks_shrink_with_their_steps() -> None:
 
 
 def test_unknown_names_and_scales_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"no recipe 'frankle-figure-33'.*did you mean frankle-figure-3"):
+    with pytest.raises(ValueError, match=r"no table or figure 'frankle-figure-33'.*did you mean frankle-figure-3"):
         find("frankle-figure-33")
-    with pytest.raises(ValueError, match="`foreprune recipes` lists them"):
+    with pytest.raises(ValueError, match="`foreprune papers` lists them"):
         find("x")
     with pytest.raises(ValueError, match="scale must be one of smoke, small, paper, not 'huge'"):
         find("frankle-figure-3").experiments("huge")  # type: ignore[arg-type]
@@ -344,7 +343,7 @@ def test_unknown_names_and_scales_are_refused() -> None:
 def test_two_entries_cannot_have_one_name() -> None:
     entries()
     with pytest.raises(ValueError, match="two entries called 'frankle-figure-3'"):
-        entry_module.entry("frankle-figure-3", paper="", where="", look="")(lambda scale: ())
+        entry_module.entry("frankle", paper="", where="", look="")(find("frankle-figure-3").make)
 
 
 def smoke_runs() -> list[Experiment]:
@@ -355,7 +354,7 @@ def smoke_runs() -> list[Experiment]:
         for kind in (
             (run.method, tuple(run.hyper)),
             (run.data, run.model, trains),
-            (run.ablation, run.init, run.prune_at > 0, run.method in PROCEDURES),
+            (run.ablation, run.init, run.prune_at > 0, procedure_of(run) is not None),
         ):
             kinds.setdefault(kind, run)
     return list({cut.id: cut for cut in map(_cut, kinds.values())}.values())

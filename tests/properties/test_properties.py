@@ -68,7 +68,7 @@ def path_sum(model: nn.Module, *, square: bool = False, masks: Masks | None = No
 def path_scores(model: nn.Module, method: str, masks: Masks | None = None, **hyper: Any) -> Scores:
     """Scores of a path method at some mask, scaled so that the last layer adds up to the path sum."""
     net = Net.of(model)
-    record = foreprune.method(method)
+    record = foreprune.get_method(method)
     inputs = Inputs((torch.zeros(1, model[0].in_features, dtype=torch.float64),))
     task = Task((), inputs, None, torch.Generator())
     assert record.score is not None
@@ -194,7 +194,7 @@ def test_property_08_a_residual_cut_carries_the_whole_sum() -> None:
     model = Skip().double()
     net = Net.of(model, prunable=["first.weight", "second.weight", "scale"])
     task = Task((), Inputs((torch.zeros(1, 5, dtype=torch.float64),)), None, torch.Generator())
-    record = foreprune.method("synflow")
+    record = foreprune.get_method("synflow")
     assert record.score is not None
     scores = {name: float(score.sum()) for name, score in record.score(net, task, Masks.dense(net.weights)).items()}
     assert scores["scale"] > 0
@@ -296,10 +296,10 @@ def test_property_22_exact_counts_over_shapes(
             )
     total = sum(layer.weight.numel() for layer in model)
     arguments: dict[str, Any] = {"inputs": torch.zeros(1, widths[0], dtype=torch.float64)}
-    if "labels" in foreprune.method(method).needs:
+    if foreprune.get_method(method).needs & {"images", "labels"}:
         x = torch.linspace(0.1, 1, 5 * widths[0], dtype=torch.float64).view(5, -1)
         arguments = {"data": (x, torch.arange(5.0).double()), "loss": lambda out, y: (out.sum(1) * y).mean()}
-    if "rounds" in foreprune.method(method).hyper:
+    if "rounds" in foreprune.get_method(method).settings:
         arguments |= {"rounds": rounds, "schedule": schedule}
     if not round(density * total):
         with pytest.raises(ValueError, match="keeps none of"):

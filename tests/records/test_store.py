@@ -16,14 +16,14 @@ import pytest
 
 from foreprune.core import atomic
 from foreprune.core.atomic import atomic_write
-from foreprune.records import store
-from foreprune.records.spec import Experiment, Layer, Record
-from foreprune.records.store import (
+from foreprune.records import (
+    Experiment,
+    LayerRecord,
+    Record,
     finished,
-    frame,
-    load_frame,
     read_records,
     run_folder,
+    store,
     write_record,
 )
 
@@ -45,7 +45,7 @@ def test_run_folder_is_named_by_the_experiment(tmp_path: Path) -> None:
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    layer = Layer(name="a.weight", shape=(3, 4), kept=2, total=12, units=3, units_alive=1)
+    layer = LayerRecord(name="a.weight", shape=(3, 4), kept=2, total=12, units=3, units_alive=1)
     record = make(hyper={"rounds": 100, "rate": 1e-4, "flag": True, "mode": "x", "none": None})
     record = record.model_copy(update={"layers": (layer,), "environment": {"versions": {"torch": "2.13"}}})
     path = write_record(tmp_path, record)
@@ -239,42 +239,8 @@ def test_only_a_finished_whole_record_of_the_same_settings_counts_as_finished(tm
     assert finished(tmp_path, record.experiment) is None
 
 
-def test_a_frame_has_one_row_per_run(tmp_path: Path) -> None:
-    record = make(hyper={"rounds": 100}).model_copy(update={"kept": 10, "total": 100, "seconds_train": 2.5})
-    write_record(tmp_path, record)
-    write_record(tmp_path, make("failed", top1=None, seed=1))
-    table = load_frame(tmp_path).set_index("seed").sort_index()
-    assert len(table) == 2
-    first, second = table.loc[0], table.loc[1]
-    assert (first["data"], first["model"], first["method"], first["status"]) == ("digits", "mlp", "snip", "finished")
-    assert (first["density"], first["sparsity"], first["top1"], first["seconds_train"]) == (0.1, 0.9, 0.5, 2.5)
-    assert (first["kept"], first["total"], first["hyper.rounds"], first["recipe.epochs"]) == (10, 100, 100, 20)
-    assert second["status"] == "failed"
-    assert table["kept"].isna().tolist() == [False, True]
-    assert table["top1"].isna().tolist() == [False, True]
-    assert str(table["kept"].dtype) == "Int64"
-
-
-def test_a_frame_of_nothing_has_its_columns() -> None:
-    table = frame([])
-    assert len(table) == 0
-    assert list(table.columns[:6]) == ["id", "data", "model", "method", "density", "sparsity"]
-
-
-def test_a_frame_warns_of_records_left_aside(tmp_path: Path) -> None:
-    _put(tmp_path, "cut", b"{")
-    with pytest.warns(UserWarning, match=r"1 record\(s\) left aside, the first .*cut.record.json: not valid JSON"):
-        assert len(load_frame(tmp_path)) == 0
-
-
-def test_a_frame_without_pandas_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match=r"pip install 'foreprune\[report\]'"):
-        frame([])
-
-
 def test_the_store_does_without_torch_and_pandas() -> None:
-    code = "import sys, foreprune.records.store; print([m for m in ('torch', 'pandas') if m in sys.modules])"
+    code = "import sys, foreprune.records; print([m for m in ('torch', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import zlib
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
-from foreprune.records.spec import Epoch, Experiment, Layer, Record
+from foreprune.core.mask_files import PackedMasks, write_bits
+from foreprune.records import Epoch, Experiment, LayerRecord, Record
 from foreprune.training.recipes import Recipe
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "ntk-sap")
@@ -97,7 +96,7 @@ def full(
     )
 
 
-def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool) -> list[Layer]:
+def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool) -> list[LayerRecord]:
     """Layers that keep `round(density * total)` weights in all, tilted towards the input or output as methods do."""
     tilt = {"random": 0.0, "snip": -0.2, "grasp": 0.1, "synflow": -0.35, "ntk-sap": -0.1}.get(method, -0.28)
     totals = [math.prod(shape) for _, shape in SHAPES]
@@ -116,7 +115,7 @@ def _layers(method: str, density: float, draw: random.Random, *, collapsed: bool
     for (name, shape), total, count in zip(SHAPES, totals, kept, strict=True):
         units = shape[0]
         alive = min(units, count, round(units * (1 - math.exp(-4 * count / units / 3))) or 1) if count else 0
-        layers.append(Layer(name=name, shape=shape, kept=count, total=total, units=units, units_alive=alive))
+        layers.append(LayerRecord(name=name, shape=shape, kept=count, total=total, units=units, units_alive=alive))
     return layers
 
 
@@ -208,11 +207,9 @@ def write_masks(runs: Path, record: Record, *, seed: int | None = None) -> Path:
         bits = np.zeros(layer.total, dtype=bool)
         bits[draw.permutation(layer.total)[: layer.kept]] = True
         tensors[layer.name] = np.packbits(bits)
-    header = {"format": "foreprune-masks/1", "shapes": json.dumps({x.name: list(x.shape) for x in record.layers})}
     path = runs / record.id / "masks.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(save(tensors, metadata=header))
-    return path
+    return write_bits(path, PackedMasks(tensors, {layer.name: layer.shape for layer in record.layers}, {}))
 
 
 def regression(method: str, density: float, seed: int, **more: Any) -> Record:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from report_records import ABLATIONS, failed, study, write_masks
 
-from foreprune.records.spec import Record
-from foreprune.report.charts import build_panels
+from foreprune.records import Record
 from foreprune.report.page import page
+from foreprune.report.panels import build_panels
 from foreprune.report.sections import sections
 
 CHROMIUM = shutil.which("chromium")

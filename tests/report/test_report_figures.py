@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import itertools
 import subprocess
@@ -15,9 +14,10 @@ import pytest
 from PIL import Image
 from report_records import METHODS, comparison, study
 
-from foreprune.report.charts import Heatmap, Panel, View, build_panels
+from foreprune.report.charts import Heatmap, Panel, View
 from foreprune.report.figures import draw, image_files
 from foreprune.report.interactive import heatmap
+from foreprune.report.panels import build_panels
 from foreprune.report.sections import sections
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -153,14 +153,7 @@ def test_a_users_settings_neither_matter_nor_change(accuracy: dict[str, bytes]) 
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     panel = panels(densities=(0.1,), seeds=(0,))["accuracy"]
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"figures need matplotlib: pip install 'foreprune\[report\]'"):
         image_files(panel, heading="x")
 
@@ -179,7 +172,7 @@ def test_drawing_leaves_pyplot_alone() -> None:
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "from report_records import comparison;"
         "from foreprune.report.sections import sections;"
-        "from foreprune.report.charts import build_panels;"
+        "from foreprune.report.panels import build_panels;"
         "from foreprune.report.figures import image_files;"
         "section, = sections(comparison(densities=[0.1], seeds=[0]));"
         "image_files(build_panels(section)[0], heading='x');"

@@ -69,11 +69,11 @@ def test_originals_and_ablated_runs_are_told_apart_and_ordered() -> None:
 
 def test_a_step_is_part_of_the_name_only_where_it_is_no_axis() -> None:
     one = only([record("snip", density=0.1, prune_at=100), record("grasp", density=0.1)])
-    assert [line.name for line in one.lines()] == ["snip at step 100", "grasp"]
+    assert list(one.lines()) == ["snip at step 100", "grasp"]
     two = only([record("snip", density=0.1, prune_at=step) for step in (0, 100)] + [record("grasp", density=0.1)])
-    assert [(line.name, line.label) for line in two.lines()] == [("snip", "snip"), ("grasp", "grasp")]
+    assert two.lines() == {"snip": "snip", "grasp": "grasp"}
     assert two.conditions() == (Condition(), Condition(step=100))
-    assert [(line.name, line.label) for line in two.lines(Condition(step=100))] == [("snip", "snip at step 100")]
+    assert two.lines(Condition(step=100)) == {"snip": "snip at step 100"}
     assert set(two.styles) == {"snip", "grasp"}
     assert Condition(step=100, ablation="shuffled").words(0.1) == "density 0.1 (90 % removed), at step 100, shuffled"
 

@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 import pytest
 from report_records import METHODS, comparison, failed, full, record
 
-from foreprune.report.charts import build_panels
 from foreprune.report.interactive import escape, figure, panel_figures, wrapped
-from foreprune.report.page import duration, lead, page, provenance
+from foreprune.report.page import lead, page, provenance
+from foreprune.report.panels import build_panels
 from foreprune.report.sections import sections
 
 HOSTILE = '<script>alert("x")</script>'
@@ -213,29 +213,31 @@ def test_provenance_counts_values_that_differ() -> None:
         "4 (1 run)",
         "and 3 other values",
     ]
-    assert facts["time spent training"] == ["4 min 4 s over 8 runs"]
+    assert facts["time spent training"] == ["4 min 04 s over 8 runs"]
     assert "time spent pruning" not in facts
+
+
+def test_of_times_the_first_and_the_last_are_given() -> None:
+    ended = ["2026-01-01T10:00:05+00:00", "2026-01-01T09:59:00+00:00", "2026-01-01T10:00:00+00:00"]
+    records = [
+        record("snip", density=0.1, seed=seed).model_copy(update={"environment": {"started": ended[0], "ended": each}})
+        for seed, each in enumerate(ended)
+    ]
+    facts = dict(provenance(records))
+    assert facts["ended"] == [f"{ended[1]} to {ended[0]}"]
+    assert facts["started"] == [ended[0]]
+
+
+def test_the_number_of_prunable_weights_is_told() -> None:
+    run = record("snip", density=0.1).model_copy(update={"kept": 120, "total": 1200})
+    assert "1,200 prunable weights. Trained for" in Reader(page([run])).text
+    assert "prunable weights" not in Reader(page([record("snip", density=0.1)])).text
 
 
 def test_kept_is_shown_where_it_is_not_what_was_asked_for() -> None:
     run = record("phew", density=0.1).model_copy(update={"kept": 120, "total": 1000})
     assert "kept 0.12" in Reader(page([run])).text
     assert "kept 0.1" not in Reader(page([run.model_copy(update={"kept": 100})])).text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (4.21, "4.2 s"),
-        (59.9, "59.9 s"),
-        (59.99, "60.0 s"),
-        (185, "3 min 5 s"),
-        (7620, "2 h 7 min"),
-        (4e6, "1,111 h 6 min"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_hover_texts_are_broken_into_lines() -> None:

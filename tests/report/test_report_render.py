@@ -12,7 +12,7 @@ import pytest
 from report_records import comparison, failed
 
 from foreprune.core import atomic
-from foreprune.records.store import write_record
+from foreprune.records import write_record
 from foreprune.report.render import write_report
 
 FILES = {

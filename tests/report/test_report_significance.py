@@ -200,7 +200,7 @@ def test_what_was_tested_is_said_plainly() -> None:
     assert "Student's two-sided paired t-test" in words
     assert "in percentage points" in words
     assert "32 of ablations" not in words
-    assert "30 of ablations," in words
+    assert "30 of ablations; " in words
     assert "With n = 3 pairs the test has little power: |t| must exceed 4.30 for p < 0.05" in words
     assert "is no evidence that there is none" in words
     assert "cautious reading" in words

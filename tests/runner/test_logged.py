@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
+from foreprune.runner.executor import Job
 from foreprune.runner.logged import death_record, log_to, shorten, why
 
 
@@ -54,7 +55,7 @@ def test_exit_codes_in_words() -> None:
 
 def test_the_record_of_a_death(tmp_path: Path) -> None:
     experiment = Experiment(data="digits", model="fc-8", method="snip")
-    made = death_record(experiment, out=tmp_path, reason="ended with exit code 3", attempts=1, environment={"a": 1})
+    made = death_record(Job(experiment), "ended with exit code 3", out=tmp_path, environment={"a": 1})
     assert (made.status, made.attempts, made.error) == ("failed", 1, "the process ended with exit code 3")
     assert made.environment["a"] == 1
     assert "ended" in made.environment

@@ -13,14 +13,11 @@ from typing import IO
 
 import pytest
 
-from foreprune.records.spec import Experiment
-from foreprune.records.store import RECORD, finished, read_records, run_folder
-from foreprune.runner import ray_cluster
+from foreprune.records import RECORD, Experiment, finished, read_records, run_folder
+from foreprune.runner import Event, ray_cluster, run_all
 from foreprune.runner.logged import LOG
 from foreprune.runner.ray_cluster import connected, import_ray
-from foreprune.runner.ray_runner import run_on_ray
 from foreprune.runner.ray_task import RUN_LOCK
-from foreprune.runner.workers import Event
 from foreprune.training.recipes import Recipe
 
 HERE = Path(__file__).parent
@@ -30,7 +27,7 @@ EPOCHS = 40
 def make(model: str, seed: int = 0) -> Experiment:
     recipe = Recipe(epochs=EPOCHS, batch_size=256)
     settings = {"data": "digits", "method": "magnitude", "density": 0.5, "seed": seed, "recipe": recipe}
-    return Experiment.model_validate({"model": f"moody_models:{model}", **settings})
+    return Experiment.model_validate({"model": f"faulty_models:{model}", **settings})
 
 
 def log_of(out: Path, experiment: Experiment) -> str:
@@ -55,8 +52,8 @@ def check_folder(out: Path, *experiments: Experiment) -> None:
 
 DRIVER = """
 import json, os, sys
-from foreprune.runner.ray_runner import run_on_ray
-from foreprune.records.spec import Experiment
+from foreprune.runner import run_all
+from foreprune.records import Experiment
 
 def say(event):
     epoch = event.epoch and event.epoch.epoch
@@ -64,7 +61,7 @@ def say(event):
     os.write(int(sys.argv[4]), line.encode() + b"\\n")  # on standard output Ray tells of the death
 
 experiments = [Experiment.model_validate(each) for each in json.loads(sys.argv[1])]
-run_on_ray(experiments, out=sys.argv[2], address=sys.argv[3], on_event=say)
+run_all(experiments, out=sys.argv[2], address=sys.argv[3], on_event=say, executor="ray")
 """
 
 
@@ -74,7 +71,7 @@ run_on_ray(experiments, out=sys.argv[2], address=sys.argv[3], on_event=say)
 @pytest.mark.skipif(sys.platform != "linux", reason="POSIX signals")
 def test_killed_workers_and_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    for name, value in (("PYTHONPATH", path), ("MOODS", str(tmp_path)), ("RAY_AUTH_MODE", "disabled")):
+    for name, value in (("PYTHONPATH", path), ("FAULTY_MODELS", str(tmp_path)), ("RAY_AUTH_MODE", "disabled")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray_cluster, "cores", lambda: 2)
@@ -94,7 +91,7 @@ def test_killed_workers_and_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         # at once, whatever the old task does
         events: list[Event] = []
-        records = run_on_ray(experiments, out=out, address=address, on_event=events.append)
+        records = run_all(experiments, out=out, address=address, on_event=events.append, executor="ray")
     assert not ray.is_initialized()
 
     check_folder(out, *experiments)
@@ -119,7 +116,7 @@ def test_killed_workers_and_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [point.train_loss for point in records[0].curve] == [point.train_loss for point in records[1].curve]
     assert records[0].top1 == records[1].top1
 
-    assert run_on_ray(experiments, out=out) == records  # without Ray: nothing is left to do
+    assert run_all(experiments, out=out, executor="ray") == records  # without Ray: nothing is left to do
 
 
 def kill_worker_and_driver(

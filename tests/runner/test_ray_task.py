@@ -10,18 +10,17 @@ from typing import Any
 
 import pytest
 
-from foreprune.experiments.run import run_experiment
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import make_folder, read_records, run_folder
+from foreprune.experiments import run_experiment
+from foreprune.records import Epoch, Experiment, Record, make_folder, read_records, run_folder
 from foreprune.runner import ray_task
-from foreprune.runner.processes import Death, Trouble
-from foreprune.runner.ray_task import RUN_LOCK, Refusal, Started, carry_out, carry_out_whole, version, wait_for
+from foreprune.runner.executor import Death, Started, Trouble
+from foreprune.runner.ray_task import RUN_LOCK, carry_out, carry_out_whole, version, wait_for
 from foreprune.training.recipes import Recipe
 
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("MOODS", str(tmp_path_factory.mktemp("moods")))
+    monkeypatch.setenv("FAULTY_MODELS", str(tmp_path_factory.mktemp("marks")))
     monkeypatch.setattr(ray_task, "_PATIENCE", 0.0)
 
 
@@ -60,14 +59,13 @@ def test_a_run_says_when_it_starts_each_epoch_and_its_record(tmp_path: Path) -> 
 def test_another_version_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     for key, theirs in (("foreprune", "0.0.9"), ("source", "0123456789ab")):
         given = version() | {key: theirs, "commit": "abcdef"}
-        (message,) = carry_out({"version": given, "experiment": "a format of the future"})
-        assert isinstance(message, Refusal)
-        assert message.kind == "ImportError"
+        with pytest.raises(ImportError) as error:
+            next(carry_out({"version": given, "experiment": "a format of the future"}))
+        message = str(error.value)
         here = f"has foreprune {version()['foreprune']} (commit {version()['commit']}, sources {version()['source']})"
         there = f"this process {given['foreprune']} (commit abcdef, sources {given['source']})"
-        assert here in message.text
-        assert there in message.text
-        assert message.text.endswith("install the same one on every node")
+        assert here in message
+        assert message.endswith(there)
     # the commit alone says nothing: a copy of the same sources may be in no repository
     *_, last = carry_out(order(experiment(epochs=0), tmp_path, version=version() | {"commit": "abcdef"}))
     assert isinstance(last, Record)
@@ -93,10 +91,10 @@ def test_every_source_counts_for_the_version(tmp_path: Path, monkeypatch: pytest
 def test_a_folder_that_is_not_shared_is_noticed_before_the_run(tmp_path: Path) -> None:
     given = order(experiment(), tmp_path)
     run_folder(tmp_path, experiment()).rmdir()
-    (message,) = carry_out(given)
-    assert isinstance(message, Refusal)
-    assert message.kind == "FileNotFoundError"
-    assert f"does not see {run_folder(tmp_path, experiment())}: is the folder shared with the workers?" in message.text
+    with pytest.raises(FileNotFoundError) as error:
+        next(carry_out(given))
+    message = f"does not see {run_folder(tmp_path, experiment())}: is the folder shared with the workers?"
+    assert message in str(error.value)
     assert not list((tmp_path / "runs").iterdir())
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from foreprune.records.spec import Experiment
-from foreprune.runner.remaining import Progress, in_words, seconds_left, work
+from foreprune.records import Experiment
+from foreprune.runner.remaining import RunProgress, seconds_left, work
 from foreprune.training.recipes import Recipe
 
 
@@ -16,8 +16,8 @@ def run(
     return Experiment.model_validate({**settings, "recipe": Recipe(epochs=epochs)})
 
 
-def whole(experiment: Experiment, seconds: float) -> Progress:
-    return Progress(experiment, done=1.0, measured=1.0, seconds=seconds)
+def whole(experiment: Experiment, seconds: float) -> RunProgress:
+    return RunProgress(experiment, done=1.0, measured=1.0, seconds=seconds)
 
 
 def test_the_work_of_a_run_is_its_epochs_and_one_dense_or_pruned() -> None:
@@ -25,35 +25,37 @@ def test_the_work_of_a_run_is_its_epochs_and_one_dense_or_pruned() -> None:
 
 
 def test_nothing_is_known_at_first_and_nothing_left_at_last() -> None:
-    assert seconds_left([Progress(run()), Progress(run())], at_a_time=2) is None
+    assert seconds_left([RunProgress(run()), RunProgress(run())], at_a_time=2) is None
     assert seconds_left([whole(run(), 5.0)], at_a_time=2) == 0.0
     assert seconds_left([], at_a_time=1) == 0.0
     # runs that were skipped or failed say nothing
-    assert seconds_left([Progress(run(), done=1.0), Progress(run())], at_a_time=1) is None
+    assert seconds_left([RunProgress(run(), done=1.0), RunProgress(run())], at_a_time=1) is None
 
 
 def test_runs_count_by_their_epochs() -> None:
     done = whole(run(epochs=9), 20.0)  # 2 seconds for each of 10
-    assert seconds_left([done, Progress(run(epochs=49))], at_a_time=1) == 100.0
-    rest = [Progress(run(epochs=9)), Progress(run(epochs=9)), Progress(run(epochs=9))]
+    assert seconds_left([done, RunProgress(run(epochs=49))], at_a_time=1) == 100.0
+    rest = [RunProgress(run(epochs=9)), RunProgress(run(epochs=9)), RunProgress(run(epochs=9))]
     assert seconds_left([done, *rest], at_a_time=1) == 60.0
     assert seconds_left([done, *rest], at_a_time=3) == 20.0
     assert seconds_left([done, *rest[:2]], at_a_time=4) == 20.0  # one run cannot be divided
 
 
 def test_a_run_under_way_tells_its_pace_and_counts_for_what_is_left_of_it() -> None:
-    under_way = Progress(run(epochs=9), done=0.5, measured=0.5, seconds=30.0)
+    under_way = RunProgress(run(epochs=9), done=0.5, measured=0.5, seconds=30.0)
     assert seconds_left([under_way], at_a_time=1) == 30.0
     # continued at 0.4: what came before took no time now
-    continued = Progress(run(epochs=9), done=0.5, measured=0.1, seconds=30.0)
+    continued = RunProgress(run(epochs=9), done=0.5, measured=0.1, seconds=30.0)
     assert seconds_left([continued], at_a_time=1) == 150.0
 
 
 def test_time_that_has_passed_is_behind_a_run() -> None:
     done = whole(run(), 50.0)
-    assert seconds_left([done, Progress(run(), since=20.0)], at_a_time=1) == 30.0
-    assert seconds_left([done, Progress(run(), done=0.5, measured=0.5, seconds=25.0, since=5.0)], at_a_time=1) == 20.0
-    assert seconds_left([done, Progress(run(), since=70.0)], at_a_time=1) == 0.0
+    assert seconds_left([done, RunProgress(run(), since=20.0)], at_a_time=1) == 30.0
+    assert (
+        seconds_left([done, RunProgress(run(), done=0.5, measured=0.5, seconds=25.0, since=5.0)], at_a_time=1) == 20.0
+    )
+    assert seconds_left([done, RunProgress(run(), since=70.0)], at_a_time=1) == 0.0
 
 
 def test_the_pace_is_that_of_the_runs_most_alike() -> None:
@@ -66,10 +68,4 @@ def test_the_pace_is_that_of_the_runs_most_alike() -> None:
         (run("grasp", model="c"), 140.0 / 3),  # all
         (run("snip", data="mnist"), 140.0 / 3),
     ):
-        assert seconds_left([*known, Progress(experiment)], at_a_time=1) == pytest.approx(seconds, rel=1e-12)
-
-
-def test_words() -> None:
-    seconds = (None, 0.0, 59.4, 59.6, 61.0, 3599.4, 3600.0, 7500.0, 360_000.0)
-    words = ["?", "0 s", "59 s", "1 min 00 s", "1 min 01 s", "59 min 59 s", "1 h 00 min", "2 h 05 min", "100 h 00 min"]
-    assert [in_words(each) for each in seconds] == words
+        assert seconds_left([*known, RunProgress(experiment)], at_a_time=1) == pytest.approx(seconds, rel=1e-12)

@@ -469,6 +469,8 @@ VARIANTS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_loop_with_everything_in_it(name: str) -> None:
     """Scaled losses, accumulation, clipping, a schedule, gradients zeroed in place and a group that joins later."""
+    if name.startswith("Adagrad") and torch.__version__.startswith("2.6."):
+        pytest.skip("Adagrad of torch 2.6 takes no group after its construction: KeyError 'sum', with or without masks")
     model = network()
     masks = random_masks(model)
     optimizer = VARIANTS[name]([parameter for key, parameter in model.named_parameters() if key != "4.weight"])

@@ -103,6 +103,16 @@ def test_test_data_are_looked_at_every_so_often_and_in_the_end() -> None:
     assert [point.test_top1 is not None for point in history.curve] == [False, True, False, True, True]
 
 
+def test_one_batch_will_do() -> None:
+    curves = [
+        fit(network(), data, data, recipe=SHORT).curve
+        for data in ((INPUTS, LABELS), [INPUTS, LABELS], [(INPUTS, LABELS)])
+    ]
+    first, *others = ([replace(point, seconds=0) for point in curve] for curve in curves)
+    assert len(first) == 3
+    assert all(other == first for other in others)
+
+
 def test_the_result_is_the_last_epoch_not_the_best() -> None:
     curve = tuple(
         Epoch(epoch=n, lr=0.1, train_loss=1.0, train_top1=0.5, test_loss=1.0, test_top1=top1, test_top5=0.9, seconds=1)
@@ -317,9 +327,9 @@ def test_a_test_loss_that_is_not_finite_is_divergence_too() -> None:
         (
             {"train": INPUTS},
             TypeError,
-            r"train must be an image set or an iterable of batches \(input, target\), not Ten",
+            r"train must be a batch \(input, target\), an iterable of batches or an image set, not Ten",
         ),
-        ({"train": 3}, TypeError, r"train must be an image set .* not int"),
+        ({"train": 3}, TypeError, r"train must be a batch .* not int"),
         ({"test": iter(BATCHES)}, TypeError, r"test is an iterator"),
         ({"train": [(INPUTS, LABELS, LABELS)]}, TypeError, r"each batch must be a pair \(input, target\)"),
         ({"train": []}, ValueError, r"train holds no samples; give at least one batch"),

@@ -157,7 +157,7 @@ def test_every_recipe_has_a_source_and_every_paper_is_checked() -> None:
 
 
 def test_unknown_names_bring_near_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown recipe 'digit'; did you mean digits\?"):
+    with pytest.raises(ValueError, match=r"unknown recipe 'digit'; did you mean 'digits'\? known: digits, quick"):
         recipe("digit")
     with pytest.raises(ValueError, match=r"unknown recipe 'zzz'; known: digits, quick, frankle-lenet-mnist, "):
         recipe("zzz")

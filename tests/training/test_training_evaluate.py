@@ -84,6 +84,32 @@ def test_a_bfloat16_loss_is_summed_exactly_enough() -> None:
     assert evaluate(network(2), batches, loss=one).loss == 1.0
 
 
+class Two(nn.Module):
+    """A network of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network(6)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        out: Tensor = self.inner(a + b)
+        return out
+
+
+def test_one_batch_a_loader_and_every_kind_of_input() -> None:
+    labels = torch.arange(53) % 6
+    model, two = network(6), Two()
+    expected = evaluate(model, [(INPUTS, labels)])
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(INPUTS, labels), batch_size=53)
+    assert evaluate(model, (INPUTS, labels)) == evaluate(model, [INPUTS, labels]) == evaluate(model, loader) == expected
+    halves = (INPUTS / 2, INPUTS / 2)
+    named = {"a": INPUTS / 2, "b": INPUTS / 2}
+    for data in ((halves, labels), [(halves, labels)], (named, labels), named | {"labels": labels}):
+        assert evaluate(two, data) == expected
+    with pytest.raises(TypeError, match=r"data must be a batch \(input, target\), .*, not Tensor; e.g. a DataLoader"):
+        evaluate(model, INPUTS)
+
+
 def test_nothing_to_evaluate_on() -> None:
     with pytest.raises(ValueError, match="data holds no samples to evaluate on"):
         evaluate(network(2), [])

@@ -271,12 +271,12 @@ def test_imagenet(tmp_path: Path) -> None:
 def test_unknown_names() -> None:
     for wrong, near in (("cifar10", "'cifar-10'"), ("minst", "'mnist'"), ("tinyimagenet", "'tiny-imagenet'")):
         with pytest.raises(
-            ValueError, match=f"unknown data set '{wrong}': did you mean .*{near}.*Known: digits, mnist"
+            ValueError, match=f"unknown data set '{wrong}'; did you mean .*{near}.*known: digits, mnist"
         ):
             load(wrong)
         with pytest.raises(ValueError, match="unknown data set"):
             datasets.describe(wrong)
-    with pytest.raises(ValueError, match="unknown data set 'svhn': Known: digits"):
+    with pytest.raises(ValueError, match="unknown data set 'svhn'; known: digits"):
         load("svhn")
 
 

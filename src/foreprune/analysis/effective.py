@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from foreprune.analysis.pruned import Pruned, undisturbed
-from foreprune.analysis.widths import incoming, unit_index
+from foreprune.core.layer_units import incoming, unit_index
 from foreprune.core.masks import Masks
 from foreprune.graph import reached
 

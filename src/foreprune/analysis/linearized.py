@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foreprune.analysis.eigen import whole_spectrum
-from foreprune.analysis.ntk import kernel
 from foreprune.analysis.pruned import undisturbed
+from foreprune.analysis.statistics import LeastSquares, least_squares
 from foreprune.analysis.tangent import Parameters, Tangent, check_evaluation
+from foreprune.analysis.tangent_kernel import kernel_spectrum
 from foreprune.core.masks import Masks
 
 
@@ -82,10 +82,10 @@ class Linearized:
 
 def linearize(
     model: nn.Module,
-    inputs: Any,
-    targets: Tensor,
     masks: Masks | None = None,
     *,
+    inputs: Any,
+    targets: Tensor,
     parameters: Parameters = "trainable",
     chunk: int | None = None,
 ) -> Linearized:
@@ -93,9 +93,9 @@ def linearize(
 
     Args:
         model: the network; with batch normalization in evaluation mode, as in `foreprune.ntk`.
+        masks: what is kept; None: everything.
         inputs: N samples, batch axis first.
         targets: (N, K) numbers, or (N,) classes, which stand for one-hot vectors.
-        masks: what is kept; None: everything.
         parameters: what training moves, as in `foreprune.ntk`.
         chunk: rows of the Jacobian at a time, as in `foreprune.ntk`. The kernel, (N K, N K), is formed whole.
 
@@ -105,9 +105,7 @@ def linearize(
     check_evaluation(model)
     with undisturbed():
         tangent = Tangent.of(model, masks, inputs, parameters=parameters)
-        matrix = kernel(tangent, "full", chunk=chunk)
-        assert isinstance(matrix, Tensor)
-        spectrum = whole_spectrum(matrix)
+        spectrum = kernel_spectrum(tangent, chunk=chunk)
         initial = tangent.values.double().cpu()
     return Linearized(spectrum.eigenvalues, spectrum.eigenvectors, initial, _targets(targets, initial), tangent)
 
@@ -138,22 +136,6 @@ def _rate(time: float, learning_rate: float) -> float:
     return time * learning_rate
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A fitted curve.
-
-    Attributes:
-        a: the factor in front.
-        b: the constant or second factor, 0 if the curve has none.
-        r2: coefficient of determination, 1 - residual / total sum of squares (about the mean; may be negative for a
-            curve without a constant).
-    """
-
-    a: float
-    b: float
-    r2: float
-
-
 def predicted_change(
     log10_traces: Sequence[float], *, learning_rate: float, time: float
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -165,7 +147,7 @@ def predicted_change(
 
 def fit_weight_change(
     log10_traces: Sequence[float], changes: Sequence[float], *, learning_rate: float, time: float
-) -> Fit:
+) -> LeastSquares:
     """Fit |omega_t| = a (1 - exp(-eta Tr t)) over networks, by least squares in a (Gebhart et al. 2021, figure 1).
 
     Args:
@@ -174,52 +156,42 @@ def fit_weight_change(
         learning_rate: eta.
         time: number of steps.
 
+    Returns:
+        The coefficient a, and R squared.
+
     Raises:
         ValueError: lists of different length, fewer than two networks, or numbers that are not finite.
     """
-    traces, values = _points(log10_traces, changes)
-    share = predicted_change(list(traces), learning_rate=learning_rate, time=time)
-    return _least_squares(np.stack([share, np.zeros_like(share)], 1), values)
+    _check_points(log10_traces, changes)
+    return least_squares([predicted_change(log10_traces, learning_rate=learning_rate, time=time)], changes)
 
 
-def fit_outputs(log10_traces: Sequence[float], outputs: Sequence[float], *, learning_rate: float, time: float) -> Fit:
+def fit_outputs(
+    log10_traces: Sequence[float], outputs: Sequence[float], *, learning_rate: float, time: float
+) -> LeastSquares:
     """Fit |f_t(X)| = a (1 - exp(-eta Tr t)) + b exp(-eta Tr t), by least squares in a and b (figure 1).
 
     Arguments and errors as in `fit_weight_change`, with the norm of the outputs on the data in place of the change.
     """
-    traces, values = _points(log10_traces, outputs)
-    share = predicted_change(list(traces), learning_rate=learning_rate, time=time)
-    return _least_squares(np.stack([share, 1 - share], 1), values)
+    _check_points(log10_traces, outputs)
+    share = predicted_change(log10_traces, learning_rate=learning_rate, time=time)
+    return least_squares([share, 1 - share], outputs)
 
 
-def fit_log_trace(log10_traces: Sequence[float], values: Sequence[float]) -> Fit:
+def fit_log_trace(log10_traces: Sequence[float], values: Sequence[float]) -> LeastSquares:
     """Fit value = a ln(Tr) + b over networks (figure 2), for changes of weights or norms of outputs.
 
     Errors as in `fit_weight_change`.
     """
-    traces, found = _points(log10_traces, values)
-    return _least_squares(np.stack([traces * math.log(10), np.ones_like(traces)], 1), found)
+    _check_points(log10_traces, values)
+    return least_squares([np.asarray(log10_traces, dtype=np.float64) * math.log(10), 1], values)
 
 
-def _points(
-    log10_traces: Sequence[float], values: Sequence[float]
-) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
-    traces, found = np.asarray(log10_traces, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    if traces.ndim != 1 or traces.shape != found.shape or len(traces) < 2:
+def _check_points(log10_traces: Sequence[float], values: Sequence[float]) -> None:
+    if len(log10_traces) != len(values) or len(values) < 2:
         raise ValueError(
-            f"give one value for each trace, of at least two networks; got {traces.size} traces and {found.size} values"
+            "give one value for each trace, of at least two networks; got "
+            f"{len(log10_traces)} traces and {len(values)} values"
         )
-    if not (np.isfinite(traces).all() and np.isfinite(found).all()):
+    if not all(map(math.isfinite, (*log10_traces, *values))):
         raise ValueError("traces (as log10) and values must be finite; leave out networks without a path")
-    return traces, found
-
-
-def _least_squares(
-    columns: np.ndarray[Any, np.dtype[np.float64]], values: np.ndarray[Any, np.dtype[np.float64]]
-) -> Fit:
-    (a, b), *_ = np.linalg.lstsq(columns, values, rcond=None)
-    residual = float(np.square(values - columns @ np.array([a, b])).sum())
-    total = float(np.square(values - values.mean()).sum())
-    if total == 0:  # nothing to explain
-        return Fit(float(a), float(b), 1.0 if residual <= 1e-12 * float(np.square(values).sum()) else 0.0)
-    return Fit(float(a), float(b), 1 - residual / total)

@@ -171,7 +171,7 @@ def _leading(pruned: Pruned, paths: PathCount, leading: int) -> PathKernel:
         along = sum((s * d).sum() for s, d in zip(slopes, spread(theta * vector), strict=True))
         assert isinstance(along, Tensor)
         bent = torch.autograd.grad(along, variables, retain_graph=True, materialize_grads=True)
-        curved = torch.cat([part[kept[name]] for name, part in zip(names, bent, strict=True)])
+        curved = torch.cat([part.detach()[kept[name]] for name, part in zip(names, bent, strict=True)])
         return ((theta * curved + slope * vector) / largest).cpu()
 
     values, vectors = leading_eigenpairs(multiply, size, leading)

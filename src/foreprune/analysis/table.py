@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from foreprune.analysis.analyze import Analysis
+    from foreprune.analysis.summary import Analysis
 
 
 def table(analysis: Analysis) -> Group:
@@ -54,6 +54,7 @@ def _summary(analysis: Analysis) -> list[tuple[str, str]]:
         ("SynFlow objective", _quantity(analysis.synflow, analysis.log10_synflow)),
         ("path-kernel trace", _quantity(analysis.path_kernel_trace, analysis.log10_path_kernel_trace)),
         ("multiply-adds", f"{analysis.macs:,} of {analysis.dense_macs:,}"),
+        ("prunable", f"{analysis.total:,} of {analysis.parameters:,} parameters ({analysis.prunable_share:.2%})"),
         ("parameters", f"{analysis.kept_parameters:,} of {analysis.parameters:,}"),
         ("bytes (values)", f"{analysis.bytes:,} of {analysis.dense_bytes:,}"),
     ]

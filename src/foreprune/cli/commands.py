@@ -10,10 +10,10 @@ from typing import Any, NoReturn, TextIO
 import tyro
 
 from foreprune.cli.compare import Compare, Report
+from foreprune.cli.consoles import errors
 from foreprune.cli.lists import Methods
-from foreprune.cli.shared import errors
 from foreprune.cli.single import Analyze, Prune, Train
-from foreprune.cli.sweep import Recipes, Sweep
+from foreprune.cli.sweep import Papers, Sweep
 
 
 def _show_warning(
@@ -41,7 +41,7 @@ def run() -> NoReturn:
         "analyze": Analyze,
         "train": Train,
         "sweep": Sweep,
-        "recipes": Recipes,
+        "papers": Papers,
         "methods": Methods,
         "report": Report,
     }

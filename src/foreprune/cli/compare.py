@@ -8,10 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from foreprune.cli.amounts import count
-from foreprune.cli.shared import Execution, Training, carry_out, print_report, print_tables
+from foreprune.cli.arguments import Execution, Training
+from foreprune.cli.execution import carry_out
+from foreprune.cli.printing import count, print_report, print_tables
 from foreprune.core.density import as_density
-from foreprune.experiments.grid import grid
+from foreprune.experiments import grid
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Report:
     """where to write; default: the same folder"""
 
     def run(self) -> int:
-        from foreprune.records.store import read_records
-        from foreprune.report.render import write_report
+        from foreprune.records import read_records
+        from foreprune.report import write_report
 
         page = write_report(self.folder, out=self.out)
         print_tables(read_records(self.folder).records)

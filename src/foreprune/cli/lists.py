@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from foreprune.cli.shared import screen
-from foreprune.procedures.procedures import PROCEDURES, Procedure
+from foreprune.cli.consoles import screen
+from foreprune.procedures import list_procedures
 from foreprune.training.recipes import RECIPES
 
 
@@ -32,24 +32,20 @@ class Methods:
         if self.recipes:
             _print_recipes()
             return 0
-        from foreprune.methods import method, methods
+        from foreprune.methods import get_method, list_methods
 
         for name in self.names:
-            if name in PROCEDURES:
-                _print_procedure(PROCEDURES[name])
-                continue
-            found = method(name)
+            found = get_method(name)
             paragraphs = [" ".join(part.split()) for part in found.doc.split("\n\n")[1:]]
             screen.print("\n\n".join([str(found), *paragraphs]) + "\n", markup=False, highlight=False)
         if not self.names:
             screen.print("Methods: prune a network as it is, at initialization or after some steps", style="bold")
             _print_entries(
-                (found.name, _first_sentence(found.doc), _needs(found.needs), found.hyper, found.paper)
-                for found in methods()
+                (found.name, found.summary, found.requirements, found.settings, found.paper) for found in list_methods()
             )
             screen.print("\nProcedures: prune after training or during it; for compare and sweep", style="bold")
             _print_entries(
-                (found.name, found.summary, "a training", found.hyper, found.paper) for found in PROCEDURES.values()
+                (found.name, found.summary, "a training", found.settings, found.paper) for found in list_procedures()
             )
         return 0
 
@@ -61,25 +57,11 @@ def _print_entries(entries: Iterable[tuple[str, str, str, Mapping[str, object], 
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
-    for name, text, needs, hyper, paper in entries:
-        settings = ", ".join(f"{key}={value}" for key, value in hyper.items())
+    for name, text, needs, values, paper in entries:
+        settings = ", ".join(f"{key}={value}" for key, value in values.items())
         facts = [*([f"needs {needs}"] if needs else []), *([settings] if settings else []), paper]
         table.add_row(name, Text.assemble(text, "\n", ("; ".join(facts), "dim")))
     screen.print(table)
-
-
-def _print_procedure(found: Procedure) -> None:
-    settings = ", ".join(f"{key}={value}" for key, value in found.hyper.items()) or "none"
-    lines = (found.name, found.summary, f"settings: {settings}", f"ablations: {', '.join(found.ablations) or 'none'}")
-    screen.print("\n".join([*lines, f"paper: {found.paper}"]) + "\n", markup=False, highlight=False)
-
-
-def _first_sentence(doc: str) -> str:
-    return " ".join(doc.split("\n\n")[0].split())
-
-
-def _needs(needs: frozenset[str]) -> str:
-    return "labels" if "labels" in needs else "the shape of an input" if needs else ""
 
 
 def _print_recipes() -> None:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from foreprune.records.spec import Experiment, Record
-from foreprune.runner.remaining import Progress, in_words, seconds_left
-from foreprune.runner.workers import Event
+from foreprune.core.durations import duration
+from foreprune.records import Experiment, Record
+from foreprune.runner import Event, RunProgress, seconds_left
 
 
 def describe(experiment: Experiment) -> str:
@@ -30,7 +29,7 @@ def describe(experiment: Experiment) -> str:
     return " ".join([*words, f"seed {experiment.seed}"])
 
 
-class Tally:
+class SweepProgress:
     """What the events so far say about a sweep: counts, and the time left.
 
     Args:
@@ -38,7 +37,7 @@ class Tally:
     """
 
     def __init__(self, experiments: Sequence[Experiment], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._runs = {experiment.id: Progress(experiment) for experiment in experiments}
+        self._runs = {experiment.id: RunProgress(experiment) for experiment in experiments}
         self._clock = clock
         self._started: dict[str, float] = {}
         self._from: dict[str, float] = {}
@@ -59,7 +58,7 @@ class Tally:
     def take(self, event: Event) -> None:
         """Note what happened."""
         name = event.experiment.id
-        run = self._runs.setdefault(name, Progress(event.experiment))
+        run = self._runs.setdefault(name, RunProgress(event.experiment))
         if event.kind == "started":
             self._started[name] = self._clock()
             self._most = max(self._most, len(self._started))
@@ -71,11 +70,11 @@ class Tally:
         elif event.kind == "retried":
             self.retried += 1
             self._forget(name)
-            self._runs[name] = Progress(event.experiment)
+            self._runs[name] = RunProgress(event.experiment)
         elif event.kind in ("skipped", "ended"):
             self.ended += 1
             self.failed += event.record is not None and event.record.status == "failed"
-            self._runs[name] = self._whole(event, run)
+            self._runs[name] = self._whole(event)
             self._forget(name)
 
     def seconds_left(self) -> float | None:
@@ -87,19 +86,16 @@ class Tally:
         ]
         return seconds_left(runs, at_a_time=self.at_a_time)
 
-    def _whole(self, event: Event, run: Progress) -> Progress:
-        record = event.record
-        if record is not None and record.status == "failed":  # says nothing about how long a run takes
-            return Progress(event.experiment, done=1.0)
+    def _whole(self, event: Event) -> RunProgress:
+        whole, record = RunProgress(event.experiment, done=1.0), event.record
+        if record is None or record.status == "failed":  # says nothing about how long a run takes
+            return whole
         if event.kind == "ended":
-            start = self._from.get(event.experiment.id, 0.0)
-            return Progress(
-                event.experiment, done=1.0, measured=1.0 - start, seconds=self._elapsed(event.experiment.id)
-            )
-        known = None if record is None else (record.seconds_prune, record.seconds_train)
-        if known is None or known[0] is None or known[1] is None:
-            return Progress(event.experiment, done=1.0)
-        return Progress(event.experiment, done=1.0, measured=1.0, seconds=known[0] + known[1])
+            start = self._from.get(record.id, 0.0)
+            return replace(whole, measured=1.0 - start, seconds=self._elapsed(record.id))
+        if record.seconds_prune is None or record.seconds_train is None:
+            return whole
+        return replace(whole, measured=1.0, seconds=record.seconds_prune + record.seconds_train)
 
     def _elapsed(self, name: str) -> float:
         return self._clock() - self._started[name] if name in self._started else 0.0
@@ -116,7 +112,7 @@ class Tally:
     def summary(self) -> str:
         """The state of the sweep in one line."""
         parts = [f"{self.ended} of {self.total} runs done", self.troubles(), f"{self.at_a_time} at a time"]
-        parts.append(f"about {in_words(self.seconds_left())} left")
+        parts.append(f"about {duration(self.seconds_left())} left")
         return ", ".join(part for part in parts if part)
 
 
@@ -125,12 +121,12 @@ class _Left(ProgressColumn):
 
     max_refresh = 1.0
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, sweep: SweepProgress) -> None:
         super().__init__(table_column=Column(no_wrap=True))
-        self._tally = tally
+        self._sweep = sweep
 
     def render(self, task: Task) -> Text:
-        return Text(f"{in_words(self._tally.seconds_left())} left", style="progress.remaining")
+        return Text(f"{duration(self._sweep.seconds_left())} left", style="progress.remaining")
 
 
 @contextlib.contextmanager
@@ -147,20 +143,20 @@ def live(
         every: without a terminal, a line about the whole sweep after so many seconds.
         clock: seconds, from any start.
     """
-    tally = Tally(experiments, clock=clock)
-    bar = Bar(
+    sweep = SweepProgress(experiments, clock=clock)
+    bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False, table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6)),
         TextColumn("{task.fields[counts]}", markup=False, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[troubles]}", style="red", markup=False, table_column=Column(no_wrap=True)),
-        _Left(tally),
+        _Left(sweep),
         console=console,
         disable=not console.is_terminal,
         transient=True,
         expand=True,
     )
-    task = bar.add_task("starting", total=tally.total, counts=f"0/{tally.total}", troubles="")
+    task = bar.add_task("starting", total=sweep.total, counts=f"0/{sweep.total}", troubles="")
     summed_up = clock()
 
     def say(text: str, style: str | None = None) -> None:
@@ -168,7 +164,7 @@ def live(
 
     def on_event(event: Event) -> None:
         nonlocal summed_up
-        tally.take(event)
+        sweep.take(event)
         name = describe(event.experiment)
         if event.kind == "damaged":
             say(event.note, "yellow")
@@ -178,16 +174,16 @@ def live(
             if event.record.status == "failed":
                 say(f"failed: {name}: {event.record.error}", "red")
             elif not console.is_terminal:
-                say(f"[{tally.ended}/{tally.total}] {name}: {_result(event.record)}")
+                say(f"[{sweep.ended}/{sweep.total}] {name}: {_result(event.record)}")
         if not console.is_terminal and clock() - summed_up >= every:
             summed_up = clock()
-            say(tally.summary())
+            say(sweep.summary())
         bar.update(
             task,
-            completed=tally.done,
+            completed=sweep.done,
             description=name if event.kind == "started" else bar.tasks[0].description,
-            counts=f"{tally.ended}/{tally.total}, {tally.at_a_time} at a time",
-            troubles=tally.troubles(),
+            counts=f"{sweep.ended}/{sweep.total}, {sweep.at_a_time} at a time",
+            troubles=sweep.troubles(),
         )
 
     with bar:

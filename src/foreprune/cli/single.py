@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from foreprune.cli.shared import Device, Training, errors, screen
+from foreprune.cli.arguments import Device, Training
+from foreprune.cli.consoles import errors, screen
 from foreprune.core.density import as_density
-from foreprune.experiments.grid import parse_method
+from foreprune.experiments import parse_method
 
 if TYPE_CHECKING:
     from foreprune.core.masks import Masks
+    from foreprune.experiments.one_network import OneNetwork
+    from foreprune.records import Epoch
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and its weights."""
+
+    model: str
+    """a network of the zoo, or package.module:factory (given input_shape, classes and seed if it takes them)"""
+    data: str | None = None
+    """data set, which also sets input shape and classes; data-driven methods score on it, and the tangent kernel is
+    measured on it"""
+    data_dir: Path | None = None
+    """folder with the data; default: the environment variable FOREPRUNE_DATA"""
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    """channels, height, width of an input, where no data set says it"""
+    classes: int = 10
+    """number of classes, where no data set says it"""
+    weights: Path | None = None
+    """weights, a safetensors file of the state dict; default: drawn from the seed"""
+    init: str = "kaiming-normal-fan-in"
+    """distribution of the initial weights (zoo networks)"""
+    seed: int = 0
+    """of the weights, and of masks that are made for them"""
+
+    def build(self) -> OneNetwork:
+        """The network, built."""
+        from foreprune.experiments.one_network import build
+
+        given = {key: value for key, value in vars(self).items() if key != "model"}
+        return build(self.model, **given)
 
 
 @dataclass(frozen=True)
@@ -25,8 +59,7 @@ class Prune:
           --data mnist --data-dir ~/data
     """
 
-    model: str
-    """a network of the zoo, or package.module:factory (given input_shape, classes and seed if it takes them)"""
+    network: Annotated[Network, tyro.conf.arg(name="")]
     method: str
     """method, with settings as name:setting=value"""
     density: float | None = None
@@ -35,52 +68,31 @@ class Prune:
     """or: fraction to remove"""
     compression: float | None = None
     """or: total over kept weights"""
-    data: str | None = None
-    """data set to score on (data-driven methods), which also sets input shape and classes"""
-    data_dir: Path | None = None
-    """folder with the data; default: the environment variable FOREPRUNE_DATA"""
-    input_shape: tuple[int, int, int] = (3, 32, 32)
-    """channels, height, width of an input, where no data set says it"""
-    classes: int = 10
-    """number of classes, where no data set says it"""
-    weights: Path | None = None
-    """initial weights, a safetensors file of the state dict; default: drawn from the seed"""
-    init: str = "kaiming-normal-fan-in"
-    """distribution of the initial weights (zoo networks)"""
     samples_per_class: int = 10
     """training images of each class that data-driven methods look at"""
     exclude: tuple[str, ...] = ()
     """parts not to prune: module names, globs, or re:expression"""
     scope: Literal["global", "local"] = "global"
     """compare scores over all layers, or keep the same fraction in each"""
-    seed: int = 0
-    """of weights and masks"""
     out: Path = Path("masks.safetensors")
     """file to write"""
 
     def run(self) -> int:
-        from foreprune.experiments.single import prune_once
+        from foreprune.experiments.one_network import prune_once
 
         density = as_density(density=self.density, sparsity=self.sparsity, compression=self.compression)
-        name, hyper = parse_method(self.method)
-        with screen.status(f"pruning {self.model} with {name}"):
+        name, settings = parse_method(self.method)
+        with screen.status(f"pruning {self.network.model} with {name}"):
             masks = prune_once(
-                model=self.model,
-                method=name,
-                hyper=hyper,
+                self.network.build(),
+                name,
                 density=density,
-                data=self.data,
-                data_dir=self.data_dir,
-                input_shape=self.input_shape,
-                classes=self.classes,
-                weights=self.weights,
-                init=self.init,
+                settings=settings,
                 samples_per_class=self.samples_per_class,
                 exclude=self.exclude,
                 scope=self.scope,
-                seed=self.seed,
             )
-            masks.save(self.out, metadata={"model": self.model})
+            masks.save(self.out, metadata={"model": self.network.model})
         _print_layers(masks)
         screen.print(f"wrote {self.out}", highlight=False, soft_wrap=True)
         return 0
@@ -115,26 +127,37 @@ class Train:
     """where to run"""
 
     def run(self) -> int:
-        from foreprune.experiments.check import resolve_device
-        from foreprune.experiments.single import train_once
+        from foreprune.experiments import resolve_device
+        from foreprune.experiments.one_network import build, train_once
+
+        network = build(
+            self.model,
+            data=self.data,
+            data_dir=self.data_dir,
+            weights=self.weights,
+            init=self.init,
+            seed=self.seed,
+        )
+        masks = _read(self.masks)
+        if masks is not None:
+            screen.print(f"{masks}", highlight=False)
+        recipe = self.training.resolve(self.data, self.model)
+        device = resolve_device(self.device)
+
+        def show(point: Epoch) -> None:
+            screen.print(_progress(point, recipe.epochs), highlight=False)
 
         try:
-            train_once(
-                model=self.model,
-                data=self.data,
-                data_dir=self.data_dir,
-                masks=self.masks,
-                weights=self.weights,
-                init=self.init,
-                recipe=self.training.resolve(self.data, self.model),
-                seed=self.seed,
-                out=self.out,
-                device=resolve_device(self.device),
-                console=screen,
-            )
+            history = train_once(network, recipe=recipe, out=self.out, masks=masks, device=device, on_epoch=show)
         except KeyboardInterrupt:
             errors.print(f"\ninterrupted. Run the same command again to go on from the checkpoint in {self.out}")
             return 130
+        if history.top1 is not None:
+            screen.print(f"test accuracy of the last epoch: {100 * history.top1:.2f} %", highlight=False)
+        elif history.curve:
+            screen.print(f"test loss of the last epoch: {history.curve[-1].test_loss:.4g}", highlight=False)
+        written = f"wrote {self.out / 'weights.safetensors'} and {self.out / 'history.json'}"
+        screen.print(written, highlight=False, soft_wrap=True)
         return 0
 
 
@@ -148,50 +171,40 @@ class Analyze:
           --input-shape 3 32 32 --out analysis.json
     """
 
-    model: str
-    """a network of the zoo, or package.module:factory"""
+    network: Annotated[Network, tyro.conf.arg(name="")]
     masks: Path | None = None
     """masks written by `foreprune prune`"""
-    data: str | None = None
-    """data set, which sets input shape and classes, and on which the tangent kernel is measured too"""
-    data_dir: Path | None = None
-    """folder with the data; default: the environment variable FOREPRUNE_DATA"""
     samples_per_class: int = 1
     """training images of each class for the tangent kernel; its cost grows with samples times classes"""
-    input_shape: tuple[int, int, int] = (3, 32, 32)
-    """channels, height, width of an input, where no data set says it"""
-    classes: int = 10
-    """number of classes, where no data set says it"""
-    weights: Path | None = None
-    """weights, a safetensors file of the state dict; default: drawn from the seed"""
-    init: str = "kaiming-normal-fan-in"
-    """distribution of the initial weights (zoo networks)"""
-    seed: int = 0
-    """of the weights; the same as in `foreprune prune`"""
     out: Path | None = None
     """also write all numbers to this JSON file"""
 
     def run(self) -> int:
-        from foreprune.experiments.single import analyze_once
+        from foreprune.core.atomic import atomic_write
+        from foreprune.experiments.one_network import analyze_once
 
-        with screen.status(f"analyzing {self.model}"):
-            found = analyze_once(
-                model=self.model,
-                masks=self.masks,
-                data=self.data,
-                data_dir=self.data_dir,
-                samples_per_class=self.samples_per_class,
-                input_shape=self.input_shape,
-                classes=self.classes,
-                weights=self.weights,
-                init=self.init,
-                seed=self.seed,
-                out=self.out,
-            )
+        with screen.status(f"analyzing {self.network.model}"):
+            masks = _read(self.masks)
+            found = analyze_once(self.network.build(), masks=masks, samples_per_class=self.samples_per_class)
         screen.print(found)
         if self.out is not None:
+            atomic_write(self.out, json.dumps(found.to_dict(), indent=2) + "\n")
             screen.print(f"wrote {self.out}", highlight=False, soft_wrap=True)
         return 0
+
+
+def _read(masks: Path | None) -> Masks | None:
+    from foreprune.core.masks import Masks
+
+    return None if masks is None else Masks.load(masks)
+
+
+def _progress(point: Epoch, epochs: int) -> str:
+    """ "epoch   3/20  train loss 0.1234  test accuracy  98.76 %  0.3 s"."""
+    test = "" if point.test_loss is None else f"  test loss {point.test_loss:.4f}"
+    if point.test_top1 is not None:
+        test = f"  test accuracy {100 * point.test_top1:6.2f} %"
+    return f"epoch {point.epoch:3d}/{epochs}  train loss {point.train_loss or 0:.4f}{test}  {point.seconds:.1f} s"
 
 
 def _print_layers(masks: Masks) -> None:
@@ -207,3 +220,6 @@ def _print_layers(masks: Masks) -> None:
     screen.print(
         f"kept {masks.kept}/{masks.total} (density {masks.density:.6g}, sparsity {masks.sparsity:.6g})", highlight=False
     )
+    parameters = int(masks.metadata["parameters"])
+    share = 100 * masks.total / parameters
+    screen.print(f"prunable: {masks.total:,} of {parameters:,} parameters ({share:.1f} %)", highlight=False)

@@ -1,4 +1,4 @@
-"""`foreprune sweep` and `foreprune recipes`: the papers' experiments."""
+"""`foreprune sweep` and `foreprune papers`: the papers' tables and figures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from foreprune.cli.amounts import count, duration, flops, networks_table
-from foreprune.cli.shared import Execution, carry_out, screen
-from foreprune.experiments.selection import in_epochs, limited
-from foreprune.papers import SCALES, Entry, Scale, entries, find
-from foreprune.papers.entry import together
-from foreprune.records.spec import Experiment
+from foreprune.cli.arguments import Execution
+from foreprune.cli.consoles import screen
+from foreprune.cli.execution import carry_out
+from foreprune.cli.printing import count, flops, networks_table
+from foreprune.core.durations import duration
+from foreprune.experiments import in_epochs, limited
+from foreprune.papers import SCALES, Entry, Scale, entries, find, together
+from foreprune.procedures import ablation_of
+from foreprune.records import Experiment
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 class Sweep:
     """Run a table or figure of a paper: prune, train, test, tables and a report.
 
-    `foreprune recipes` lists the names. Finished runs are kept in the output
+    `foreprune papers` lists the names. Finished runs are kept in the output
     folder: the same command again skips them and continues what was interrupted.
     Runs that several figures share are run once if they go to one folder.
 
@@ -34,7 +37,7 @@ class Sweep:
     """
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """what to run, by the names of `foreprune recipes`"""
+    """what to run, by the names of `foreprune papers`"""
     scale: Scale = "smoke"
     """smoke: minutes, needs no data files; small: hours on a CPU; paper: everything as published"""
     out: Path | None = None
@@ -51,7 +54,7 @@ class Sweep:
 
     def run(self) -> int:
         if not self.names:
-            raise ValueError("nothing to run: name a table or figure; `foreprune recipes` lists them")
+            raise ValueError("nothing to run: name a table or figure; `foreprune papers` lists them")
         experiments = together(find(name).experiments(self.scale) for name in self.names)
         experiments = limited(experiments, seeds=self.seeds, methods=self.methods, densities=self.densities)
         if self.epochs is not None:
@@ -62,18 +65,18 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Recipes:
+class Papers:
     """List the tables and figures that `foreprune sweep` can run, and their costs.
 
     With names, all about those: paper, methods, densities, what was decided
     where the paper is silent, and the cost at every scale.
 
-      foreprune recipes --scale small
-      foreprune recipes frankle-figure-4
+      foreprune papers --scale small
+      foreprune papers frankle-figure-4
     """
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """recipes to explain"""
+    """tables and figures to explain"""
     scale: Scale = "paper"
     """scale that the costs are for"""
     measure: bool = False
@@ -81,7 +84,9 @@ class Recipes:
 
     def run(self) -> int:
         if self.measure and not self.names:
-            raise ValueError("--measure belongs to a recipe; write e.g. foreprune recipes frankle-figure-3 --measure")
+            raise ValueError(
+                "--measure belongs to a table or figure; write e.g. foreprune papers frankle-figure-3 --measure"
+            )
         for position, name in enumerate(self.names):
             if position:
                 screen.print()
@@ -95,7 +100,7 @@ def _list(scale: Scale) -> None:
     """A table for each paper."""
     from rich.table import Table
 
-    from foreprune.experiments.cost import estimate
+    from foreprune.experiments import estimate
 
     for paper, group in itertools.groupby(entries(), key=lambda entry: entry.paper):
         screen.print(paper, style="bold", markup=False, highlight=False)
@@ -112,7 +117,7 @@ def _list(scale: Scale) -> None:
         screen.print()
     screen.print(
         f"Runs, epochs and FLOPs of training at the scale {scale}; - where networks are only pruned and measured.\n"
-        "foreprune recipes NAME explains one, foreprune sweep NAME --scale smoke runs it in minutes.",
+        "foreprune papers NAME explains one, foreprune sweep NAME --scale smoke runs it in minutes.",
         highlight=False,
         markup=False,
     )
@@ -151,8 +156,7 @@ def _print_pairs(*pairs: tuple[str, str]) -> None:
 def _cost_table(entry: Entry, *, measure: bool) -> Table:
     from rich.table import Table
 
-    from foreprune.experiments.check import resolve_device
-    from foreprune.experiments.cost import RATE, estimate, measured_rate
+    from foreprune.experiments import RATE, estimate, measured_rate, resolve_device
 
     rate = measured_rate(entry.experiments("small"), device=resolve_device("auto")) if measure else RATE
     how = "measured here" if measure else "assumed"
@@ -172,8 +176,8 @@ def _method(run: Experiment) -> str:
 
 
 def _ablation(run: Experiment) -> str:
-    name = f"widen:{run.widen:g}" if run.ablation == "widen" else run.ablation
-    words = [name] if name != "none" else []
+    found = ablation_of(run)
+    words = [f"{found.name}:{run.widen:g}" if found.value else found.name] if found else []
     if run.init != "kaiming-normal-fan-in":
         words.append(f"init {run.init}")
     return " with ".join(words)

@@ -1,13 +1,14 @@
-"""The values of a frozen dataclass, checked against its annotations. Nothing here imports torch."""
+"""Values checked against annotations: the fields of a frozen dataclass, the settings of a method. Torch-free."""
 
 from __future__ import annotations
 
 import math
 import numbers
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _hints = cache(get_type_hints)
 _WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
@@ -29,7 +30,7 @@ def check_fields(record: Any) -> None:
 
 def checked(name: str, value: Any, kind: Any) -> Any:
     """`value`, if it is what the annotation `kind` allows: bool, int, float, str, a `Literal`, `tuple[kind, ...]`, any
-    other class, or one of these or None.
+    other class, or a union of these. What says nothing, such as `Any` and protocols, allows everything.
 
     Raises:
         TypeError: a value of another type; the message has `name`, what is allowed and what was given.
@@ -40,9 +41,16 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
         return value
-    if origin is UnionType:
-        (rest,) = (choice for choice in choices if choice is not NoneType)
-        return None if value is None else checked(name, value, rest)
+    if origin in (UnionType, Union):
+        rest = [choice for choice in choices if choice is not NoneType]
+        if value is None and len(rest) < len(choices):
+            return None
+        if len(rest) == 1:
+            return checked(name, value, rest[0])
+        for choice in rest:
+            with suppress(TypeError, ValueError):
+                return checked(name, value, choice)
+        raise TypeError(f"{name} must be {' or '.join(map(_words, rest))}, not {value!r}")
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             raise TypeError(f"{name} must be a tuple, not {value!r}")
@@ -54,6 +62,13 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         return float(value)
     if number and kind is int and isinstance(value, numbers.Integral):
         return int(value)
-    if kind not in (int, float) and isinstance(value, kind):
+    plain = origin or kind
+    if plain is Any or not isinstance(plain, type) or getattr(plain, "_is_protocol", False):
         return value
-    raise TypeError(f"{name} must be {_WORDS.get(kind, kind.__name__)}, not {value!r}")
+    if plain not in (int, float) and isinstance(value, plain):
+        return value
+    raise TypeError(f"{name} must be {_words(kind)}, not {value!r}")
+
+
+def _words(kind: Any) -> str:
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.atomic import atomic_write
+from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
 
 if TYPE_CHECKING:
     from foreprune.core.attach import Handle
-
-FORMAT = "foreprune-masks/1"
-_LARGEST = 2**40  # weights in one tensor of a mask file; anything larger is a damaged or hostile header
-_MOST_AXES = 64  # of a torch tensor
 
 
 class Masks(Mapping[str, Tensor]):
@@ -114,14 +108,6 @@ class Masks(Mapping[str, Tensor]):
         """Names of the tensors with no weight left."""
         return tuple(name for name, (kept, total) in self.layer_counts().items() if total and not kept)
 
-    def widths(self) -> dict[str, tuple[int, int]]:
-        """name -> (output units that keep at least one incoming weight, output units); units are entries of axis 0."""
-        result = {}
-        for name, mask in self._tensors.items():
-            rows = mask.flatten(1).any(1) if mask.dim() > 1 else mask
-            result[name] = (int(rows.sum()), rows.numel())
-        return result
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Masks):
             return NotImplemented
@@ -185,17 +171,12 @@ class Masks(Mapping[str, Tensor]):
     def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> Path:
         """Write a safetensors file with one bit per weight, whole or not at all.
 
-        `metadata` is added to the masks' own (method, density, seed, ...). Any safetensors reader opens the file: each
-        tensor is uint8, packed most significant bit first, and the shapes are JSON in the header under "shapes". The
-        SHA-256 of both under "digest" shows damage.
+        `metadata` is added to the masks' own (method, density, seed, ...). Any safetensors reader opens the file; its
+        layout stands in `foreprune.core.mask_files`.
         """
-        from safetensors.numpy import save
-
-        packed = {name: np.packbits(mask.flatten().cpu().numpy()) for name, mask in self._tensors.items()}
+        bits = {name: np.packbits(mask.flatten().cpu().numpy()) for name, mask in self._tensors.items()}
         about = {key: str(value) for key, value in {**self.metadata, **(metadata or {})}.items()}
-        header = {**about, "format": FORMAT, "shapes": json.dumps(self.shapes)}
-        header["digest"] = _digest(header, packed)
-        return atomic_write(Path(path), save(packed, metadata=header))
+        return write_bits(Path(path), PackedMasks(bits, self.shapes, about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -205,38 +186,18 @@ class Masks(Mapping[str, Tensor]):
             FileNotFoundError: no such file.
             ValueError: truncated, damaged, or not a foreprune mask file.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no mask file at {path}; write one with masks.save(path) or `foreprune prune`")
         try:
-            with safe_open(path, framework="numpy") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:  # before tensors are read: it may be a whole model
-                    raise ValueError(
-                        f"{path} is a safetensors file but not a mask file of format {FORMAT!r} (found "
-                        f"{header.get('format')!r}); write masks with masks.save(path)"
-                    )
-                kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-                for name, kind in kinds.items():
-                    if kind != "U8":
-                        raise ValueError(
-                            f"{path} is damaged: {name!r} holds {kind} instead of packed bits; make the masks again"
-                        )
-                packed = {name: file.get_tensor(name) for name in kinds}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or not a safetensors file ({error}); make the masks again") from error
-        if header.pop("digest", None) != _digest(header, packed):
-            raise ValueError(f"{path} is damaged: its content does not fit its digest; make the masks again")
-        shapes = _read_shapes(path, header.get("shapes", ""))
-        if shapes.keys() != packed.keys():
-            odd = sorted(shapes.keys() ^ packed.keys())[0]
-            raise ValueError(
-                f"{path} is damaged: the header and the tensors disagree about {odd!r}; make the masks again"
-            )
-        tensors = {name: _unpack(path, name, packed[name], shape) for name, shape in shapes.items()}
-        return cls(tensors, metadata={key: value for key, value in header.items() if key not in ("format", "shapes")})
+            found = read_bits(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is {error}") from error
+        tensors = {}
+        for name, shape in found.shapes.items():
+            kept = np.unpackbits(found.bits[name], count=math.prod(shape)).astype(np.bool_)
+            tensors[name] = torch.from_numpy(kept).reshape(shape)
+        return cls(tensors, metadata=found.metadata)
 
     def __repr__(self) -> str:
         return (
@@ -292,40 +253,3 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
                 f"masks belong to another model: {name!r} has shape {found[name]} there and {shape} in the masks"
             )
     return {name: own[name] for name in shapes}
-
-
-def _digest(header: Mapping[str, str], packed: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> str:
-    digest = hashlib.sha256(json.dumps(sorted(header.items())).encode())
-    for name in sorted(packed):
-        digest.update(json.dumps([name, packed[name].size]).encode() + packed[name].tobytes())
-    return digest.hexdigest()
-
-
-def _read_shapes(path: Path, text: str) -> dict[str, tuple[int, ...]]:
-    try:
-        raw = json.loads(text)
-        shapes = {str(name): tuple(shape) for name, shape in raw.items()}
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged: its list of shapes is unreadable ({error}); make the masks again"
-        ) from None
-    for name, shape in shapes.items():
-        sound = len(shape) <= _MOST_AXES and all(type(size) is int and 0 <= size <= _LARGEST for size in shape)
-        if not sound or math.prod(max(size, 1) for size in shape) > _LARGEST:  # strides are computed as if 0 were 1
-            raise ValueError(
-                f"{path} is damaged: {name!r} claims the impossible shape {shape[:8]}; make the masks again"
-            )
-    return shapes
-
-
-def _unpack(path: Path, name: str, packed: np.ndarray[Any, np.dtype[Any]], shape: tuple[int, ...]) -> Tensor:
-    count = math.prod(shape)
-    if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != (count + 7) // 8:
-        raise ValueError(
-            f"{path} is damaged: {name!r} of shape {shape} needs {(count + 7) // 8} bytes, found {packed.size} of "
-            f"{packed.dtype}; make the masks again"
-        )
-    bits = np.unpackbits(packed)
-    if bits[count:].any():
-        raise ValueError(f"{path} is damaged: {name!r} has bits beyond its last weight; make the masks again")
-    return torch.from_numpy(bits[:count].astype(np.bool_)).reshape(shape)

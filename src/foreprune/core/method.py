@@ -1,32 +1,30 @@
-"""`Method`: a pruning method is a function (net, task, density) -> Masks, and this is its record.
+"""`Method`: a way to prune that needs no training, as a value: what it computes, what it needs, what it takes.
 
-Most methods are a score lifted into one by `by_score`. Register with `@scorer` (a score) or `@masker` (masks directly).
+Most methods are a score, larger means keep; `@scorer` registers one. The others make masks directly; `@masker`
+registers those.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, Protocol
+from functools import cached_property, partial
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from foreprune.core.density import apportion, keep_count
+from foreprune.core.density import keep_count
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
-from foreprune.core.schedule import densities
-from foreprune.core.select import NoSignal, keep_top, keep_top_per_layer
-from foreprune.core.task import Task
+from foreprune.core.schedule import ScheduleName, densities
+from foreprune.core.select import NoSignal, Scope, keep_best
+from foreprune.core.settings import check_settings, defaults_of, types_of
+from foreprune.core.task import NEEDS, Need, Task
 
 Scores = dict[str, Tensor]
-Scope = Literal["global", "local"]
 Progress = Callable[[int, int], None]
-Need = Literal["labels", "inputs"]
 
 
 class LayerCollapse(UserWarning):
@@ -36,7 +34,13 @@ class LayerCollapse(UserWarning):
 class Score(Protocol):
     """A score: larger means keep. It never changes the net."""
 
-    def __call__(self, net: Net, task: Task, masks: Masks, /, **hyper: Any) -> Scores: ...
+    def __call__(self, net: Net, task: Task, masks: Masks, /, **settings: Any) -> Scores: ...
+
+
+class MakeMasks(Protocol):
+    """A function that chooses the masks of a density by itself."""
+
+    def __call__(self, net: Net, task: Task, density: float, /, **settings: Any) -> Masks: ...
 
 
 @dataclass(frozen=True)
@@ -46,55 +50,116 @@ class Method:
     Attributes:
         name: what `foreprune.prune` and the command line call it.
         paper: where it comes from.
-        needs: "labels" (data with targets), "inputs" (example inputs; only shape and type count), or neither.
-        hyper: hyperparameter -> default, the paper's.
-        exact: the kept count is exactly round(density * total). Where False, `doc` says by how much it may differ.
         doc: formula, source, and what the authors' code does differently.
-        make: (net, task, density, *, scope, progress, **hyper) -> Masks.
-        score: (net, task, masks, **hyper) -> scores, or None if masks are made another way.
+        needs: any of "shape" (example inputs; only shape and type count), "images" (data), "labels" (data with
+            targets) and "mean image" (that of the data).
+        score: (net, task, masks, **settings) -> scores; or None.
+        masks: (net, task, density, **settings) -> Masks, of a method without a score.
+        rounds: how often it scores and prunes, the paper's number; None: once, and there is no such setting.
+        schedule: how the density falls from round to round.
+        revives: a pruned weight may come back in a later round; otherwise masks only shrink.
+        exact: the kept count is exactly round(density * total). Where False, `doc` says by how much it may differ.
+        optional: needs that it can do without, and that it sees where they are given.
     """
 
     name: str
     paper: str
-    needs: frozenset[Need]
-    hyper: Mapping[str, Any]
-    exact: bool
     doc: str
-    make: Callable[..., Masks]
-    score: Score | None
+    needs: frozenset[Need] = frozenset()
+    score: Score | None = None
+    masks: MakeMasks | None = None
+    rounds: int | None = None
+    schedule: ScheduleName = "exponential"
+    revives: bool = False
+    exact: bool = True
+    optional: frozenset[Need] = frozenset()
+
+    def __post_init__(self) -> None:
+        if (self.score is None) == (self.masks is None):
+            raise TypeError(f"method {self.name!r} must have either a score or a function that makes masks")
+        if odd := sorted((self.needs | self.optional) - NEEDS.keys()):
+            raise ValueError(f"method {self.name!r} cannot need {odd[0]!r}; a method may need {', '.join(NEEDS)}")
+        if self.rounds is not None and (taken := {"rounds", "schedule"} & defaults_of(self.function).keys()):
+            raise TypeError(
+                f"{self.name!r} has a setting {min(taken)!r}, which is what the rounds of pruning are set by; "
+                "give it another name"
+            )
 
     def __str__(self) -> str:
-        needs = (
-            "data with labels"
-            if "labels" in self.needs
-            else "example inputs"
-            if self.needs
-            else "nothing but the model"
-        )
-        hyper = ", ".join(f"{name}={default!r}" for name, default in self.hyper.items()) or "none"
-        return f"{self.name}: {self.summary}\n  paper: {self.paper}\n  needs: {needs}\n  hyperparameters: {hyper}"
+        settings = ", ".join(f"{name}={default!r}" for name, default in self.settings.items()) or "none"
+        needs = self.requirements or "nothing but the model"
+        return f"{self.name}: {self.summary}\n  paper: {self.paper}\n  needs: {needs}\n  settings: {settings}"
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The score, or what makes the masks."""
+        function = self.score or self.masks
+        assert function is not None
+        return function
 
     @property
     def summary(self) -> str:
-        """First sentence of the documentation."""
+        """First paragraph of the documentation."""
         return " ".join(self.doc.strip().split("\n\n")[0].split())
 
-    def check_hyper(self, hyper: Mapping[str, Any]) -> None:
-        """Raise TypeError for a hyperparameter this method does not have."""
-        for name in hyper:
-            if name not in self.hyper:
-                near = difflib.get_close_matches(name, self.hyper, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(self.hyper) or 'none'}"
-                raise TypeError(f"method {self.name!r} has no hyperparameter {name!r}; {hint}")
+    @property
+    def requirements(self) -> str:
+        """What it needs besides the model, in words; empty if nothing."""
+        return " and ".join(words for need, words in NEEDS.items() if need in self.needs)
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """Setting -> default, the paper's. An iterative method has `rounds` and `schedule`."""
+        iterative = {} if self.rounds is None else {"rounds": self.rounds, "schedule": self.schedule}
+        return {**iterative, **defaults_of(self.function)}
+
+    def check_settings(self, given: Mapping[str, Any]) -> None:
+        """Raise TypeError or ValueError for settings this method does not have or values of the wrong kind."""
+        kinds = {"rounds": int, "schedule": ScheduleName, **types_of(self.function)}
+        check_settings(f"method {self.name!r}", given, settings=self.settings, kinds=kinds)
+
+    def make(
+        self,
+        net: Net,
+        task: Task,
+        density: float,
+        *,
+        scope: Scope = "global",
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Masks:
+        """The masks of `net` at `density`; `settings` have been checked.
+
+        Raises:
+            ValueError: `scope` is "local" for a method that sets the layer densities itself.
+        """
+        if self.masks is not None:
+            if scope != "global":
+                raise ValueError(f'method {self.name!r} sets the layer densities itself; leave scope="global"')
+            return self.masks(net, task, density, **settings)
+        assert self.score is not None
+        if self.rounds is not None:
+            settings = {"rounds": self.rounds, "schedule": self.schedule, **settings}
+        return by_score(
+            self.score, net, task, density, scope=scope, revives=self.revives, progress=progress, **settings
+        )
 
 
 _REGISTRY: dict[str, Method] = {}
 
 
 def register(method: Method) -> None:
-    """Add a method. Raises ValueError if the name is taken."""
-    if method.name in _REGISTRY:
-        raise ValueError(f"a method named {method.name!r} is registered already; choose another name")
+    """Add a method. The same function again, as after a reload, takes the place of the earlier one.
+
+    Raises:
+        ValueError: the name is taken by a function of another place.
+    """
+    known = _REGISTRY.get(method.name)
+    if known is not None and _place(known) != _place(method):
+        raise ValueError(
+            f"a method named {method.name!r} is registered already by {_place(known)}; choose another name in "
+            f"{_place(method)}"
+        )
     _REGISTRY[method.name] = method
 
 
@@ -103,46 +168,43 @@ def registry() -> Mapping[str, Method]:
     return _REGISTRY
 
 
+def _place(method: Method) -> str:
+    function = inspect.unwrap(method.function)
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
 def scorer(
     name: str,
     *,
-    paper: str,
+    paper: str = "",
     needs: Iterable[Need] = (),
     rounds: int | None = None,
+    schedule: ScheduleName = "exponential",
     revives: bool = False,
 ) -> Callable[[Callable[..., Scores]], Callable[..., Scores]]:
-    """Register a score as a method.
+    """Register a function (net, task, masks, **settings) -> scores as a method; larger means keep.
 
-    `rounds` (the paper's number) makes it iterative, with hyperparameters `rounds` and `schedule`; None makes it
-    one-shot. With `revives` a pruned weight may come back in a later round; otherwise masks only shrink.
+    Its keyword-only parameters are the settings, checked from their annotations; its docstring is the documentation.
+    The other arguments are attributes of `Method`. `rounds` makes it iterative, with settings `rounds` and `schedule`.
     """
 
     def wrap(score: Callable[..., Scores]) -> Callable[..., Scores]:
-        hyper = _keyword_defaults(score)
-        if rounds is not None:
-            hyper = {"rounds": rounds, "schedule": "exponential", **hyper}
-        make = partial(by_score, score, revives=revives, rounds=rounds or 1)
-        register(Method(name, paper, frozenset(needs), hyper, True, inspect.getdoc(score) or "", make, score))
+        doc = inspect.getdoc(score) or ""
+        register(
+            Method(name, paper, doc, frozenset(needs), score=score, rounds=rounds, schedule=schedule, revives=revives)
+        )
         return score
 
     return wrap
 
 
 def masker(
-    name: str, *, paper: str, needs: Iterable[Need] = (), exact: bool = True
+    name: str, *, paper: str = "", needs: Iterable[Need] = (), exact: bool = True
 ) -> Callable[[Callable[..., Masks]], Callable[..., Masks]]:
-    """Register a function (net, task, density, **hyper) -> Masks as a method."""
+    """Register a function (net, task, density, **settings) -> Masks as a method; otherwise as `scorer`."""
 
     def wrap(make: Callable[..., Masks]) -> Callable[..., Masks]:
-        def within_scope(
-            net: Net, task: Task, density: float, *, scope: Scope, progress: Progress | None, **hyper: Any
-        ) -> Masks:
-            if scope != "global":
-                raise ValueError(f'method {name!r} sets the layer densities itself; leave scope="global"')
-            return make(net, task, density, **hyper)
-
-        hyper = _keyword_defaults(make)
-        register(Method(name, paper, frozenset(needs), hyper, exact, inspect.getdoc(make) or "", within_scope, None))
+        register(Method(name, paper, inspect.getdoc(make) or "", frozenset(needs), masks=make, exact=exact))
         return make
 
     return wrap
@@ -157,14 +219,15 @@ def by_score(
     scope: Scope = "global",
     revives: bool = False,
     rounds: int = 1,
-    schedule: str = "exponential",
+    schedule: ScheduleName = "exponential",
     progress: Progress | None = None,
-    **hyper: Any,
+    **settings: Any,
 ) -> Masks:
     """Score, keep the best, and again, down to `density` in `rounds` rounds.
 
     Raises:
         NoSignal: every score of the dense network is zero.
+        TypeError, ValueError: what the score returns does not fit the network.
 
     Warns:
         LayerCollapse: the pruned network died on the way. It is then brought to `density` by the last scores that had
@@ -175,10 +238,10 @@ def by_score(
     final = keep_count(density, net.total)
     for done, step in enumerate(steps, start=1):
         keep = final if done == rounds else max(final, round(step * net.total))
-        choose = partial(_select, scope=scope, among=None if revives else masks, generator=task.generator)
+        choose = partial(keep_best, scope=scope, among=None if revives else masks, generator=task.generator)
         try:
-            latest = score(net, task, masks, **hyper)
-            _check_shapes(latest, net)
+            latest = score(net, task, masks, **settings)
+            check_scores(latest, net)
             masks = choose(latest, keep)
         except NoSignal:
             if scores is None:
@@ -197,25 +260,20 @@ def by_score(
     return masks
 
 
-def _check_shapes(scores: Scores, net: Net) -> None:
-    found = {name: tuple(value.shape) for name, value in scores.items()}
+def check_scores(scores: Mapping[str, Tensor], net: Net) -> None:
+    """Raise TypeError or ValueError that names the first prunable weight without a tensor of its shape, or the first
+    tensor that belongs to none."""
+    if not isinstance(scores, Mapping):
+        raise TypeError(f"scores must be a mapping from parameter name to tensor, not {type(scores).__name__}")
     for name, weight in net.weights.items():
-        if found.pop(name, None) != tuple(weight.shape):
-            raise ValueError(f"a score must give every prunable weight a tensor of its shape; {name!r} has none")
-    if found:
-        raise ValueError(f"a score must rate the prunable weights and nothing else; it rates {next(iter(found))!r}")
-
-
-def _select(scores: Scores, keep: int, *, scope: Scope, among: Masks | None, generator: torch.Generator) -> Masks:
-    if scope == "global":
-        return keep_top(scores, keep, generator=generator, among=among)
-    sizes = {name: score.numel() for name, score in scores.items()}
-    share = keep / sum(sizes.values())
-    room = sizes if among is None else {name: kept for name, (kept, _) in among.layer_counts().items()}
-    counts = apportion({name: share * size for name, size in sizes.items()}, room, keep)
-    return keep_top_per_layer(scores, counts, among=among, generator=generator)
-
-
-def _keyword_defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        if name not in scores:
+            raise ValueError(
+                f"the scores lack {name!r}; give every prunable weight a tensor of its shape, or exclude it with "
+                "prunable="
+            )
+        found = scores[name]
+        if not isinstance(found, Tensor) or found.shape != weight.shape:
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"the scores of {name!r} must be a tensor of shape {tuple(weight.shape)}, not {what}")
+    if odd := [name for name in scores if name not in net.weights]:
+        raise ValueError(f"the scores have {odd[0]!r}, which is no prunable weight; leave it out")

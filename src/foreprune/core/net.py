@@ -114,6 +114,17 @@ class Net:
 
 
 @contextlib.contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Training and evaluation modes of every part of `module` are afterwards what they were."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextlib.contextmanager
 def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     """Modes for a scoring pass, put back afterwards whatever happens.
 
@@ -125,25 +136,22 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     """
     if batchnorm not in ("train", "eval"):
         raise ValueError(f'batchnorm must be "train" (statistics of the scoring batch) or "eval", not {batchnorm!r}')
-    modes = [(module, module.training) for module in net.module.modules()]
     try:
-        for module, _ in modes:
-            module.training = batchnorm == "train" and isinstance(module, nn.modules.batchnorm._BatchNorm)
         with (
+            modes_kept(net.module),
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(net.device.type, enabled=False),
             torch.autograd.graph.disable_saved_tensors_hooks(_NO_CHECKPOINTS),
             _uncompiled(),
         ):
+            for module in net.module.modules():
+                module.training = batchnorm == "train" and isinstance(module, nn.modules.batchnorm._BatchNorm)
             yield
     except RuntimeError as error:
         if str(error) == _NO_CHECKPOINTS:
             raise ValueError(_NO_CHECKPOINTS) from error
         raise
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _uncompiled() -> contextlib.AbstractContextManager[object]:
@@ -206,7 +214,7 @@ def gradients(total: Tensor, params: Params, names: Iterable[str], *, create_gra
     grads = torch.autograd.grad(
         total, [params[name] for name in names], create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
-    return dict(zip(names, grads if create_graph else _owned(grads), strict=True))
+    return dict(zip(names, grads if create_graph else _owned(grad.detach() for grad in grads), strict=True))
 
 
 def _owned(grads: Iterable[Tensor]) -> list[Tensor]:

@@ -1,4 +1,8 @@
-"""Which weights may be pruned: the default rule and the ways a user can change it."""
+"""Which weights may be pruned: the default rule and the ways a user can change it.
+
+Density and sparsity count these "prunable" weights only; what is left out (biases, normalization, embeddings) stays
+whole. `foreprune prune` prints their share of all parameters.
+"""
 
 from __future__ import annotations
 

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
-Schedule = Callable[[float, int], list[float]]
-
-
-def exponential(density: float, rounds: int) -> list[float]:
-    """d_k = d^(k/n) for k = 1..n (Tanaka et al. 2020). In *densities*: the exponent on the sparsity, as some papers
-    print it, would remove nearly everything in the first round."""
-    return [density ** (k / rounds) for k in range(1, rounds)] + [density]
+ScheduleName = Literal["exponential", "linear"]
 
 
-def linear(density: float, rounds: int) -> list[float]:
-    """d_k = 1 - (1 - d) k/n for k = 1..n."""
-    return [1 - (1 - density) * k / rounds for k in range(1, rounds)] + [density]
+def densities(density: float, *, rounds: int, schedule: ScheduleName) -> list[float]:
+    """The density d_k after each round k = 1..n of `rounds`; the last is `density` itself.
 
-
-SCHEDULES: dict[str, Schedule] = {"exponential": exponential, "linear": linear}
-
-
-def densities(density: float, *, rounds: int, schedule: str) -> list[float]:
-    """The density after each of `rounds` rounds; the last is `density` itself.
+    "exponential" is d_k = d^(k/n) (Tanaka et al. 2020), in *densities*: the exponent on the sparsity, as some papers
+    print it, would remove nearly everything in the first round. "linear" is d_k = 1 - (1 - d) k/n.
 
     Raises:
-        ValueError: unknown schedule, or fewer than one round.
+        ValueError: fewer than one round.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+    if rounds < 1:
         raise ValueError(f"rounds must be a whole number of at least 1, not {rounds!r}")
-    return SCHEDULES[schedule](density, rounds)
+    if schedule == "linear":
+        return [*(1 - (1 - density) * k / rounds for k in range(1, rounds)), density]
+    return [*(density ** (k / rounds) for k in range(1, rounds)), density]

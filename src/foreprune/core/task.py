@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from foreprune.core.net import Net, Params, gradients, primary_output
+from foreprune.core.seeds import generator_for
 
 Loss = Callable[[Any, Any], Tensor]
+Need = Literal["shape", "images", "labels", "mean image"]
+NEEDS: Mapping[Need, str] = {
+    "shape": "example inputs (of which only the shape counts)",
+    "images": "data (labels are not looked at)",
+    "labels": "data with labels",
+    "mean image": "the mean image of the data",
+}
 _T = TypeVar("_T")
 
 
@@ -62,12 +70,14 @@ class Task:
         example: inputs of which only the shape and type count; None if neither inputs nor data were given.
         loss: callable (output, target) -> scalar, the mean over the batch; None means cross-entropy.
         generator: CPU generator seeded from the call.
+        mean_image: non-negative, in the shape of one input; None if the method does not need it.
     """
 
     batches: tuple[Batch, ...]
     example: Inputs | None
     loss: Loss | None
     generator: torch.Generator
+    mean_image: Tensor | None = None
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     def once(self, make: Callable[..., _T], *args: Any) -> _T:
@@ -123,17 +133,86 @@ def require_grad(params: Params, names: Iterable[str]) -> dict[str, Tensor]:
     return leaves
 
 
-def materialize(data: Any, device: torch.device) -> tuple[Batch, ...]:
+def task_for(
+    net: Net,
+    needs: frozenset[Need],
+    *,
+    asking: str,
+    optional: frozenset[Need] = frozenset(),
+    inputs: Any = None,
+    data: Any = None,
+    mean_image: Tensor | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+) -> Task:
+    """What a method may look at, of what was given; arguments as in `foreprune.prune`.
+
+    Args:
+        net: the network; data are moved to its device.
+        needs: what the method needs; only that is read.
+        asking: the method's name, for messages.
+        optional: what is read besides, where it was given.
+
+    Raises:
+        TypeError, ValueError: something that it needs is missing, or what was given cannot be that.
+    """
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be callable as loss(output, target), not {type(loss).__name__}")
+    wanted = needs | optional
+    if mean_image is not None and "mean image" not in wanted:
+        raise TypeError(f"method {asking!r} takes no mean_image; leave it out, or use 'synflow-dist'")
+    averaged = "mean image" in needs and mean_image is None
+    used = wanted & {"images", "labels"} or averaged or ("shape" in wanted and inputs is None)
+    batches = materialize(data, net.device, labeled="labels" in needs) if used and data is not None else ()
+    example = as_inputs(inputs) if inputs is not None else batches[0].inputs if batches else None
+    if not batches and needs & {"images", "labels"}:
+        raise ValueError(
+            f"method {asking!r} needs data: pass data=(x, y) or an iterable of such batches "
+            "(data-free methods: 'synflow', 'magnitude', 'erk', 'random')"
+        )
+    if "shape" in needs and example is None:
+        raise ValueError(
+            f"method {asking!r} needs example inputs, of which only the shape counts: pass inputs=x, "
+            "e.g. inputs=torch.zeros(1, 3, 32, 32)"
+        )
+    if averaged:
+        mean_image = _mean_image(batches, asking)
+    if mean_image is not None:
+        _check_mean_image(mean_image)
+    return Task(batches, example, loss, generator_for("prune", seed), mean_image)
+
+
+def _mean_image(batches: tuple[Batch, ...], asking: str) -> Tensor:
+    if not batches:
+        raise ValueError(
+            f"method {asking!r} needs the mean image of the data: pass mean_image= (non-negative, one input's shape) "
+            "or data="
+        )
+    sums = [batch.inputs.tensors()[0].double().sum(0) for batch in batches]
+    return torch.stack(sums).sum(0) / sum(batch.size for batch in batches)
+
+
+def _check_mean_image(image: Tensor) -> None:
+    if not isinstance(image, Tensor) or not torch.isfinite(image).all():
+        raise ValueError("mean_image must be a tensor of finite numbers, of the shape of one input")
+    if (image < 0).any():
+        raise ValueError(
+            f"the mean image has negative entries (smallest {float(image.min()):.3g}), so it does not measure paths; "
+            "pass mean_image= of raw pixels in [0, 1], from before normalization"
+        )
+
+
+def materialize(data: Any, device: torch.device, *, labeled: bool = True) -> tuple[Batch, ...]:
     """Batches from one batch `(input, target)` or an iterable of them, moved to `device`.
 
     `input` is a tensor, a tuple of tensors (positional arguments) or a mapping (keyword arguments). A mapping with
-    "labels" is a batch by itself.
+    "labels" is a batch by itself. Where labels are not needed, a tensor or a mapping is a batch of inputs.
 
     Raises:
         TypeError: something that is neither.
         ValueError: no batch at all.
     """
-    if isinstance(data, Mapping) or _is_batch(data):
+    if isinstance(data, Mapping) or _is_batch(data, labeled=labeled) or (isinstance(data, Tensor) and not labeled):
         batches: Iterable[Any] = [data]
     elif isinstance(data, Tensor) or not isinstance(data, Iterable):
         raise TypeError(
@@ -142,7 +221,7 @@ def materialize(data: Any, device: torch.device) -> tuple[Batch, ...]:
         )
     else:
         batches = data
-    found = tuple(_to_batch(batch, device) for batch in batches)
+    found = tuple(_to_batch(batch, device, labeled=labeled) for batch in batches)
     if not found or not sum(batch.size for batch in found):
         raise ValueError("data holds no batch: an empty iterable, or an iterator that was already used up")
     return found
@@ -172,22 +251,28 @@ def as_inputs(inputs: Any) -> Inputs:
     )
 
 
-def _is_batch(data: Any) -> bool:
+def _is_batch(data: Any, *, labeled: bool) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], Tensor):
         return False
-    first = data[0]
+    first, second = data
+    if not labeled and isinstance(data, list) and isinstance(first, Tensor):  # two batches of inputs look alike
+        return (first.shape[1:], first.dtype) != (second.shape[1:], second.dtype)
     return isinstance(first, (Tensor, Mapping)) or (
         isinstance(first, (tuple, list)) and all(isinstance(item, Tensor) for item in first)
     )
 
 
-def _to_batch(batch: Any, device: torch.device) -> Batch:
+def _to_batch(batch: Any, device: torch.device, *, labeled: bool) -> Batch:
+    inputs: Any
+    target: Any = None
     if isinstance(batch, Mapping):
-        if "labels" not in batch:
+        if labeled and "labels" not in batch:
             raise TypeError(
                 f"a batch that is a mapping needs 'labels'; it has {', '.join(map(str, batch)) or 'nothing'}"
             )
-        inputs, target = {key: value for key, value in batch.items() if key != "labels"}, batch["labels"]
+        inputs, target = {key: value for key, value in batch.items() if key != "labels"}, batch.get("labels")
+    elif isinstance(batch, Tensor) and not labeled:
+        inputs = batch
     elif isinstance(batch, (tuple, list)) and len(batch) == 2:
         inputs, target = batch
     else:

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from foreprune.procedures.procedures import END, dense_of, hyper_of, round_counts, steps_of
-from foreprune.records.spec import Experiment
+from foreprune.procedures import END, dense_of, procedure_of, settings_of, steps_of
+from foreprune.records import Experiment
 from foreprune.zoo.models import create
 
 RATE = 5e10  # FLOP/s of training: half of what gradients alone reach on two idle cores of a server CPU (ResNet-20)
@@ -96,12 +96,9 @@ def _own_epochs(experiment: Experiment) -> float:
     """Epochs beside those of the dense training that it begins from; all of a dense run's belong to the latter."""
     if experiment.method == "dense":
         return 0.0
-    rounds = 1
-    if experiment.method == "imp":
-        rate = hyper_of(experiment)["rate"]
-        assert isinstance(rate, float)
-        rounds = len(round_counts(experiment.density, total=1, keep=1, rate=rate))
-    return float(rounds * experiment.recipe.epochs)
+    found = procedure_of(experiment)
+    trainings = found.trainings(experiment.density, **settings_of(experiment)) if found else 1
+    return float(trainings * experiment.recipe.epochs)
 
 
 def _dense_epochs(experiment: Experiment) -> float:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import get_args
 
-from foreprune.records.spec import Ablation, Experiment, Scalar
+from foreprune.ablations import parse_ablation
+from foreprune.records import Experiment, Scalar
 from foreprune.training.recipes import Recipe
-
-ABLATIONS: tuple[Ablation, ...] = tuple(name for name in get_args(Ablation) if name != "none")
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Scalar]]:
@@ -59,31 +56,6 @@ def parse_timed_method(text: str) -> tuple[str, dict[str, Scalar], int]:
     return name, hyper, int(step)
 
 
-def parse_ablation(text: str) -> tuple[Ablation, float]:
-    """ "shuffle" -> ("shuffle", 1.0); "widen:0.5" -> ("widen", 0.5), the fraction of lost units to bring back.
-
-    Raises:
-        ValueError: unknown ablation, or a fraction outside [0, 1].
-    """
-    name, colon, value = text.partition(":")
-    if name not in ABLATIONS:
-        near = difflib.get_close_matches(name, ABLATIONS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(ABLATIONS)}"
-        raise ValueError(f"unknown ablation {text!r}; {hint}")
-    if not colon:
-        return name, 1.0
-    try:
-        fraction = float(value)
-    except ValueError:
-        fraction = -1.0
-    if name != "widen" or not 0 <= fraction <= 1:
-        raise ValueError(
-            f"ablation {text!r}: only widen takes a value, the fraction of lost units to bring back, "
-            "from 0 to 1; write e.g. widen:0.5"
-        )
-    return name, fraction
-
-
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
     """The same recipe in another number of epochs: milestones and warm-up keep their place relative to the end.
 
@@ -121,7 +93,7 @@ def grid(
     """Every method at every density with every seed, as it is and with each ablation; the dense reference first.
 
     `methods` are names with an optional step to prune at and settings (`parse_timed_method`), `ablations` names with an
-    optional value (`parse_ablation`). Equal runs are listed once.
+    optional value (`foreprune.ablations.parse_ablation`). Equal runs are listed once.
 
     Raises:
         ValueError: nothing to run, or a setting out of range.
@@ -130,7 +102,7 @@ def grid(
     if not methods or not densities or not seeds:
         raise ValueError("nothing to run: give at least one method, one density and one seed")
     wanted = [timed for timed in map(parse_timed_method, methods) if timed[0] != "dense"]
-    variants: list[tuple[Ablation, float]] = [("none", 1.0), *map(parse_ablation, ablations)]
+    variants = [("none", 1.0), *((found.name, value) for found, value in map(parse_ablation, ablations))]
     shared = {
         "data": data,
         "model": model,

@@ -13,47 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreprune.analysis.analyze import analyze
+from foreprune.analysis import analyze, unit_histograms
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.net import primary_output
-from foreprune.procedures.dense import Setting, channels_last, dense_run, network, train
-from foreprune.procedures.later import start_of, warn_of_collapse
-from foreprune.procedures.snapshots import load_into
-from foreprune.records.spec import Epoch, Experiment, Layer, Record
-from foreprune.records.store import is_full, make_folder, run_folder, write_record
+from foreprune.procedures.shared import RunContext, channels_last, dense_run, start_of, train, warn_of_collapse
+from foreprune.records import Epoch, Experiment, LayerRecord, Record, is_full, make_folder, run_folder, write_record
 from foreprune.zoo import datasets
 from foreprune.zoo.datasets import load_cached
 from foreprune.zoo.images import Images
 
 _OUTPUT_IMAGES = 1000  # test images whose outputs are compared before and after training
 _OUTPUTS_AT_ONCE = 250
-_UNIT_BINS = 20
 
 
-def layers_of(masks: Masks) -> tuple[Layer, ...]:
+def layers_of(model: nn.Module, masks: Masks) -> tuple[LayerRecord, ...]:
     """Counts and remaining units of every prunable tensor, in order."""
-    counts, widths, shapes = masks.layer_counts(), masks.widths(), masks.shapes
+    counts, shapes, units = masks.layer_counts(), masks.shapes, unit_histograms(model, masks)
     return tuple(
-        Layer(
+        LayerRecord(
             name=name,
             shape=shapes[name],
             kept=counts[name][0],
             total=counts[name][1],
-            units_alive=widths[name][0],
-            units=widths[name][1],
-            unit_densities=unit_densities(masks[name]),
+            units_alive=sum(units[name][1:]),
+            units=sum(units[name]),
+            unit_densities=units[name],
         )
         for name in masks
     )
-
-
-def unit_densities(mask: Tensor) -> tuple[int, ...]:
-    """How many output units (entries of axis 0) keep which share of their weights: `Layer.unit_densities`."""
-    rows = mask.flatten(1) if mask.dim() > 1 else mask[:, None]
-    kept = rows.sum(1)
-    bins = (kept * _UNIT_BINS + rows.size(1) - 1) // max(rows.size(1), 1)  # whole numbers: 0, then 1 to 20
-    return tuple(torch.bincount(bins, minlength=_UNIT_BINS + 1).tolist())
 
 
 def structure_of(model: nn.Module, masks: Masks, shape: tuple[int, int, int]) -> dict[str, float | int | None]:
@@ -88,14 +76,14 @@ def run_experiment(
 
     The run's folder holds `record.json`, `masks.safetensors` and, while it trains, `checkpoint.pt`: a run that was
     interrupted continues from there. A failure leaves its traceback in `traceback.txt`. What runs share of the dense
-    training lies in `out/dense` (`foreprune.procedures.dense`); the dense run itself is read from there if another run
+    training lies in `out/dense`; the dense run itself is read from there if another run
     has needed it before. Networks with 2-d convolutions are pruned as they are and trained channels last.
 
     Args:
         on_epoch: called with each new point of this run's own curve, not of dense trainings that it begins from.
         data: the data set, if it has been read already.
         snapshots: the steps of the dense training whose weights this or other runs need, so that one training saves
-            them all: `snapshots_for(experiment, steps_needed(experiments))` of `foreprune.procedures.procedures`.
+            them all: `snapshots_for(experiment, steps_needed(experiments))` of `foreprune.procedures`.
             Without, they are trained when they are missed.
 
     Raises:
@@ -110,8 +98,8 @@ def run_experiment(
         try:
             data = data or load_cached(experiment.data, data_dir)
             note = data.note
-            setting = Setting(experiment, data, _train_images(experiment, data), out, device, tuple(snapshots))
-            facts = _measure(setting, folder, on_epoch)
+            run = RunContext(experiment, data, _train_images(experiment, data), out, device, tuple(snapshots))
+            facts = _measure(run, folder, on_epoch)
             status, error = "finished", None
             (folder / "traceback.txt").unlink(missing_ok=True)
         except Exception as failure:  # whatever a user's model or data can raise is this run's result
@@ -147,21 +135,20 @@ def _train_images(experiment: Experiment, data: datasets.DataSet) -> Images:
     return data.train
 
 
-def _measure(setting: Setting, folder: Path, on_epoch: Callable[[Epoch], None] | None) -> dict[str, Any]:
-    start = start_of(setting)
+def _measure(run: RunContext, folder: Path, on_epoch: Callable[[Epoch], None] | None) -> dict[str, Any]:
+    start = start_of(run)
     model, masks, schedule = start.model, start.masks, start.schedule
     if schedule is None:
-        _save_masks(setting, masks, folder)
-        left = structure_of(model, masks, setting.data.shape)
+        _save_masks(run, masks, folder)
+        left = structure_of(model, masks, run.data.shape)
     channels_last(model)
     masks.apply_(model)
-    weights, outputs = _weights(model, masks), _outputs(setting, model)
-    if setting.experiment.method == "dense":
-        history, state = dense_run(setting, on_epoch=on_epoch)
-        load_into(model, state, source=setting.dense_folder)
+    weights, outputs = _weights(model, masks), _outputs(run, model)
+    if run.experiment.method == "dense":
+        history = dense_run(run, model, on_epoch=on_epoch)
     else:
         history = train(
-            setting,
+            run,
             model,
             order=start.order,
             masks=masks,
@@ -171,17 +158,17 @@ def _measure(setting: Setting, folder: Path, on_epoch: Callable[[Epoch], None] |
         )
     if schedule is not None:
         masks = schedule.masks
-        warn_of_collapse(setting, masks)
-        _save_masks(setting, masks, folder)
-        left = structure_of(network(setting), masks, setting.data.shape)
+        warn_of_collapse(run, masks)
+        _save_masks(run, masks, folder)
+        left = structure_of(run.network(), masks, run.data.shape)
     moved = _weight_distance(weights, _weights(model, masks), masks)
-    changed = float(torch.linalg.vector_norm(_outputs(setting, model) - outputs, dim=1).mean())
+    changed = float(torch.linalg.vector_norm(_outputs(run, model) - outputs, dim=1).mean())
     return {
         "top1": history.top1,
         "top5": history.top5,
         "kept": masks.kept,
         "total": masks.total,
-        "layers": layers_of(masks),
+        "layers": layers_of(model, masks),
         "analysis": {**left, "weight_distance": _finite(moved), "output_distance": _finite(changed)},
         "curve": history.curve,
         "seconds_prune": start.seconds,
@@ -189,8 +176,8 @@ def _measure(setting: Setting, folder: Path, on_epoch: Callable[[Epoch], None] |
     }
 
 
-def _save_masks(setting: Setting, masks: Masks, folder: Path) -> None:
-    masks.save(folder / "masks.safetensors", metadata={"experiment": setting.experiment.id})
+def _save_masks(run: RunContext, masks: Masks, folder: Path) -> None:
+    masks.save(folder / "masks.safetensors", metadata={"experiment": run.experiment.id})
 
 
 def _weights(model: nn.Module, masks: Masks) -> dict[str, Tensor]:
@@ -202,11 +189,11 @@ def _weight_distance(first: dict[str, Tensor], last: dict[str, Tensor], masks: M
     return math.sqrt(sum(float((last[name] - first[name])[masks[name]].square().sum()) for name in masks))
 
 
-def _outputs(setting: Setting, model: nn.Module) -> Tensor:
+def _outputs(run: RunContext, model: nn.Module) -> Tensor:
     """Outputs (N, everything else) of the first test images, in evaluation mode; modes are put back."""
     modes = [(module, module.training) for module in model.modules()]
     found: list[Tensor] = []
-    batches = setting.data.test.batches(_OUTPUTS_AT_ONCE, seed=None, epoch=0, augment=False, device=setting.device)
+    batches = run.data.test.batches(_OUTPUTS_AT_ONCE, seed=None, epoch=0, augment=False, device=run.device)
     model.eval()
     with torch.no_grad():
         for images, _ in batches:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from foreprune.experiments.grid import parse_timed_method, shortened
-from foreprune.procedures.procedures import PROCEDURES
-from foreprune.records.spec import Experiment
+from foreprune.procedures import procedure_of
+from foreprune.records import Experiment
 
 Runs = tuple[Experiment, ...]
 
@@ -70,9 +70,7 @@ def in_epochs(experiments: Sequence[Experiment], epochs: int) -> Runs:
     Raises:
         ValueError: a negative number of epochs, or none for runs that prune later.
     """
-    later = sorted(
-        {run.method for run in experiments if run.recipe.epochs and (run.prune_at or run.method in PROCEDURES)}
-    )
+    later = sorted({run.method for run in experiments if run.recipe.epochs and (run.prune_at or procedure_of(run))})
     if later and not epochs:
         raise ValueError(
             f"without training nothing can be pruned during or after it: {', '.join(later)} need at least one epoch"
@@ -84,7 +82,7 @@ def in_epochs(experiments: Sequence[Experiment], epochs: int) -> Runs:
             settings = run.model_dump()
             settings["recipe"] = shortened(run.recipe, epochs)
             settings["prune_at"] = round(run.prune_at * ratio)
-            for name, least in (("rewind_to", 0), ("every", 1)):
+            for name, least in (found.in_steps if (found := procedure_of(run)) else {}).items():
                 if name in run.hyper:
                     settings["hyper"][name] = max(least, round(float(run.hyper[name] or 0) * ratio))
             run = Experiment.model_validate(settings)

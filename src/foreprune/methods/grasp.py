@@ -38,10 +38,8 @@ def grasp(
     different classes, which sets the statistics of batch normalization; here weights are scored as they are, in the
     batches given.
     """
-    if keep not in ("signed", "magnitude", "inverted"):
-        raise ValueError(f'keep must be "signed", "magnitude" or "inverted", not {keep!r}')
     if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature!r}")
+        raise ValueError(f"method 'grasp': temperature must be positive, not {temperature!r}")
     with scoring(net, batchnorm=batchnorm):
         product = hessian_gradient(net, task, masks, temperature=temperature)
     scores = {name: product[name] * net.params[name] for name in net.prunable}

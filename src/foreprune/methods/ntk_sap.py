@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ _PERTURBED = "perturbed "
 @scorer(
     "ntk-sap",
     paper="Wang, Li & Sun, ICLR 2023, arXiv:2304.02840, eq. 10 and algorithm 1",
-    needs={"inputs"},
+    needs={"shape"},
     rounds=20,
 )
 def ntk_sap(
@@ -184,9 +183,9 @@ def _batch_sizes(samples: int, batch_size: int) -> list[int]:
 
 def _check(*, epsilon: float, **counts: int) -> None:
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < math.inf:
+        if value < 1:
+            raise ValueError(f"method 'ntk-sap': {name} must be at least 1, not {value!r}")
+    if not epsilon > 0:
         raise ValueError(
-            f"epsilon must be a positive number, the standard deviation of the perturbation, not {epsilon!r}"
+            f"method 'ntk-sap': epsilon must be positive, the standard deviation of the perturbation, not {epsilon!r}"
         )

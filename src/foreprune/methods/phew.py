@@ -42,7 +42,7 @@ PREFERENCES: dict[Bias, Callable[[NDArray[np.floating]], Floats]] = {
 }
 
 
-@masker("phew", paper="Patil & Dovrolis, ICML 2021, arXiv:2010.11354, section 4", needs={"inputs"}, exact=False)
+@masker("phew", paper="Patil & Dovrolis, ICML 2021, arXiv:2010.11354, section 4", needs={"shape"}, exact=False)
 def phew(net: Net, task: Task, density: float, *, bias: Bias = "weights", conserve: Conserve = "weight") -> Masks:
     """Keep the weights that random walks visit, walks that prefer large weights, until enough are kept.
 
@@ -67,10 +67,6 @@ def phew(net: Net, task: Task, density: float, *, bias: Bias = "weights", conser
     The authors' code takes parameters in flat order for the topology, treats every 1x1 convolution as a shortcut, and
     jumps over layers on the forward walk; here the network is recorded as it is, bottlenecks included.
     """
-    if bias not in PREFERENCES:
-        raise ValueError(f'bias must be "weights", "uniform" or "inverse", not {bias!r}')
-    if conserve not in ("weight", "kernel"):
-        raise ValueError(f'conserve must be "weight" or "kernel", not {conserve!r}')
     assert task.example is not None
     target = keep_count(density, net.total)
     graph = record_units(net, task.example)

@@ -15,7 +15,7 @@ from foreprune.graph import PathGraph, active_outputs, check_growing, path_dtype
 @scorer(
     "px",
     paper="Iurada, Ciccone & Tommasi, CVPR 2024, arXiv:2406.01820, section 4",
-    needs={"labels"},
+    needs={"images"},
     rounds=100,
 )
 def px(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval") -> Scores:

@@ -14,7 +14,7 @@ from foreprune.graph import path_graph
 @scorer(
     "synflow",
     paper="Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, arXiv:2006.05467, eq. 3 and algorithm 1",
-    needs={"inputs"},
+    needs={"shape"},
     rounds=100,
 )
 def synflow(net: Net, task: Task, masks: Masks) -> Scores:

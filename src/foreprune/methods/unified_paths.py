@@ -20,7 +20,7 @@ _PAPER = "Gebhart, Saxena & Schrater, 2021, arXiv:2101.10552"
 @scorer(
     "synflow-l2",
     paper=f"{_PAPER}, section 4; Patil & Dovrolis, ICML 2021, arXiv:2010.11354, eq. 7",
-    needs={"inputs"},
+    needs={"shape"},
     rounds=100,
 )
 def synflow_l2(net: Net, task: Task, masks: Masks, *, form: Form = "theta") -> Scores:
@@ -34,8 +34,6 @@ def synflow_l2(net: Net, task: Task, masks: Masks, *, form: Form = "theta") -> S
 
 
 def _squared_saliency(net: Net, task: Task, masks: Masks, *, form: Form, image: Tensor | None) -> Scores:
-    if form not in ("theta", "theta2"):
-        raise ValueError(f'form must be "theta" (|w| dR/dw^2) or "theta2" (w^2 dR/dw^2), not {form!r}')
     paths = task.once(path_graph, net, task.example)
     squares = paths.masked(torch.square, masks)  # w^2 m
     factors = squares if form == "theta2" else paths.masked(torch.abs, masks)
@@ -43,48 +41,21 @@ def _squared_saliency(net: Net, task: Task, masks: Masks, *, form: Form, image: 
     return paths.gradients(squares, times=factors, image=image)
 
 
-@scorer("synflow-dist", paper=f"{_PAPER}, section 4", needs={"inputs"}, rounds=100)
-def synflow_dist(net: Net, task: Task, masks: Masks, *, mean_image: Tensor | None = None) -> Scores:
+@scorer("synflow-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100)
+def synflow_dist(net: Net, task: Task, masks: Masks) -> Scores:
     """SynFlow with the data's mean image in place of ones: |w| dR/d|w|, R = 1^T (prod_l |W_l m_l|) mu.
 
-    `mean_image` is non-negative, of one input's shape. Without it mu is the mean over the data of the call and must be
+    `mean_image=` is non-negative, of one input's shape. Without it mu is the mean over the data of the call and must be
     non-negative itself: give raw pixels in [0, 1], because after normalization the mean is nearly zero and signed.
     """
     paths = task.once(path_graph, net, task.example)
     weights = paths.masked(torch.abs, masks)  # |w| m
     # |w| m dR / d(|w| m), where R sums over all paths the product of their |w| m and the input's entry of the image
-    return paths.gradients(weights, times=weights, image=distribution_image(task, mean_image))
+    return paths.gradients(weights, times=weights, image=task.mean_image)
 
 
-@scorer("synflow-l2-dist", paper=f"{_PAPER}, section 4", needs={"inputs"}, rounds=100)
-def synflow_l2_dist(
-    net: Net, task: Task, masks: Masks, *, form: Form = "theta", mean_image: Tensor | None = None
-) -> Scores:
-    """SynFlow-L2 with the data's mean image in place of ones; `form` as in synflow-l2, `mean_image` as in
+@scorer("synflow-l2-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100)
+def synflow_l2_dist(net: Net, task: Task, masks: Masks, *, form: Form = "theta") -> Scores:
+    """SynFlow-L2 with the data's mean image in place of ones; `form` as in synflow-l2, the image as in
     synflow-dist."""
-    return _squared_saliency(net, task, masks, form=form, image=distribution_image(task, mean_image))
-
-
-def distribution_image(task: Task, mean_image: Tensor | None) -> Tensor:
-    """The non-negative image that -Dist scores start from.
-
-    Raises:
-        ValueError: none was given and there are no data to average, or it has a negative entry.
-    """
-    if mean_image is None:
-        if not task.batches:
-            raise ValueError(
-                "the -dist methods need the mean image of the data: pass mean_image= (non-negative, one "
-                "input's shape) or data="
-            )
-        sums = [batch.inputs.tensors()[0].double().sum(0) for batch in task.batches]
-        mean_image = torch.stack(sums).sum(0) / task.samples
-    if not isinstance(mean_image, Tensor) or not torch.isfinite(mean_image).all():
-        raise ValueError("mean_image must be a tensor of finite numbers, of the shape of one input")
-    if (mean_image < 0).any():
-        raise ValueError(
-            f"the mean image has negative entries (smallest {float(mean_image.min()):.3g}), so it does "
-            "not measure paths; pass "
-            "mean_image= of raw pixels in [0, 1], from before normalization"
-        )
-    return mean_image
+    return _squared_saliency(net, task, masks, form=form, image=task.mean_image)

@@ -1,4 +1,4 @@
-"""The papers' experiments by name. A new one is one new file here: whatever it registers is found by itself."""
+"""The papers' tables and figures by name, one file per paper: whatever a file here registers is found by itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import importlib
 import pkgutil
 from functools import cache
 
-from foreprune.papers.entry import SCALES, Entry, Runs, Scale, registry
+from foreprune.papers.entry import SCALES, Entry, Runs, Scale, registry, together
 
-__all__ = ["SCALES", "Entry", "Runs", "Scale", "entries", "find"]
+__all__ = ["SCALES", "Entry", "Runs", "Scale", "entries", "find", "together"]
 
 
 @cache
@@ -34,6 +34,6 @@ def find(name: str) -> Entry:
     known = registry()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`foreprune recipes` lists them"
-        raise ValueError(f"there is no recipe {name!r} in the catalog; {hint}")
+        hint = f"did you mean {' or '.join(near)}?" if near else "`foreprune papers` lists them"
+        raise ValueError(f"there is no table or figure {name!r}; {hint}")
     return known[name]

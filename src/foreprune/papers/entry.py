@@ -1,4 +1,4 @@
-"""What an entry of the catalog is, and how a function becomes one."""
+"""`Entry`: one table or figure of a paper, and how a function becomes one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 Scale = Literal["smoke", "small", "paper"]
 Runs = tuple[Experiment, ...]
@@ -27,7 +27,7 @@ class Entry:
         where: figure, table or appendix, with its section.
         look: what to look at in the report.
         notes: what the paper leaves open, and what was decided here.
-        make: the function of the catalog.
+        make: the function from a scale to the runs.
     """
 
     name: str
@@ -51,17 +51,22 @@ class Entry:
         return self.make(scale)
 
 
-def entry(name: str, *, paper: str, where: str, look: str) -> Callable[[Callable[[Scale], Runs]], Entry]:
-    """Put a function from a scale to runs into the catalog. Its docstring is the title, then the notes."""
+def entry(prefix: str, paper: str, where: str, look: str) -> Callable[[Callable[[Scale], Runs]], Entry]:
+    """Register a function from a scale to runs. Its docstring is the title, then the notes; `figure_3` of the prefix
+    "frankle" is called "frankle-figure-3". The other arguments are attributes of `Entry`.
+
+    Raises:
+        ValueError: there is an entry of that name.
+    """
 
     def register(make: Callable[[Scale], Runs]) -> Entry:
-        title, _, rest = inspect.cleandoc(make.__doc__ or "").partition("\n\n")
-        notes = tuple(" ".join(part.split()) for part in rest.split("\n\n") if part)
-        made = Entry(name, title.rstrip("."), paper, where, look, notes, make)
+        name = f"{prefix}-{make.__name__.replace('_', '-')}"
+        title, *notes = inspect.cleandoc(make.__doc__ or "").split("\n\n")
+        joined = tuple(" ".join(note.split()) for note in notes)
         if name in _REGISTRY:
-            raise ValueError(f"the catalog has two entries called {name!r}; rename one of them")
-        _REGISTRY[name] = made
-        return made
+            raise ValueError(f"there are two entries called {name!r}; rename one of them")
+        _REGISTRY[name] = Entry(name, title.rstrip("."), paper, where, look, joined, make)
+        return _REGISTRY[name]
 
     return register
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from foreprune.experiments.grid import grid, shortened
+from foreprune.experiments import grid, shortened
 from foreprune.papers.entry import Runs
 from foreprune.training.recipes import Recipe, recipe
 

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from foreprune.core.atomic import atomic_write
-from foreprune.records.spec import FORMAT, Experiment, Record
-
-if TYPE_CHECKING:
-    import pandas
+from foreprune.records.experiment import Experiment
+from foreprune.records.run_record import FORMAT, Record
 
 RUNS = "runs"
 RECORD = "record.json"
@@ -147,17 +143,12 @@ def read_records(folder: str | Path) -> Records:
         PermissionError: it may not be read.
     """
     folder = Path(folder)
-    root = folder / RUNS
     try:
-        if not root.is_dir():
-            root = folder
-        paths = sorted(run / RECORD for run in root.iterdir())
+        paths = _record_files(folder / RUNS if os.path.isdir(folder / RUNS) else folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no folder {folder}; give the output folder of a comparison") from error
     except NotADirectoryError as error:
         raise NotADirectoryError(f"{folder} is a file; give the output folder that holds `{RUNS}/`") from error
-    except PermissionError as error:
-        raise PermissionError(f"no permission to read {error.filename or folder}") from error
     records: list[Record] = []
     problems: list[tuple[Path, str]] = []
     for path in paths:
@@ -169,7 +160,15 @@ def read_records(folder: str | Path) -> Records:
             problems.append((path, str(error)))
         except OSError as error:
             problems.append((path, f"cannot be read: {error.strerror or error}"))
-    return Records(records=tuple(sorted(records, key=lambda record: record.id)), problems=tuple(problems))
+    return Records(tuple(sorted(records, key=lambda record: record.id)), tuple(problems))
+
+
+def _record_files(root: Path) -> list[Path]:
+    """Where the records of all runs in `root` are, or would be."""
+    try:
+        return sorted(run / RECORD for run in root.iterdir())
+    except PermissionError as error:
+        raise PermissionError(f"no permission to read {error.filename or root}") from error
 
 
 def finished(out: str | Path, experiment: Experiment) -> Record | None:
@@ -206,11 +205,7 @@ def check_formats(out: str | Path) -> None:
         ValueError: there is one; the message names the file, its format and ours.
     """
     root = Path(out) / RUNS
-    try:
-        paths = sorted(run / RECORD for run in root.iterdir()) if root.is_dir() else []
-    except PermissionError as error:
-        raise PermissionError(f"no permission to read {root}") from error
-    for path in paths:
+    for path in _record_files(root) if os.path.isdir(root) else ():
         try:
             with open(path, "rb") as stream:
                 found = _FORMAT_IN_FILE.search(stream.read(4096))
@@ -221,65 +216,3 @@ def check_formats(out: str | Path) -> None:
                 f"{path} has the format {found[1].decode(errors='replace')!r}, and this version of foreprune writes "
                 f"{FORMAT!r}; choose another output folder, or go on with the version that wrote it"
             )
-
-
-_SETTINGS = (
-    *("data", "model", "method", "density", "sparsity", "seed"),
-    *("scope", "prune_at", "ablation", "widen", "init", "samples_per_class", "train_size"),
-)
-_RESULTS = ("status", "error", "kept", "total", "top1", "top5", "test_loss", "seconds_prune", "seconds_train")
-_COLUMNS = ("id", *_SETTINGS, *_RESULTS)
-_COUNTS = ("seed", "prune_at", "samples_per_class", "train_size", "kept", "total")
-_NUMBERS = ("density", "sparsity", "widen", "top1", "top5", "test_loss", "seconds_prune", "seconds_train")
-
-
-def frame(records: Sequence[Record]) -> pandas.DataFrame:
-    """One row per record: settings, results, and `hyper.*` and `recipe.*` columns for the nested settings.
-
-    Columns: id, data, model, method, density, sparsity, seed, scope, prune_at, ablation, widen, init,
-    samples_per_class, train_size, status, error, kept, total, top1, top5 (fractions), test_loss, seconds_prune,
-    seconds_train, then `analysis.*`, `hyper.*` and `recipe.*`. `density` and `sparsity` are those asked for;
-    `kept / total` is what was kept. Missing counts are `<NA>`, missing numbers NaN.
-
-    Raises:
-        ImportError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("records as a table need pandas: pip install 'foreprune[report]'") from error
-    rows = [_row(record) for record in records]
-    nested = sorted({key for row in rows for key in row if "." in key})
-    table = pandas.DataFrame(rows, columns=[*_COLUMNS, *nested])
-    counts = dict.fromkeys(_COUNTS, "Int64")
-    numbers = dict.fromkeys(_NUMBERS, "float64")
-    return table.astype(counts | numbers)
-
-
-def _row(record: Record) -> dict[str, Any]:
-    experiment = record.experiment
-    row: dict[str, Any] = {"id": record.id}
-    row |= {key: getattr(experiment, key) for key in _SETTINGS}
-    row |= {key: getattr(record, key) for key in _RESULTS}
-    row |= {f"analysis.{key}": value for key, value in record.analysis.items()}
-    row |= {f"hyper.{key}": value for key, value in experiment.hyper.items()}
-    row |= {f"recipe.{key}": value for key, value in experiment.model_dump(mode="json")["recipe"].items()}
-    return row
-
-
-def load_frame(folder: str | Path) -> pandas.DataFrame:
-    """Read every record under `folder` into a pandas frame, one row per run; see `frame` for the columns.
-
-    Warns:
-        UserWarning: some files could not be read; `read_records(folder).problems` lists them all.
-
-    Raises:
-        ImportError: pandas is not installed.
-        OSError: the folder is missing or may not be read.
-    """
-    found = read_records(folder)
-    if found.problems:
-        path, reason = found.problems[0]
-        message = f"{len(found.problems)} record(s) left aside, the first {path}: {reason}"
-        warnings.warn(message, UserWarning, stacklevel=2)
-    return frame(found.records)

@@ -1,25 +1,11 @@
-"""What a panel is: plain frozen values, drawn alike by `figures` (PNG, SVG) and `interactive` (HTML).
-
-A new panel is one function from a section to a `Panel`, registered with `@panel("its-name")` in a module that
-`build_panels` imports:
-
-    @panel("seconds")
-    def seconds(section: Section) -> Panel | None:
-        '''Seconds spent pruning, per method.'''
-        ...
-
-Everything else (page, image files, legends, colors, the density selector) follows from the value it returns.
-"""
+"""What a panel is: plain frozen values, drawn alike by `figures` (PNG, SVG) and `interactive` (HTML)."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from foreprune.report.colors import Style
-from foreprune.report.sections import Section
 
 
 @dataclass(frozen=True)
@@ -46,6 +32,10 @@ class Series:
                 f"series {self.label!r}: x, y, band and notes must be of one length, not "
                 f"{len(self.x)}, {len(self.y)}, {len(self.band)} and {len(self.notes)}; leave unknown ones out"
             )
+
+    def known_band(self) -> list[tuple[float, tuple[float, float]]]:
+        """Places on the x axis where the spread is known, with the ends of the band."""
+        return [(x, ends) for x, ends in zip(self.x, self.band, strict=False) if ends]
 
 
 @dataclass(frozen=True)
@@ -133,6 +123,11 @@ class Panel:
         main = [at for at, view in enumerate(self.views) if not view.secondary]
         return main[self.opens] if main else 0
 
+    @property
+    def across(self) -> int:
+        """How many charts stand side by side in the widest view."""
+        return max((len(view.charts) for view in self.views), default=0)
+
     def labels(self) -> tuple[tuple[str, Style], ...]:
         """Every line's label and style, once, in drawing order: the legend."""
         seen: dict[str, Style] = {}
@@ -141,49 +136,3 @@ class Panel:
                 for series in chart.series if isinstance(chart, Chart) else ():
                     seen.setdefault(series.label, series.style)
         return tuple(seen.items())
-
-
-def leading(views: Iterable[View]) -> tuple[View, ...]:
-    """The views as they are, or all of them as main views if they are all secondary."""
-    found = tuple(views)
-    if all(view.secondary for view in found):
-        return tuple(replace(view, secondary=False) for view in found)
-    return found
-
-
-PanelFunction = Callable[[Section], Panel | None]
-PANELS: dict[str, PanelFunction] = {}
-# in this order they stand on the page
-_MODULES = ("panels", "ablation_panels", "later", "layers", "collapse", "structure", "overlap", "convergence", "curves")
-
-
-def panel(name: str) -> Callable[[PanelFunction], PanelFunction]:
-    """Register a panel under `name`, which also names its files; others' panels come after the built-in ones.
-
-    The function returns `None` for a section that holds nothing to draw.
-
-    Raises:
-        ValueError: the name is taken, or not of lower-case letters, digits and dashes.
-    """
-    if name in PANELS:
-        raise ValueError(f"there is a panel {name!r} already; choose another name (taken: {', '.join(PANELS)})")
-    if not name or not all(mark.isascii() and (mark.islower() or mark.isdigit() or mark == "-") for mark in name):
-        raise ValueError(
-            f"a panel's name is of lower-case letters, digits and dashes, such as 'layer-density', not {name!r}"
-        )
-
-    def register(function: PanelFunction) -> PanelFunction:
-        PANELS[name] = function
-        return function
-
-    return register
-
-
-def build_panels(section: Section) -> tuple[Panel, ...]:
-    """Every registered panel that has something to draw for `section`."""
-    for module in _MODULES:  # registers the built-in panels
-        importlib.import_module(f"foreprune.report.{module}")
-    order = {f"foreprune.report.{module}": at for at, module in enumerate(_MODULES)}
-    functions = sorted(PANELS.values(), key=lambda function: order.get(function.__module__, len(order)))
-    drawn = (function(section) for function in functions)
-    return tuple(found for found in drawn if found is not None)

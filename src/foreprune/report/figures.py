@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from foreprune.report.charts import Axis, Chart, Heatmap, Panel, Series
+from foreprune.report.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,14 +53,6 @@ _WIDTH = 8.0
 HEAT = ("#f7f9fb", "#7ba3d9")  # of heatmaps, from nothing to the limit; dark text can be read on all of it
 
 
-def require_matplotlib() -> None:
-    """Raise an `ImportError` that names the extra if matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'foreprune[report]'") from error
-
-
 def image_files(panel: Panel, *, heading: str) -> dict[str, bytes]:
     """The panel as `{"png": ..., "svg": ...}`; several views become small multiples on one sheet.
 
@@ -68,7 +61,7 @@ def image_files(panel: Panel, *, heading: str) -> dict[str, bytes]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    require_matplotlib()
+    require("matplotlib")
     from matplotlib import style
 
     with style.context(_SETTINGS, after_reset=True):  # a user's own style must not decide what the report looks like
@@ -112,7 +105,7 @@ def draw(panel: Panel, *, heading: str) -> Figure:
             _draw_heatmap(axes, chart)
         else:
             below = at + columns < len(cells) and cells[at + columns] is not None
-            alike = bool(chart.title) or not _side_by_side(panel)
+            alike = bool(chart.title) or panel.across == 1
             beside = at % columns > 0 and alike
             named = not ((chart.x.slanted or chart.title) and below)
             _draw_chart(axes, chart, x_named=named, y_named=not beside, narrow=columns > 2)
@@ -134,11 +127,6 @@ def draw(panel: Panel, *, heading: str) -> Figure:
         handlelength=2.6,
     )
     return figure
-
-
-def _side_by_side(panel: Panel) -> bool:
-    """Whether a view holds several charts."""
-    return max(len(view.charts) for view in panel.views) > 1
 
 
 def _cells(panel: Panel) -> tuple[list[tuple[str, Chart | Heatmap] | None], int]:
@@ -215,7 +203,7 @@ def _thinned(axis: Axis) -> tuple[tuple[float, str], ...]:
 
 
 def _draw_series(axes: Axes, series: Series) -> None:
-    known = [(x, band) for x, band in zip(series.x, series.band, strict=True) if band] if series.band else []
+    known = series.known_band()
     if len(known) > 1:
         places = [x for x, _ in known]
         low, high = zip(*(band for _, band in known), strict=True)

@@ -5,11 +5,14 @@ Text from records is escaped here for Plotly, which reads tags such as `<a href>
 
 from __future__ import annotations
 
+import html
 import math
+import textwrap
 from typing import Any
 
 from foreprune.report.charts import Axis, Chart, Heatmap, Panel, Series
 from foreprune.report.colors import translucent
+from foreprune.report.extras import require
 from foreprune.report.figures import HEAT
 
 _INK = "#1d2430"
@@ -22,21 +25,20 @@ def plotly_source() -> str:
     Raises:
         ImportError: plotly is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ImportError("the interactive page needs plotly: pip install 'foreprune[interactive]'") from error
+    require("plotly.offline")
+    from plotly.offline import get_plotlyjs
+
     return str(get_plotlyjs())
 
 
 def escape(text: str) -> str:
     """Make text safe inside Plotly's pseudo-HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(text, quote=False)
 
 
 def panel_figures(panel: Panel) -> list[dict[str, Any]]:
     """One entry per view: its `label` and its `charts`, each a Plotly figure as plain JSON values."""
-    small = max((len(view.charts) for view in panel.views), default=0) > 2
+    small = panel.across > 2
     return [
         {
             "label": view.label,
@@ -119,7 +121,7 @@ def _rounded(value: float | None) -> float | None:
 
 def _traces(series: Series) -> list[dict[str, Any]]:
     common = {"type": "scatter", "legendgroup": series.label, "showlegend": False}
-    known = [(x, band) for x, band in zip(series.x, series.band, strict=True) if band] if series.band else []
+    known = series.known_band()
     traces: list[dict[str, Any]] = []
     if len(known) > 1:
         outline = [(x, band[1]) for x, band in known] + [(x, band[0]) for x, band in reversed(known)]
@@ -167,13 +169,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
 
 def wrapped(text: str, *, width: int = 44) -> str:
     """Break a hover text at spaces into lines of about `width` characters, so that it fits on a phone."""
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return "<br>".join(lines)
+    return "<br>".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))
 
 
 def _axis(axis: Axis) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foreprune.records.spec import Ablation, Experiment, Record
+from foreprune.records import Experiment, Record
 from foreprune.report.colors import DENSE, method_order
 
-_WORDS: dict[Ablation, str] = {
+_WORDS: dict[str, str] = {
     "none": "",
     "shuffle": "shuffled",
     "reinit": "reinitialized",

@@ -1,40 +1,28 @@
-"""Numbers over seeds, and what a section's runs are judged by: accuracy, or test loss where there are no classes."""
+"""What runs are judged by, accuracy or, where there are no classes, test loss; and how numbers are written."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from foreprune.records.spec import Record
+from foreprune.analysis.statistics import Spread
+from foreprune.records import Record
 
 Metric = Literal["top1", "top5", "test_loss"]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """`n` values, their mean, and their sample standard deviation (`None` for a single value)."""
-
-    n: int
-    mean: float
-    std: float | None
-
-
-def spread(values: Iterable[float | None]) -> Spread | None:
-    """Mean and sample standard deviation of the values that are there; `None` if there is none."""
-    there = [value for value in values if value is not None]
-    if not there:
-        return None
-    return Spread(n=len(there), mean=statistics.fmean(there), std=statistics.stdev(there) if len(there) > 1 else None)
+def plus_minus(value: Spread | None, *, factor: float = 1.0, mean: str = ".2f", std: str = ".2f") -> str:
+    """A spread as `91.23 ± 0.45`, mean and deviation in these formats; `91.23` for one value, a dash for none."""
+    if value is None:
+        return "–"
+    return f"{factor * value.mean:{mean}}" + ("" if value.std is None else f" ± {factor * value.std:{std}}")
 
 
 def percent(value: Spread | None) -> str:
-    """A spread of fractions as `91.23 ± 0.45` in percent; `91.23` for one value, a dash for none."""
-    if value is None:
-        return "–"
-    return f"{100 * value.mean:.2f}" + ("" if value.std is None else f" ± {100 * value.std:.2f}")
+    """A spread of fractions in percent."""
+    return plus_minus(value, factor=100)
 
 
 @dataclass(frozen=True)
@@ -64,9 +52,7 @@ class Measure:
 
     def text(self, value: Spread | None) -> str:
         """A spread as shown, without the unit: `91.23 ± 0.45` or `0.0123 ± 0.0004`; a dash for none."""
-        if value is None or self.unit == "%":
-            return percent(value)
-        return f"{value.mean:.4g}" + ("" if value.std is None else f" ± {value.std:.2g}")
+        return percent(value) if self.unit == "%" else plus_minus(value, mean=".4g", std=".2g")
 
     def change(self, difference: float) -> str:
         """A difference as shown, with its sign and without the unit: `+0.45`."""
@@ -77,6 +63,11 @@ class Measure:
     def axis(self) -> str:
         """The label of an axis."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def short(self) -> str:
+        """The name without the usual "top-1"."""
+        return self.name.removeprefix("top-1 ")
 
     @property
     def sentence(self) -> str:
@@ -96,11 +87,6 @@ def measure_of(records: Iterable[Record]) -> Measure:
     done = [record for record in records if record.status == "finished"]
     regression = not any(record.top1 is not None for record in done) and any(r.test_loss is not None for r in done)
     return MEASURES["test_loss" if regression else "top1"]
-
-
-def band(value: Spread, *, factor: float = 1.0) -> tuple[float, float] | None:
-    """One standard deviation either side of the mean, times `factor`; `None` for a single value."""
-    return None if value.std is None else (factor * (value.mean - value.std), factor * (value.mean + value.std))
 
 
 def density_texts(density: float) -> tuple[str, str]:

@@ -10,24 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foreprune.records.spec import Record
-from foreprune.report.charts import Panel, build_panels
+from foreprune.core.durations import duration
+from foreprune.records import Record
+from foreprune.report.charts import Panel
 from foreprune.report.colors import DENSE, Style
+from foreprune.report.extras import require
 from foreprune.report.interactive import panel_figures, plotly_source
 from foreprune.report.labels import printable
-from foreprune.report.measures import Measure, density_texts, percent
-from foreprune.report.panels import styles
-from foreprune.report.sections import Section, sections
-from foreprune.report.significance import (
-    REFERENCES,
-    Comparison,
-    change_text,
-    explanation,
-    p_text,
-    section_tests,
-    where,
-)
-from foreprune.report.tables import Row, section_rows
+from foreprune.report.measures import density_texts, percent
+from foreprune.report.panels import build_panels
+from foreprune.report.sections import Row, Section, sections
+from foreprune.report.significance import REFERENCES, Comparison, change_text, explanation, p_text, section_tests
 
 _LONGEST_ERROR = 4000
 _MOST_VALUES = 5
@@ -57,15 +50,6 @@ class Key:
     shape: str
 
 
-def require_page() -> None:
-    """Raise an `ImportError` that names the extra if jinja2 or plotly is not installed."""
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the report page needs jinja2: pip install 'foreprune[report]'") from error
-    plotly_source()
-
-
 Drawn = Sequence[tuple[Section, Sequence[Panel]]]
 
 
@@ -78,7 +62,7 @@ def page(records: Sequence[Record], *, problems: Sequence[tuple[str, str]] = (),
     Raises:
         ImportError: jinja2, plotly or SciPy is not installed.
     """
-    require_page()
+    require("jinja2", "plotly.offline", "scipy")
     import jinja2
     from markupsafe import Markup
 
@@ -92,11 +76,10 @@ def page(records: Sequence[Record], *, problems: Sequence[tuple[str, str]] = (),
     )
     if drawn is None:
         drawn = [(section, build_panels(section)) for section in sections(records)]
-    parts = [_section(section, panels) for section, panels in drawn]
     return environment.get_template("report.html.j2").render(
         lead=lead(records),
-        sections=parts,
-        charts=[[panel.pop("figures") for panel in part["panels"]] for part in parts],
+        sections=[_section(section, panels) for section, panels in drawn],
+        charts=[[panel_figures(panel) for panel in panels] for _, panels in drawn],
         failed=[_failure(record) for record in records if record.status == "failed"],
         problems=[(printable(file), printable(reason)) for file, reason in problems],
         facts=provenance(records),
@@ -132,8 +115,7 @@ def _key(label: str, style: Style) -> Key:
 
 def _section(section: Section, drawn: Sequence[Panel]) -> dict[str, Any]:
     """Everything the template shows of one section."""
-    style = styles(section)
-    rows = section_rows(section)
+    rows = section.rows()
     tests = section_tests(section)
     columns = [
         name for name in REFERENCES if any(test.family == "methods" and _is(section, test, name) for test in tests)
@@ -145,33 +127,17 @@ def _section(section: Section, drawn: Sequence[Panel]) -> dict[str, Any]:
         for record in section.records
         if (values := record.experiment.hyper)
     }
-    panels = [
-        {
-            "name": panel.name,
-            "title": panel.title,
-            "description": panel.description,
-            "views": [view.label for view in panel.views],
-            "across": max((len(view.charts) for view in panel.views), default=0),
-            "keys": [_key(label, look) for label, look in panel.labels()],
-            "notes": panel.notes,
-            "chosen": panel.chosen,
-            "shown": panel.shown,
-            "figures": panel_figures(panel),
-        }
-        for panel in drawn
-    ]
-    ablated = [_ablation_row(section, test, style[test.label]) for test in tests if test.family.startswith("ablations")]
     return {
         "title": section.title,
         "slug": section.slug,
         "training": training(section),
         "settings": section.settings,
         "hyper": [(label, printable(text)) for label, text in sorted(hyper.items())],
-        "panels": panels,
+        "panels": [(panel, [_key(label, look) for label, look in panel.labels()]) for panel in drawn],
         "measure": section.measure,
         "references": columns,
-        "rows": [_table_row(section, row, style[row.label], tests, columns) for row in rows],
-        "ablated": ablated,
+        "rows": [_table_row(section, row, tests, columns) for row in rows],
+        "ablated": [_ablation_row(section, test) for test in tests if test.family != "methods"],
         "explanation": explanation(section, [test for test in tests if test.family == "methods"]),
         "ablation_explanation": explanation(section, [test for test in tests if test.family != "methods"]),
         "seeds": _common([", ".join(map(str, row.seeds)) for row in rows if row.seeds]),
@@ -181,14 +147,16 @@ def _section(section: Section, drawn: Sequence[Panel]) -> dict[str, Any]:
 
 
 def training(section: Section) -> str:
-    """How the networks of a section were trained, in a sentence."""
+    """How large the networks of a section are and how they were trained, in a sentence or two."""
     experiment = section.records[0].experiment
     recipe = experiment.recipe
     momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
     optimizer = _OPTIMIZERS[recipe.optimizer]
     images = f" on {experiment.train_size:,} training images" if experiment.train_size else ""
+    total = next((record.total for record in section.records if record.total), None)
+    size = f"{total:,} prunable weights. " if total else ""
     return (
-        f"Trained for {_count(recipe.epochs, 'epoch')}{images} with {optimizer}: learning rate {recipe.lr:g} "
+        f"{size}Trained for {_count(recipe.epochs, 'epoch')}{images} with {optimizer}: learning rate {recipe.lr:g} "
         f"({recipe.schedule}){momentum}, weight decay {recipe.weight_decay:g}, batch size {recipe.batch_size}."
     )
 
@@ -202,21 +170,18 @@ def _is(section: Section, test: Comparison, reference: str) -> bool:
     return section.variants[test.against].method == reference
 
 
-def _table_row(
-    section: Section, row: Row, style: Style, tests: Sequence[Comparison], references: Sequence[str]
-) -> dict[str, Any]:
-    measure: Measure = section.measure
-    value = row.value(measure)
+def _table_row(section: Section, row: Row, tests: Sequence[Comparison], references: Sequence[str]) -> dict[str, Any]:
+    value = row.value(section.measure)
     mine = [t for t in tests if t.family == "methods" and (t.label, t.density) == (row.label, row.density)]
     kept, removed = density_texts(row.density)
     astray = row.kept is not None and abs(row.kept - row.density) > 0.005 * row.density
     return {
-        "key": _key(row.label, style),
+        "key": _key(row.label, section.style(row.label)),
         "density": kept,
         "density_value": row.density,
         "kept": f"{row.kept:.4g}" if astray else "",
         "sparsity": removed,
-        "result": measure.text(value),
+        "result": section.measure.text(value),
         "result_value": value.mean if value else -1.0,
         "top5": percent(row.top5),
         "top5_value": row.top5.mean if row.top5 else -1.0,
@@ -242,8 +207,9 @@ def _test_cells(section: Section, test: Comparison | None) -> dict[str, Any]:
     }
 
 
-def _ablation_row(section: Section, test: Comparison, style: Style) -> dict[str, Any]:
-    row = {"key": _key(test.label, style), "where": where(test), "density": test.density or 0.0, "n": test.n}
+def _ablation_row(section: Section, test: Comparison) -> dict[str, Any]:
+    key = _key(test.label, section.style(test.label))
+    row = {"key": key, "where": test.where, "density": test.density or 0.0, "n": test.n}
     return row | _test_cells(section, test)
 
 
@@ -258,7 +224,8 @@ def _failure(record: Record) -> dict[str, str]:
 def provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """Facts about the runs as `(name, values)`: counts, seeds, times, and every entry of the records' environments.
 
-    Environment entries that differ between runs are listed with the number of runs for each value, most frequent first.
+    Environment entries that differ between runs are listed with the number of runs for each value, most frequent first;
+    of the times at which runs started and ended, the first and the last.
     """
     status = Counter(record.status for record in records)
     seeds = sorted({record.experiment.seed for record in records})
@@ -278,6 +245,9 @@ def provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
         for name, value in _flat(record.environment).items():
             values.setdefault(name, Counter())[value] += 1
     for name, counts in sorted(values.items()):
+        if name in ("started", "ended") and len(counts) > 1:
+            facts.append((name, [f"{min(counts)} to {max(counts)}"]))
+            continue
         shown = [
             value if count == len(records) else f"{value} ({_count(count, 'run')})"
             for value, count in counts.most_common(_MOST_VALUES)
@@ -297,13 +267,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             found[printable(f"{prefix}{name}")] = printable(text)
     return found
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `4.2 s`, `3 min 5 s` or `2 h 7 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds) // 60
-    if minutes < 60:
-        return f"{minutes} min {round(seconds) % 60} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from foreprune.core.atomic import atomic_write
-from foreprune.records.store import RUNS, Records, frame, make_folder, read_records
-from foreprune.report.charts import build_panels
-from foreprune.report.figures import image_files, require_matplotlib
-from foreprune.report.page import page, require_page
+from foreprune.records import RUNS, Records, frame, make_folder, read_records
+from foreprune.report.extras import require
+from foreprune.report.figures import image_files
+from foreprune.report.page import page
+from foreprune.report.panels import build_panels
 from foreprune.report.sections import sections
-from foreprune.report.significance import markdown_tests, require_scipy, significance_csv
+from foreprune.report.significance import markdown_tests, significance_csv
 from foreprune.report.tables import markdown_table
 
 
@@ -26,9 +27,7 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
         ImportError: matplotlib, pandas, SciPy, jinja2 or plotly is not installed.
         OSError: a folder is missing, or may not be read or written.
     """
-    require_matplotlib()
-    require_page()
-    require_scipy()
+    require("matplotlib", "jinja2", "plotly.offline", "scipy")
     folder = Path(folder)
     out = folder if out is None else Path(out)
     found = read_records(folder)

@@ -10,19 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foreprune.records.spec import Experiment, Record
+from foreprune.analysis.statistics import Spread, spread
+from foreprune.records import Experiment, Record
 from foreprune.report.colors import DENSE, Style, style_of
 from foreprune.report.labels import Variant, ablation_order, printable, variants
 from foreprune.report.measures import Measure, density_label, measure_of
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a figure draws as one line: the name in its legend, the label of its runs, and their method."""
-
-    name: str
-    label: str
-    method: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +33,31 @@ class Condition:
         """The condition and a density in words: `density 0.1 (90 % removed), at step 1000, shuffled`."""
         parts = [density_label(density), f"at step {self.step}" if self.step else "", self.ablation]
         return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one density in one section, over seeds.
+
+    `seeds` are those of the finished runs; `failed` counts the others. `kept` is the mean fraction of prunable weights
+    really kept. `top1`, `top5` and `test_loss`, of the *last* epoch, are `None` without a finished run that measured
+    them.
+    """
+
+    method: str
+    label: str
+    density: float
+    seeds: tuple[int, ...]
+    failed: int
+    kept: float | None
+    top1: Spread | None
+    top5: Spread | None
+    test_loss: Spread | None
+
+    def value(self, measure: Measure) -> Spread | None:
+        """The row's result."""
+        found: Spread | None = getattr(self, measure.key)
+        return found
 
 
 @dataclass(frozen=True)
@@ -97,13 +114,10 @@ class Section:
         found = {self.condition(label) for label in self.variants}
         return tuple(sorted(found, key=lambda each: (each.step, ablation_order(each.ablation))))
 
-    def lines(self, condition: Condition = Condition()) -> tuple[Line, ...]:
-        """What was run under `condition`, in the order of legends."""
-        return tuple(
-            Line(name=self.name(each.label), label=each.label, method=each.method)
-            for each in self._ordered
-            if self.condition(each.label) == condition
-        )
+    def lines(self, condition: Condition = Condition()) -> dict[str, str]:
+        """Name in figures -> label of what was pruned under `condition`, in the order of legends."""
+        mine = [each for each in self._ordered if self.condition(each.label) == condition and each.method != DENSE]
+        return {self.name(each.label): each.label for each in mine}
 
     @cached_property
     def styles(self) -> dict[str, Style]:
@@ -116,6 +130,10 @@ class Section:
                 found[name] = style_of(each.method, variant=counts[each.method])
                 counts[each.method] += 1
         return found
+
+    def style(self, label: str) -> Style:
+        """The style of the runs of `label`."""
+        return self.styles[self.name(label)]
 
     @cached_property
     def _finished(self) -> dict[str, dict[tuple[float, int], Record]]:
@@ -130,6 +148,46 @@ class Section:
         """The finished records of one label, at one density if given, by seed; one record per seed and density."""
         mine = self._finished.get(label, {})
         return tuple(record for (at, _), record in mine.items() if density in (None, at))
+
+    def pruned(self, density: float | None = None, condition: Condition = Condition()) -> dict[str, tuple[Record, ...]]:
+        """Name in figures -> its finished records, at one density if given; see `lines`."""
+        return {name: self.finished(label=label, density=density) for name, label in self.lines(condition).items()}
+
+    def rows(self, *, ablated: bool = False) -> list[Row]:
+        """The rows of the original runs, or of the ablated ones: methods as in legends, then from dense to sparse."""
+        found = []
+        for label, method in self.methods(ablated=ablated):
+            mine = [record for record in self.records if self.labels[record.id] == label]
+            for density in sorted({record.experiment.density for record in mine}, reverse=True):
+                done = self.finished(label=label, density=density)
+                failed = [r for r in mine if r.status == "failed" and r.experiment.density == density]
+                kept = spread(record.density for record in done)
+                found.append(
+                    Row(
+                        method=method,
+                        label=label,
+                        density=density,
+                        seeds=tuple(record.experiment.seed for record in done),
+                        failed=len(failed),
+                        kept=kept.mean if kept else None,
+                        top1=spread(record.top1 for record in done),
+                        top5=spread(record.top5 for record in done),
+                        test_loss=spread(record.test_loss for record in done),
+                    )
+                )
+        return found
+
+    def pairs(self, label: str, other: str, density: float) -> dict[int, tuple[float, float]]:
+        """Seed -> results of `label` and `other` at this density, for the seeds that finished both."""
+        mine, theirs = (
+            {
+                record.experiment.seed: value
+                for record in self.finished(label=each, density=density)
+                if (value := self.measure.of(record)) is not None
+            }
+            for each in (label, other)
+        )
+        return {seed: (mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())}
 
     def densities(self) -> tuple[float, ...]:
         """The densities that pruned runs were asked for, from the densest to the sparsest."""

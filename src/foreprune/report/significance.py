@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from foreprune.records.spec import Record
-from foreprune.report.ablation_panels import paired
+from foreprune.records import Record
 from foreprune.report.colors import DENSE
+from foreprune.report.extras import require
 from foreprune.report.measures import density_texts
 from foreprune.report.sections import Section, sections
 from foreprune.report.tables import markdown
@@ -51,13 +51,12 @@ class Comparison:
     holm: float | None = None
     note: str = ""
 
-
-def require_scipy() -> None:
-    """Raise an `ImportError` that names the extra if SciPy is not installed."""
-    try:
-        import scipy  # noqa: F401
-    except ImportError as error:
-        raise ImportError("tests of significance need SciPy: pip install 'foreprune[report]'") from error
+    @property
+    def where(self) -> str:
+        """The density in a word or two."""
+        if self.density is not None:
+            return density_texts(self.density)[0]
+        return "all densities" if self.family == "ablations, all densities" else "mean over densities"
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -80,19 +79,12 @@ def _tested(
     against: str,
     density: float | None,
     pairs: Sequence[tuple[float, float]],
-    seeds: Sequence[int],
+    seeds: Iterable[int],
 ) -> Comparison:
     """The comparison of paired results, without the correction."""
     differences = [one - other for one, other in pairs]
-    found = Comparison(
-        family=family,
-        label=label,
-        against=against,
-        density=density,
-        seeds=tuple(seeds),
-        n=len(pairs),
-        difference=statistics.fmean(differences) if differences else None,
-    )
+    mean = statistics.fmean(differences) if differences else None
+    found = Comparison(family, label, against, density, tuple(seeds), len(pairs), mean)
     if len(pairs) < 2:
         return replace(found, note=f"n = {len(pairs)}: no test")
     largest = max(abs(value) for pair in pairs for value in pair)
@@ -102,14 +94,8 @@ def _tested(
 
     first, second = zip(*pairs, strict=True)
     result = ttest_rel(first, second)
-    interval = result.confidence_interval(CONFIDENCE)
-    return replace(
-        found,
-        t=float(result.statistic),
-        p=float(result.pvalue),
-        low=float(interval.low),
-        high=float(interval.high),
-    )
+    low, high = map(float, result.confidence_interval(CONFIDENCE))
+    return replace(found, t=float(result.statistic), p=float(result.pvalue), low=low, high=high)
 
 
 def section_tests(section: Section) -> tuple[Comparison, ...]:
@@ -118,29 +104,25 @@ def section_tests(section: Section) -> tuple[Comparison, ...]:
     Raises:
         ImportError: SciPy is not installed.
     """
-    require_scipy()
+    require("scipy")
     if all(section.measure.of(record) is None for record in section.records):
         return ()
     found = [*_method_tests(section), *_ablation_tests(section)]
     corrected: dict[int, float] = {}
     for family in FAMILIES:
-        places = [at for at, test in enumerate(found) if test.family == family and test.p is not None]
-        values = [p for at in places if (p := found[at].p) is not None]
-        corrected |= dict(zip(places, holm(values), strict=True))
+        tested = {at: test.p for at, test in enumerate(found) if test.family == family and test.p is not None}
+        corrected |= dict(zip(tested, holm(list(tested.values())), strict=True))
     return tuple(replace(test, holm=corrected.get(at)) for at, test in enumerate(found))
 
 
-def reference_label(section: Section, method: str, *, step: int) -> str | None:
+def _reference_label(section: Section, method: str, *, step: int) -> str | None:
     """The label of `method`'s original runs pruned at `step`, or else before training; `None` if there is neither.
 
     Of several settings of the method the first by name counts.
     """
     labels = [label for label, found in section.methods() if found == method]
-    for wanted in (step, 0):
-        for label in labels:
-            if section.variants[label].step == wanted:
-                return label
-    return None
+    wanted = (label for at in (step, 0) for label in labels if section.variants[label].step == at)
+    return next(wanted, None)
 
 
 def _method_tests(section: Section) -> list[Comparison]:
@@ -150,13 +132,13 @@ def _method_tests(section: Section) -> list[Comparison]:
             continue
         densities = sorted({r.experiment.density for r in section.finished(label=label)}, reverse=True)
         for name in REFERENCES:
-            against = reference_label(section, name, step=section.variants[label].step)
-            if against in (None, label) or (method, name) == ("random", "magnitude"):
+            against = _reference_label(section, name, step=section.variants[label].step)
+            if against is None or against == label or (method, name) == ("random", "magnitude"):
                 continue  # magnitude against random is listed once
             for density in densities:
-                pairs = paired(section, label, str(against), density)
-                if any(r.experiment.density == density for r in section.finished(label=str(against))):
-                    found.append(_tested("methods", label, str(against), density, list(pairs.values()), list(pairs)))
+                if section.finished(label=against, density=density):
+                    pairs = section.pairs(label, against, density)
+                    found.append(_tested("methods", label, against, density, list(pairs.values()), pairs))
     return found
 
 
@@ -164,9 +146,9 @@ def _ablation_tests(section: Section) -> list[Comparison]:
     found = []
     for label, _ in section.methods(ablated=True):
         base = section.variants[label].base
-        pairs = {density: mine for density in section.densities() if (mine := paired(section, label, base, density))}
+        pairs = {density: mine for density in section.densities() if (mine := section.pairs(label, base, density))}
         for density, mine in pairs.items():
-            found.append(_tested("ablations", label, base, density, list(mine.values()), list(mine)))
+            found.append(_tested("ablations", label, base, density, list(mine.values()), mine))
         if len(pairs) < 2:
             continue
         every = [pair for mine in pairs.values() for pair in mine.values()]
@@ -181,13 +163,6 @@ def _ablation_tests(section: Section) -> list[Comparison]:
 def _mean_pair(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     first, second = zip(*pairs, strict=True)
     return statistics.fmean(first), statistics.fmean(second)
-
-
-def where(test: Comparison) -> str:
-    """The density of a test in a word or two."""
-    if test.density is not None:
-        return density_texts(test.density)[0]
-    return "all densities" if test.family == "ablations, all densities" else "mean over densities"
 
 
 def p_text(value: float | None) -> str:
@@ -214,7 +189,7 @@ def explanation(section: Section, tests: Sequence[Comparison]) -> list[str]:
     measure = section.measure
     unit = f", in {'percentage ' if measure.unit else ''}{measure.difference_unit}" if measure.difference_unit else ""
     families = [(family, sum(test.p is not None for test in tests if test.family == family)) for family in FAMILIES]
-    counted = ", ".join(f"{count} of {family}" for family, count in families if count)
+    counted = "; ".join(f"{count} of {family}" for family, count in families if count)
     found = [
         f"A difference is the mean over seeds of a run's {measure.name} minus that of the run of the same seed that it "
         f"is compared with{unit}; its 95 % confidence interval stands in brackets.",
@@ -245,36 +220,21 @@ def critical(n: int) -> float:
     return float(t.ppf(0.5 + CONFIDENCE / 2, n - 1))
 
 
-_COLUMNS: Mapping[str, Callable[[Section, Comparison], object]] = {
-    "section": lambda section, _: section.title,
-    "data": lambda section, _: section.data,
-    "model": lambda section, _: section.model,
-    "measure": lambda section, _: section.measure.key,
-    "family": lambda _, test: test.family,
-    "label": lambda _, test: test.label,
-    "against": lambda _, test: test.against,
-    "density": lambda _, test: test.density,
-    "n": lambda _, test: test.n,
-    "seeds": lambda _, test: " ".join(map(str, test.seeds)),
-    "difference": lambda _, test: test.difference,
-    "ci95_low": lambda _, test: test.low,
-    "ci95_high": lambda _, test: test.high,
-    "t": lambda _, test: test.t,
-    "p": lambda _, test: test.p,
-    "p_holm": lambda _, test: test.holm,
-    "note": lambda _, test: test.note,
-}
+_COLUMNS = """section data model measure family label against density n seeds
+difference ci95_low ci95_high t p p_holm note"""
 
 
 def significance_csv(drawn: Iterable[Section]) -> str:
     """Every comparison as CSV, one row each; differences in the records' units (fractions for accuracy)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow(_COLUMNS.split())
     for section in drawn:
+        about = (section.title, section.data, section.model, section.measure.key)
         for test in section_tests(section):
-            values = [value(section, test) for value in _COLUMNS.values()]
-            writer.writerow(["" if value is None else value for value in values])
+            whom = (test.family, test.label, test.against, test.density, test.n, " ".join(map(str, test.seeds)))
+            numbers = (test.difference, test.low, test.high, test.t, test.p, test.holm)
+            writer.writerow([*about, *whom, *numbers, test.note])  # None is written as nothing
     return stream.getvalue()
 
 
@@ -290,7 +250,7 @@ def markdown_tests(records: Iterable[Record]) -> str:
         lines += ["| method | against | density | n | difference [95 % CI] | t | p | p (Holm) |"]
         lines += ["|---|---|---:|---:|---:|---:|---:|---:|"]
         for test in tests:
-            cells = [test.label, test.against, where(test), str(test.n), change_text(section, test)]
+            cells = [test.label, test.against, test.where, str(test.n), change_text(section, test)]
             cells += [test.note, "–", "–"] if test.t is None else [f"{test.t:.2f}", p_text(test.p), p_text(test.holm)]
             lines.append(f"| {' | '.join(map(markdown, cells))} |")
         parts.append("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Records summed up: groups over seeds, and the tables of the console and of Markdown files.
+"""Results over seeds as tables, of the console and of Markdown files.
 
 Spreads are over seeds: the mean and the sample standard deviation (n - 1 in the denominator) of the *last* epoch's test
 accuracy, or test loss where there are no classes. Nothing here needs more than the core dependencies.
@@ -6,93 +6,21 @@ accuracy, or test loss where there are no classes. Nothing here needs more than 
 
 from __future__ import annotations
 
+import html
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from foreprune.records.spec import Record
+from foreprune.records import Record
 from foreprune.report.colors import DENSE
-from foreprune.report.measures import MEASURES, Measure, Metric, Spread, density_texts, spread
+from foreprune.report.measures import MEASURES, Measure, Metric, density_texts
 from foreprune.report.sections import Section, sections
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _GAP = 3  # between two columns of a Rich table: padding on both sides and the separator
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method at one density in one section.
-
-    `seeds` are those of the finished runs; `failed` counts the others. `kept` is the mean fraction of prunable weights
-    really kept. `top1`, `top5` and `test_loss` are `None` without a finished run that measured them; `dense` is the
-    result of the section's unpruned reference (top-1 accuracy, or test loss in a regression), if it was run.
-    """
-
-    section: str
-    data: str
-    model: str
-    method: str
-    label: str
-    density: float
-    seeds: tuple[int, ...]
-    failed: int
-    kept: float | None
-    top1: Spread | None
-    top5: Spread | None
-    test_loss: Spread | None
-    dense: Spread | None
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of prunable weights removed, `1 - density`."""
-        return round(1.0 - self.density, 12)
-
-    def value(self, measure: Measure) -> Spread | None:
-        """The row's result."""
-        found: Spread | None = getattr(self, measure.key)
-        return found
-
-
-def summary(records: Iterable[Record]) -> list[Row]:
-    """One row per section, method (with the settings in which its runs differ) and density, over seeds, unablated.
-
-    Rows come by section, then dense first, then methods in the order of legends, then from dense to sparse.
-    """
-    return [row for section in sections(records) for row in section_rows(section)]
-
-
-def section_rows(section: Section, *, ablated: bool = False) -> list[Row]:
-    """The rows of one section's original runs, or of its ablated ones; see `summary`."""
-    measure = section.measure
-    dense = spread(measure.of(record) for record in section.finished(label=DENSE))
-    rows = []
-    for label, method in section.methods(ablated=ablated):
-        mine = [record for record in section.records if section.labels[record.id] == label]
-        for density in sorted({record.experiment.density for record in mine}, reverse=True):
-            done = section.finished(label=label, density=density)
-            failed = [r for r in mine if r.status == "failed" and r.experiment.density == density]
-            kept = spread(record.density for record in done)
-            rows.append(
-                Row(
-                    section=section.title,
-                    data=section.data,
-                    model=section.model,
-                    method=method,
-                    label=label,
-                    density=density,
-                    seeds=tuple(record.experiment.seed for record in done),
-                    failed=len(failed),
-                    kept=kept.mean if kept else None,
-                    top1=spread(record.top1 for record in done),
-                    top5=spread(record.top5 for record in done),
-                    test_loss=spread(record.test_loss for record in done),
-                    dense=dense,
-                )
-            )
-    return rows
 
 
 @dataclass(frozen=True)
@@ -121,7 +49,7 @@ def grids(section: Section, *, metric: Metric = "top1") -> tuple[Grid, ...]:
 
 def _grid(section: Section, measure: Measure, *, ablated: bool) -> Grid:
     """One table. The caption gives the usual n; cells with another carry a star and a note."""
-    rows = section_rows(section, ablated=ablated)
+    rows = section.rows(ablated=ablated)
     densities = tuple(sorted({row.density for row in rows if row.method != DENSE}, reverse=True)) or (1.0,)
     cells = {(row.label, row.density): row.value(measure) for row in rows}
     sizes = [cell.n for cell in cells.values() if cell is not None]
@@ -226,5 +154,4 @@ def markdown_table(records: Iterable[Record], *, metric: Metric = "top1") -> str
 
 def markdown(text: str) -> str:
     """Escape what Markdown or HTML inside Markdown would interpret."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{mark}" if mark in "\\`*_[]|#~!$" else mark for mark in text)
+    return "".join(f"\\{mark}" if mark in "\\`*_[]|#~!$" else mark for mark in html.escape(text, quote=False))

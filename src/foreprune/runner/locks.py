@@ -1,4 +1,7 @@
-"""One runner at a time in an output folder, by a lock that ends with the processes that hold it."""
+"""One runner at a time in an output folder, by a lock that ends with the processes that hold it.
+
+Not by the library filelock: its `release` unlocks the open file itself, and with it every child that still works.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def locked(out: Path) -> Iterator[Descriptor | None]:
         held = _take(number, out)
         if held:
             os.ftruncate(number, 0)
-            os.pwrite(number, f"{os.getpid()} {_host()} {_now()}\n".encode(), 0)
+            os.pwrite(number, f"{os.getpid()} {_host()} {now()}\n".encode(), 0)
         yield Descriptor(number) if held else None
         if held:
             os.ftruncate(number, 0)
@@ -107,5 +110,6 @@ def _host() -> str:
     return socket.gethostname() or "?"
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, to the second, as records and locks name it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

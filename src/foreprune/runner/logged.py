@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import RUNS, make_folder, remove_unfinished, run_folder, write_record
+from foreprune.records import RUNS, Epoch, Experiment, Record, make_folder, remove_unfinished, run_folder, write_record
+from foreprune.runner.executor import Job
+from foreprune.runner.locks import now
 
 if TYPE_CHECKING:
     from foreprune.zoo.datasets import DataSet
@@ -25,41 +26,44 @@ LOG_BYTES = 1_000_000
 
 
 def run_logged(
-    experiment: Experiment,
+    job: Job,
     *,
     out: Path,
     data_dir: str | None = None,
     device: str = "cpu",
+    threads: int | None = None,
     environment: dict[str, Any] | None = None,
-    attempt: int = 1,
-    on_epoch: Callable[[Epoch], None] | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     data: DataSet | None = None,
-    snapshots: Sequence[int] = (),
 ) -> Record:
-    """Carry one experiment out in this process and write its record, which is returned; a failure is a record too.
+    """Carry one run out in this process and write its record, which is returned; a failure is a record too.
 
     What the run prints goes to `log.txt` in its folder, after what earlier attempts have left there. Like
     `run_experiment`, it continues from a checkpoint. No other process may be doing the same run.
 
     Args:
-        attempt: 1, or more if processes have died of this run; goes into the log and the record.
+        threads: of torch; None leaves them as they are.
         data: the data set, if it has been read already.
-        snapshots: steps of the dense training whose weights other runs need too, as in `run_experiment`.
 
     Raises:
         OSError: the output folder cannot be written to, or the disk is full. That is no result of the run.
     """
-    from foreprune.experiments.run import run_experiment
+    import torch
 
+    from foreprune.experiments import run_experiment
+
+    faulthandler.enable(file=2)  # a crash in C leaves a traceback in the log
+    if threads is not None:
+        torch.set_num_threads(threads)
+    experiment, attempt = job.experiment, job.attempt
     folder = make_folder(run_folder(out, experiment))
     remove_unfinished(folder)
-    started = _now()
+    started = now()
 
     def note(epoch: Epoch) -> None:
         tested = "" if epoch.test_top1 is None else f", test top-1 {epoch.test_top1:.4f}"
         sys.stdout.write(f"epoch {epoch.epoch} of {experiment.recipe.epochs}: loss {epoch.train_loss:.4g}{tested}\n")
-        if on_epoch is not None:
-            on_epoch(epoch)
+        on_epoch(epoch)
 
     with log_to(folder / LOG):
         sys.stdout.write(f"--- {started}: attempt {attempt} of {experiment.id}, process {os.getpid()}, on {device}\n")
@@ -72,13 +76,13 @@ def run_logged(
                 environment=environment,
                 on_epoch=note,
                 data=data,
-                snapshots=snapshots,
+                snapshots=job.snapshots,
             )
             if record.status == "failed":
                 with contextlib.suppress(OSError):
                     sys.stdout.write((folder / "traceback.txt").read_text())
         except OSError as error:
-            sys.stdout.write(f"--- {_now()}: stopped, the results cannot be written: {error}\n")
+            sys.stdout.write(f"--- {now()}: stopped, the results cannot be written: {error}\n")
             raise
         except Exception as error:  # not the experiment's own failure, but one run's all the same
             traceback.print_exc()
@@ -87,9 +91,9 @@ def run_logged(
                 experiment=experiment,
                 status="failed",
                 error=f"{type(error).__name__}: {error}",
-                environment={**(environment or {}), "started": started, "ended": _now()},
+                environment={**(environment or {}), "started": started, "ended": now()},
             )
-        sys.stdout.write(f"--- {_now()}: {record.status}" + (f", {record.error}\n" if record.error else "\n"))
+        sys.stdout.write(f"--- {now()}: {record.status}" + (f", {record.error}\n" if record.error else "\n"))
     if record.status == "failed" or attempt > 1:
         error_text = f"{record.error}{_see_log(out, experiment)}" if record.status == "failed" else None
         record = record.model_copy(update={"error": error_text, "attempts": attempt})
@@ -97,18 +101,16 @@ def run_logged(
     return record
 
 
-def death_record(
-    experiment: Experiment, *, out: Path, reason: str, attempts: int, environment: dict[str, Any]
-) -> Record:
-    """The failed record, not yet written, of a run whose process died `attempts` times, the last time for `reason`."""
-    times = f", {attempts} times" if attempts > 1 else ""
+def death_record(job: Job, reason: str, *, out: Path, environment: dict[str, Any]) -> Record:
+    """The failed record, not yet written, of a run whose process died in every attempt, the last time for `reason`."""
+    times = f", {job.attempt} times" if job.attempt > 1 else ""
     return Record(
-        id=experiment.id,
-        experiment=experiment,
+        id=job.experiment.id,
+        experiment=job.experiment,
         status="failed",
-        error=f"the process {reason}{times}{_see_log(out, experiment)}",
-        attempts=attempts,
-        environment=environment | {"ended": _now()},
+        error=f"the process {reason}{times}{_see_log(out, job.experiment)}",
+        attempts=job.attempt,
+        environment=environment | {"ended": now()},
     )
 
 
@@ -187,7 +189,3 @@ def shorten(path: Path, limit: int) -> None:
             file.seek(0)
             file.write(b"[the beginning is left out]\n" + rest)
             file.truncate()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -28,13 +28,7 @@ def device_names(device: str) -> tuple[str, ...]:
 
 
 def at_a_time(jobs: int, *, devices: Sequence[str], runs: int) -> int:
-    """How many of `runs` to do at a time: `jobs`, or with 0 one per core of a CPU and one per accelerator.
-
-    Raises:
-        ValueError: a negative number of jobs.
-    """
-    if jobs < 0:
-        raise ValueError(f"jobs must be at least 1, or 0 for one per core or GPU, not {jobs}")
+    """How many of `runs` to do at a time: `jobs`, or with 0 one per core of a CPU and one per accelerator."""
     return min(jobs or (cores() if tuple(devices) == ("cpu",) else len(devices)), runs)
 
 

@@ -9,8 +9,8 @@ import safetensors.numpy
 import torch._dynamo  # the first optimizer step imports it, for half of a second or more
 
 import foreprune.experiments.run
-from foreprune.methods import methods
+from foreprune.methods import list_methods
 
 __all__ = ["METHODS", "foreprune", "safetensors", "torch"]
 
-METHODS = methods()
+METHODS = list_methods()

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import functools
 import hashlib
 import platform
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import foreprune
-from foreprune.procedures.snapshots import lock
-from foreprune.records.environment import commit, environment
-from foreprune.records.spec import Epoch, Experiment, Record
-from foreprune.records.store import finished, run_folder
+from foreprune.procedures.shared import lock
+from foreprune.records import Epoch, Experiment, commit, environment, finished, run_folder
+from foreprune.runner.executor import Death, Job, Message, Started, Trouble
 from foreprune.runner.logged import run_logged, why
-from foreprune.runner.processes import Death, Trouble
 
 RUN_LOCK = ".lock"
 _PATIENCE = 10.0  # seconds until a file that one machine has written is seen by another, over a network
-
-
-@dataclass(frozen=True)
-class Started:
-    """The run has begun, on the machine `host`."""
-
-    host: str
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why nothing can be run on this worker; the sweep ends with it. `kind` names a builtin exception."""
-
-    kind: str
-    text: str
-
-
-Message = Started | Epoch | Record | Trouble | Death | Refusal
 
 
 def version() -> dict[str, str]:
@@ -66,32 +44,31 @@ def carry_out(order: dict[str, Any]) -> Iterator[Message]:
     Args:
         order: plain values, so that a worker with another version can read it and say so: `experiment` (JSON),
             `attempt`, `out`, `data_dir`, `device`, `threads`, `command`, `snapshots`, `version` and `ray`.
+
+    Raises:
+        ImportError: this worker has another version of the package.
+        FileNotFoundError: it does not see the folder of the run.
     """
     ours, theirs = order["version"], version()
     if any(ours[key] != theirs[key] for key in ("foreprune", "source")):
-        text = (
-            f"the worker on {platform.node()} has foreprune {_in_words(theirs)}, and this process {_in_words(ours)}; "
-            "install the same one on every node"
+        raise ImportError(
+            f"the worker on {platform.node()} has foreprune {_in_words(theirs)}, and this process {_in_words(ours)}"
         )
-        yield Refusal("ImportError", text)
-        return
     experiment = Experiment.model_validate_json(order["experiment"])
     out = Path(order["out"])
     folder = run_folder(out, experiment)
     if not wait_for(folder.is_dir):
-        text = (
+        raise FileNotFoundError(
             f"the worker on {platform.node()} does not see {folder}: is the folder shared with the workers? "
             "Every node must have it under the same path"
         )
-        yield Refusal("FileNotFoundError", text)
-        return
-    yield Started(platform.node())
+    yield Started()
     # runs of a driver that was killed go on for some seconds
     with lock(folder / RUN_LOCK):
         if (earlier := finished(out, experiment)) is not None:
             yield earlier
             return
-        yield from _run(order, experiment, out)
+        yield from _run(order, Job(experiment, order["attempt"], tuple(order["snapshots"])), out)
 
 
 def carry_out_whole(order: dict[str, Any]) -> Message:
@@ -100,38 +77,24 @@ def carry_out_whole(order: dict[str, Any]) -> Message:
     return last
 
 
-def _run(order: dict[str, Any], experiment: Experiment, out: Path) -> Iterator[Message]:
+def _run(order: dict[str, Any], job: Job, out: Path) -> Iterator[Message]:
     """The run, in a thread of its own while this one passes on what it says."""
     said: SimpleQueue[Message] = SimpleQueue()
-    threading.Thread(target=_in_thread, args=(order, experiment, out, said), daemon=True).start()
+    threading.Thread(target=_in_thread, args=(order, job, out, said), daemon=True).start()
     while isinstance(message := said.get(), Epoch):
         yield message
     yield message
 
 
-def _in_thread(order: dict[str, Any], experiment: Experiment, out: Path, said: SimpleQueue[Message]) -> None:
+def _in_thread(order: dict[str, Any], job: Job, out: Path, said: SimpleQueue[Message]) -> None:
+    settings = {key: order[key] for key in ("data_dir", "device", "threads")}
     try:
-        import torch
-
-        faulthandler.enable(file=2)  # a crash in C leaves a traceback in the log
-        torch.set_num_threads(order["threads"])
-        record = run_logged(
-            experiment,
-            out=out,
-            data_dir=order["data_dir"],
-            device=order["device"],
-            environment=facts(order),
-            attempt=order["attempt"],
-            on_epoch=said.put,
-            snapshots=order["snapshots"],
-        )
+        said.put(run_logged(job, out=out, environment=facts(order), on_epoch=said.put, **settings))
     except OSError as error:
         said.put(Trouble(error.errno, str(error)))
     except BaseException as error:  # sys.exit in a user's model would end a process
         code = error.code if isinstance(error, SystemExit) else 1
         said.put(Death(why(code if isinstance(code, int) else int(code is not None))))
-    else:
-        said.put(record)
 
 
 def facts(order: dict[str, Any]) -> dict[str, Any]:

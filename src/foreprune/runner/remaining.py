@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from foreprune.records.spec import Experiment
+from foreprune.records import Experiment
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far one run is.
 
     Attributes:
@@ -34,7 +34,7 @@ def work(experiment: Experiment) -> float:
     return experiment.recipe.epochs + 1.0
 
 
-def seconds_left(runs: Sequence[Progress], *, at_a_time: int) -> float | None:
+def seconds_left(runs: Sequence[RunProgress], *, at_a_time: int) -> float | None:
     """Seconds until all of `runs` are done if `at_a_time` of them go on at once; None as long as nothing is known.
 
     A run's pace is that of runs with the same data, network, training size and method where some were measured, else
@@ -61,16 +61,3 @@ def seconds_left(runs: Sequence[Progress], *, at_a_time: int) -> float | None:
             return None
         left.append(max(0.0, pace * work(run.experiment) * (1.0 - run.done) - run.since))
     return max(sum(left) / max(1, at_a_time), max(left)) if left else 0.0
-
-
-def in_words(seconds: float | None) -> str:
-    """ "2 h 05 min", "3 min 20 s", "12 s"; "?" for None."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min"

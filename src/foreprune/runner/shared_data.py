@@ -1,7 +1,7 @@
 """A data set read once and used by many processes: its tensors lie in memory that all of them map.
 
-Linux only, by anonymous files in memory. They are no part of /dev/shm, which is small in containers, and vanish with
-the last process that has one open.
+Linux only, by anonymous files in memory. They are no part of /dev/shm, which is small in containers and where
+torch.multiprocessing would put them, and vanish with the last process that has one open.
 """
 
 from __future__ import annotations
@@ -24,19 +24,14 @@ _ALIGNMENT = 64
 class Shared:
     """A value in memory that processes share: hand it to a child as an argument, and `value()` is the value there."""
 
-    def __init__(self, memory: Descriptor, size: int, pickled: bytes, layout: tuple[tuple[int, Any, Any], ...]) -> None:
-        self._memory, self._size, self._pickled, self._layout = memory, size, pickled, layout
+    def __init__(self, memory: Descriptor, pickled: bytes, parts: tuple[tuple[int, int], ...]) -> None:
+        self._memory, self._pickled, self._parts = memory, pickled, parts
 
     def value(self) -> Any:
         """The value, its tensors views of the shared memory. What is written to them stays in this process."""
-        memory = mmap.mmap(self._memory.number, self._size, flags=mmap.MAP_PRIVATE) if self._size else None
-        tensors = [
-            torch.frombuffer(memory, dtype=dtype, count=shape.numel(), offset=start).view(shape)
-            if memory is not None and shape.numel()
-            else torch.empty(shape, dtype=dtype)
-            for start, dtype, shape in self._layout
-        ]
-        return _Unpickler(io.BytesIO(self._pickled), tensors).load()
+        size = max((start + length for start, length in self._parts if length), default=0)
+        memory = memoryview(mmap.mmap(self._memory.number, size, flags=mmap.MAP_PRIVATE) if size else bytearray())
+        return pickle.loads(self._pickled, buffers=[memory[start : start + length] for start, length in self._parts])
 
     def close(self) -> None:
         """Give the memory up in this process."""
@@ -52,51 +47,30 @@ def share(value: Any) -> Shared | None:
     if sys.platform != "linux":
         return None
     stream = io.BytesIO()
-    pickler = _Pickler(stream)
+    buffers: list[pickle.PickleBuffer] = []
     try:
-        pickler.dump(value)
+        _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
     except (pickle.PicklingError, TypeError, AttributeError):
         return None
-    layout: list[tuple[int, Any, Any]] = []
-    size = 0
-    for tensor in pickler.tensors:
-        layout.append((size, tensor.dtype, tensor.shape))
-        size += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
+    parts: list[tuple[int, int]] = []
     number = os.memfd_create("foreprune", os.MFD_CLOEXEC)
     try:
-        os.ftruncate(number, size)
-        for (start, _, _), tensor in zip(layout, pickler.tensors, strict=True):
-            os.lseek(number, start, os.SEEK_SET)
-            with open(number, "wb", closefd=False) as file:
-                file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        with open(number, "wb", closefd=False) as file:
+            for buffer in buffers:
+                start = file.seek(-(-file.tell() // _ALIGNMENT) * _ALIGNMENT)
+                parts.append((start, file.write(buffer.raw())))
     except BaseException:
         os.close(number)
         raise
-    return Shared(Descriptor(number), size, stream.getvalue(), tuple(layout))
+    return Shared(Descriptor(number), stream.getvalue(), tuple(parts))
 
 
 class _Pickler(pickle.Pickler):
-    """Puts the tensors of a value aside."""
+    """Pickles tensors as arrays, whose content pickle leaves to its `buffer_callback`."""
 
-    def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream)
-        self.tensors: list[Tensor] = []
-
-    def persistent_id(self, value: Any) -> int | None:
+    def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
-            return None
+            return NotImplemented
         if value.device.type != "cpu" or type(value) is not Tensor:
             raise TypeError("only plain tensors on the CPU can be shared")
-        self.tensors.append(value.detach())
-        return len(self.tensors) - 1
-
-
-class _Unpickler(pickle.Unpickler):
-    """The other way around."""
-
-    def __init__(self, stream: io.BytesIO, tensors: list[Tensor]) -> None:
-        super().__init__(stream)
-        self._tensors = tensors
-
-    def persistent_load(self, number: int) -> Tensor:
-        return self._tensors[number]
+        return torch.from_numpy, (value.detach().contiguous().numpy(),)

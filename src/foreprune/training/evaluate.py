@@ -1,36 +1,20 @@
-"""Batches from whatever the user has, the loss and accuracy on them, and `evaluate`."""
+"""`evaluate`: loss and accuracy of a network on data."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foreprune.core.net import isolated_randomness, primary_output
-from foreprune.core.task import Batch, Inputs, materialize
+from foreprune.core.net import isolated_randomness, modes_kept, primary_output
+from foreprune.core.task import Loss
+from foreprune.training.batches import Data, batches_of, reiterable
 
-Loss = Callable[[Any, Any], Tensor]
 Precision = Literal["float32", "bfloat16", "float16"]
-
-
-@runtime_checkable
-class ImageSource(Protocol):
-    """Images that make their own batches, such as those of `foreprune.zoo`. Its length is the number of images."""
-
-    def batches(
-        self, batch_size: int, *, seed: int | None, epoch: int, augment: bool, device: torch.device
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """One pass over the images, in an order that depends on seed and epoch; without a seed, in theirs."""
-        ...
-
-    def __len__(self) -> int: ...
-
-
-Data = ImageSource | Iterable[Any]
 
 
 class Evaluation(NamedTuple):
@@ -50,39 +34,39 @@ def evaluate(
     batch_size: int = 512,
     precision: Precision = "float32",
 ) -> Evaluation:
-    """Loss, top-1 and top-5 accuracy of `model` on `data`, in evaluation mode.
+    """Loss, top-1 and top-5 accuracy of `model` on `data`, in evaluation mode and without gradients.
 
     Accuracies need integer targets (N, ...) and logits (N, classes, ...), and are None otherwise; top-5 is also None
     with fewer than 6 classes, where it says nothing. The model's modes and the global random state stay as they were.
 
     Args:
-        data: an image set, or an iterable of batches (input, target) such as a DataLoader; an input that is a mapping
-            is passed as keyword arguments.
+        model: any module; of an output that is a tuple or mapping the first tensor counts as the logits.
+        data: one batch (input, target), an iterable of batches such as a DataLoader, or an image set of
+            `foreprune.zoo`. An input is a tensor with the batch axis first, a tuple of them (positional arguments) or a
+            mapping (keyword arguments); a mapping with "labels" is a batch too.
         loss: callable (output, target) -> mean over the batch; None is cross-entropy.
-        device: where to compute, None for where the model is; the model is moved there.
+        device: where to compute, None for where the model is; the model is moved there and stays, batches too.
         batch_size: images at a time, for an image set only.
         precision: autocast to this type on the way.
 
+    Returns:
+        (loss, top1, top5): the mean loss over samples, and fractions of the targets.
+
     Raises:
         ValueError: no samples, or a device or precision that is not there.
-        TypeError: data that is not re-iterable batches.
+        TypeError: `model` is no module, or data that are not batches or can be passed over only once.
     """
     where = place(model, device)
     casting = autocast(where, precision)
-    check_reiterable(data, "data")
+    data = reiterable(data, "data")
     tally = Tally(top5=True)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), isolated_randomness(0):
-            for inputs, target, size in batches_of(data, batch_size, seed=None, epoch=0, augment=False, device=where):
-                with casting():
-                    output = inputs.call(model)
-                    value = loss_value(loss, output, target)
-                tally.add(value, size, output, target)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes_kept(model), torch.no_grad(), isolated_randomness(0):
+        model.eval()
+        for inputs, target, size in batches_of(data, batch_size, seed=None, epoch=0, augment=False, device=where):
+            with casting():
+                output = inputs.call(model)
+                value = loss_value(loss, output, target)
+            tally.add(value, size, output, target)
     if not tally.samples:
         raise ValueError("data holds no samples to evaluate on; give at least one batch")
     return tally.result()
@@ -150,44 +134,6 @@ def loss_value(loss: Loss | None, output: Any, target: Any, *, label_smoothing: 
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"loss must return one number (the mean over the batch), got {found}; use reduction='mean'")
     return value.reshape(())
-
-
-def batches_of(
-    data: Data, batch_size: int, *, seed: int | None, epoch: int, augment: bool, device: torch.device
-) -> Iterator[tuple[Inputs, Any, int]]:
-    """One pass over `data` as (arguments of the forward call, target, number of samples), on `device`.
-
-    Raises:
-        TypeError: a batch that is neither (input, target) nor a mapping with "labels".
-    """
-    if isinstance(data, ImageSource):
-        data = data.batches(batch_size, seed=seed, epoch=epoch, augment=augment, device=device)
-    for item in data:
-        batch = _to_batch(item, device)
-        yield batch.inputs, batch.target, batch.size
-
-
-def _to_batch(item: Any, device: torch.device) -> Batch:
-    if isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(part, Tensor) for part in item):
-        images, target = (part.to(device, non_blocking=True) for part in item)  # the usual case, without the inspection
-        return Batch(Inputs((images,)), target, images.shape[0])
-    return materialize([item], device)[0]
-
-
-def check_reiterable(data: Any, name: str) -> None:
-    """Raise TypeError unless `data` can be passed over again and again."""
-    if isinstance(data, (Tensor, str)) or not (
-        isinstance(data, (ImageSource, Iterable)) or hasattr(data, "__getitem__")
-    ):
-        raise TypeError(
-            f"{name} must be an image set or an iterable of batches (input, target), not {type(data).__name__}; "
-            "e.g. a DataLoader or [(images, labels)]"
-        )
-    if isinstance(data, Iterator):
-        raise TypeError(
-            f"{name} is an iterator, which is used up after one pass; give something that can be passed over again, "
-            "such as a DataLoader or list(...)"
-        )
 
 
 def place(model: nn.Module, device: torch.device | str | None) -> torch.device:

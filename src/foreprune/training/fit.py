@@ -16,21 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.attach import Handle, attach
-from foreprune.core.net import isolated_randomness
+from foreprune.core.net import isolated_randomness, modes_kept
+from foreprune.core.task import Loss
+from foreprune.training.batches import Data, ImageSource, batches_of, reiterable
 from foreprune.training.checkpoint import identity, read_checkpoint, save_checkpoint
-from foreprune.training.evaluate import (
-    Data,
-    Evaluation,
-    ImageSource,
-    Loss,
-    Tally,
-    autocast,
-    batches_of,
-    check_reiterable,
-    evaluate,
-    loss_value,
-    place,
-)
+from foreprune.training.evaluate import Evaluation, Tally, autocast, evaluate, loss_value, place
 from foreprune.training.history import Epoch, History, TrainingDiverged
 from foreprune.training.optimizers import learning_rate, make_optimizer
 from foreprune.training.recipes import Recipe
@@ -68,9 +58,9 @@ def fit(
 
     Args:
         model: trained in place; parameters without requires_grad stay as they are.
-        train: an image set, which is shuffled, batched and augmented as `recipe` says, or an iterable of batches
-            (input, target) such as a DataLoader, which decides batch size, order and augmentation itself. An input that
-            is a mapping is passed as keyword arguments.
+        train: an iterable of batches (input, target) such as a DataLoader, which decides batch size, order and
+            augmentation itself; or one such batch; or an image set of `foreprune.zoo`, which is shuffled, batched and
+            augmented as `recipe` says. Inputs are as in `evaluate`.
         test: the same, or None for no test results.
         recipe: optimizer, schedule, epochs, precision.
         masks: parameter name -> bool tensor; what they prune is set to zero and stays exactly zero.
@@ -94,12 +84,11 @@ def fit(
         ValueError: no batches, masks or a checkpoint of another run, a damaged checkpoint, float16 without CUDA, label
             smoothing together with a loss of one's own.
         FileNotFoundError: the folder of `checkpoint` does not exist.
-        TypeError: data that is not re-iterable batches.
+        TypeError: data that are not batches or can be passed over only once.
     """
     _check(recipe, loss, checkpoint_every, evaluate_every)
-    check_reiterable(train, "train")
-    if test is not None:
-        check_reiterable(test, "test")
+    train = reiterable(train, "train")
+    test = None if test is None else reiterable(test, "test")
     path = None if checkpoint is None else _checkpoint_path(checkpoint)
     where = place(model, device)
     casting = autocast(where, recipe.precision)
@@ -114,10 +103,10 @@ def fit(
         *(model, train, recipe, loss, optimizer, scaler, casting, steps, seed, where),
         *(mask_schedule, on_step, attach(masks or {}, model, optimizer)),
     )
-    modes = [(module, module.training) for module in model.modules()]
     curve: list[Epoch] = []
     with contextlib.ExitStack() as finally_:
-        finally_.callback(_restore, modes, optimizer)
+        finally_.enter_context(modes_kept(model))
+        finally_.callback(optimizer.zero_grad, set_to_none=True)
         finally_.callback(loop.detach)
         resumed = path is not None and path.exists()
         if path is not None and resumed:
@@ -244,12 +233,6 @@ def _with_test(point: Epoch, result: Evaluation, curve: tuple[Epoch, ...]) -> Ep
     if not math.isfinite(result.loss):
         raise TrainingDiverged(point.epoch, result.loss, curve, where="test")
     return replace(point, test_loss=result.loss, test_top1=result.top1, test_top5=result.top5)
-
-
-def _restore(modes: list[tuple[nn.Module, bool]], optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    for module, training in modes:
-        module.training = training
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from foreprune.core.fields import check_fields
+from foreprune.core.names import unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,9 @@ def recipe(name: str) -> Recipe:
     Raises:
         ValueError: no such name; the message lists near ones.
     """
-    if name in RECIPES:
-        return RECIPES[name]
-    near = difflib.get_close_matches(name, RECIPES, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(RECIPES)}"
-    raise ValueError(f"unknown recipe {name!r}; {hint}")
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]
 
 
 def default_recipe(data: str, model: str) -> Recipe:

@@ -18,7 +18,6 @@ too. Nothing is downloaded. The last two have images as targets, see `foreprune.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foreprune.core.names import unknown
 from foreprune.zoo.augment import Augmentation, RandomHorizontalFlip, RandomResizedCrop, RandomShift
 from foreprune.zoo.cifar_pickle import read_cifar_batch
 from foreprune.zoo.images import ImageFolder, Images, ImageSet
@@ -197,9 +197,7 @@ def _labeled(name: str, source_name: str, data_dir: Path | str | None) -> DataSe
 
 def _check_name(name: str) -> None:
     if name not in names():
-        near = difflib.get_close_matches(str(name), names(), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"unknown data set {name!r}: {hint}Known: {', '.join(names())}")
+        raise unknown("data set", name, names())
 
 
 def _locate(name: str, source: _Source, data_dir: Path | str | None) -> tuple[Path, _Layout, Found]:

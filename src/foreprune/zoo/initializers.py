@@ -7,7 +7,6 @@ variances, so the choice is named with every network instead of being a framewor
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.init import NORMS, WEIGHTED, fans, own_reset
+from foreprune.core.names import unknown
 
 # (fan-in, fan-out) -> standard deviation of the weights; the gain of ReLU is sqrt(2)
 _DEVIATIONS: dict[str, Callable[[int, int], float]] = {
@@ -40,9 +40,7 @@ def check_initializer(init: str) -> None:
         ValueError: unknown name, with near ones.
     """
     if init not in _DEVIATIONS:
-        near = difflib.get_close_matches(str(init), _DEVIATIONS, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"unknown init {init!r}: {hint}choose one of {', '.join(_DEVIATIONS)}")
+        raise unknown("init", init, _DEVIATIONS)
 
 
 @torch.no_grad()

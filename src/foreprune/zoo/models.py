@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -23,6 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from foreprune.core.fields import checked
+from foreprune.core.names import unknown
 from foreprune.zoo.feedforward import Shape, lenet5, mlp, vgg
 from foreprune.zoo.initializers import check_initializer, initialize_
 from foreprune.zoo.resnets import cifar_resnet, resnet18, resnet50
@@ -67,7 +68,7 @@ def describe(name: str) -> str:
         ValueError: not in `names()`.
     """
     if name not in _DESCRIPTIONS:
-        raise ValueError(_unknown(name))
+        raise unknown("network", name, _DESCRIPTIONS)
     return _DESCRIPTIONS[name]
 
 
@@ -124,14 +125,13 @@ def create(
     build = builder(name)
     shape = _checked_shape(input_shape)
     for what, value, least in (("classes", classes, 1), ("seed", seed, 0)):
-        _require_int(what, value)
-        if value < least:
+        if checked(what, value, int) < least:
             raise ValueError(f"{what} must be at least {least}, not {value}")
     check_initializer(init)
     # built without storage, so that PyTorch's own initialization costs nothing and draws nothing
     with torch.device("meta"):
         model = build(shape, classes)
-    model.to_empty(device=torch.get_default_device())
+    model.to_empty(device=torch.empty(0).device)  # get_default_device() of torch 2.6 does not see `with device:`
     return initialize_(model, init=init, generator=torch.Generator().manual_seed(seed))
 
 
@@ -187,13 +187,7 @@ def builder(name: str) -> Builder:
         if depth == 50:
             raise ValueError(f"{name!r}: 50 layers are taken by the ImageNet 'resnet-50'; write 'resnet-44x{factor}'")
         return lambda shape, classes: cifar_resnet(shape, classes, depth=depth, factor=factor)
-    raise ValueError(_unknown(name))
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(str(name), _DESCRIPTIONS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"unknown network {name!r}: {hint}Known: {', '.join(_DESCRIPTIONS)}"
+    raise unknown("network", name, _DESCRIPTIONS)
 
 
 def _checked_shape(input_shape: tuple[int, int, int]) -> Shape:
@@ -201,16 +195,7 @@ def _checked_shape(input_shape: tuple[int, int, int]) -> Shape:
         raise TypeError(
             f"input_shape must be (channels, height, width) of one image, such as (3, 32, 32), not {input_shape!r}"
         )
-    for value in input_shape:
-        _require_int("each entry of input_shape", value)
-        if value < 1:
-            raise ValueError(
-                f"input_shape must be three positive numbers, such as (3, 32, 32), not {tuple(input_shape)}"
-            )
-    channels, height, width = input_shape
+    channels, height, width = checked("input_shape", input_shape, tuple[int, ...])
+    if min(channels, height, width) < 1:
+        raise ValueError(f"input_shape must be three positive numbers, such as (3, 32, 32), not {tuple(input_shape)}")
     return channels, height, width
-
-
-def _require_int(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be a whole number, not {value!r}")

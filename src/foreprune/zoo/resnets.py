@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Shape = tuple[int, int, int]
+from foreprune.zoo.feedforward import Shape
 
 
 class BasicBlock(nn.Module):
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
         *,
         block: type[BasicBlock] | type[Bottleneck],
         blocks: tuple[int, ...],
-        widths: tuple[int, ...],
+        widths: tuple[int, ...] = (64, 128, 256, 512),
         imagenet_stem: bool = False,
     ) -> None:
         super().__init__()
@@ -140,13 +140,9 @@ def cifar_resnet(input_shape: Shape, classes: int, *, depth: int, factor: int = 
 
 def resnet18(input_shape: Shape, classes: int, *, imagenet_stem: bool) -> ResNet:
     """ResNet-18 of He et al. 2016, table 1; without `imagenet_stem` SynFlow's variant for small images."""
-    widths = (64, 128, 256, 512)
-    return ResNet(
-        input_shape, classes, block=BasicBlock, blocks=(2, 2, 2, 2), widths=widths, imagenet_stem=imagenet_stem
-    )
+    return ResNet(input_shape, classes, block=BasicBlock, blocks=(2, 2, 2, 2), imagenet_stem=imagenet_stem)
 
 
 def resnet50(input_shape: Shape, classes: int) -> ResNet:
     """ResNet-50 of He et al. 2016, table 1, with the ImageNet stem."""
-    widths = (64, 128, 256, 512)
-    return ResNet(input_shape, classes, block=Bottleneck, blocks=(3, 4, 6, 3), widths=widths, imagenet_stem=True)
+    return ResNet(input_shape, classes, block=Bottleneck, blocks=(3, 4, 6, 3), imagenet_stem=True)

@@ -1,0 +1,77 @@
+"""Reinitialization: the same masks with new weights."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from foreprune.ablations.registry import ablation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from foreprune.core.masks import Masks
+
+Scheme = Literal["dense", "layer", "neuron"]
+
+
+@ablation(
+    "reinit",
+    changes="weights",
+    words="reinitialized",
+    paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 5",
+    scheme="dense",
+)
+@ablation(
+    "reinit-layer",
+    changes="weights",
+    words="reinitialized per layer",
+    paper="Liu et al., ICLR 2019, arXiv:1810.05270",
+    scheme="layer",
+)
+@ablation(
+    "reinit-neuron",
+    changes="weights",
+    words="reinitialized per neuron",
+    paper="Evci et al., 2020, arXiv:2010.03533",
+    scheme="neuron",
+)
+def reinitialize(
+    model: nn.Module, masks: Masks | None = None, *, scheme: Scheme = "dense", seed: int = 0
+) -> dict[str, Tensor]:
+    """New weights for a (pruned) network: name -> tensor for every parameter.
+
+    Put them in with `model.load_state_dict(weights, strict=False)` (buffers stay).
+
+    `"dense"` draws as for the unpruned network, Kaiming normal with variance 2 / fan-in (Frankle et al., section 5).
+    `"layer"` takes the fan-in times the layer's density (Liu et al., ICLR 2019); `"neuron"` takes for each output unit
+    the number of weights it keeps (Evci et al., 2020, arXiv:2010.03533). Pruned weights are zero in the result. `model`
+    is not changed.
+
+    Raises:
+        ValueError: unknown scheme, a sparse scheme without masks, or masks of another model.
+    """
+    from foreprune.core.init import fresh
+    from foreprune.core.masks import check_same_weights
+    from foreprune.core.net import Net
+    from foreprune.core.seeds import generator_for
+
+    if scheme not in ("dense", "layer", "neuron"):
+        raise ValueError(f'scheme must be "dense", "layer" or "neuron", not {scheme!r}')
+    if scheme != "dense" and masks is None:
+        raise ValueError(f"scheme {scheme!r} depends on what is kept: give masks=")
+    net = Net.of(model, prunable=list(masks) if masks is not None else None)
+    drawn = fresh(net, generator_for("reinitialise", seed))  # names a stream of numbers: another word, other weights
+    if masks is None:
+        return drawn
+    check_same_weights({name: tuple(net.params[name].shape) for name in masks}, masks.shapes, what="the masks")
+    for name, mask in masks.items():
+        mask = mask.to(drawn[name].device)
+        if scheme == "layer":
+            drawn[name].mul_(1 / math.sqrt(max(masks.layer_densities()[name], 1 / mask.numel())))
+        elif scheme == "neuron":
+            rows = mask.flatten(1)
+            density = rows.sum(1).clamp(min=1) / rows.size(1)
+            drawn[name].mul_(density.rsqrt().view(-1, *[1] * (mask.dim() - 1)).to(drawn[name].dtype))
+        drawn[name].mul_(mask)
+    return drawn

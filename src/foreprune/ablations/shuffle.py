@@ -1,0 +1,30 @@
+"""Shuffling: the same number of weights in each layer, at other places."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from foreprune.ablations.registry import ablation
+
+if TYPE_CHECKING:
+    from foreprune.core.masks import Masks
+
+
+@ablation("shuffle", changes="masks", words="shuffled", paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 5")
+def shuffle(masks: Masks, *, seed: int = 0) -> Masks:
+    """Permute the mask of every tensor at random: the same count in each layer, at other places.
+
+    Frankle et al., ICLR 2021, section 5. The shuffle of several published codes permutes a local variable and changes
+    nothing.
+    """
+    import torch
+
+    from foreprune.core.masks import Masks
+    from foreprune.core.seeds import generator_for
+
+    generator = generator_for("shuffle", seed)
+    shuffled = {}
+    for name, mask in masks.items():
+        order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+        shuffled[name] = mask.flatten()[order].view(mask.shape)
+    return Masks(shuffled, metadata={**masks.metadata, "ablation": "shuffle", "ablation.seed": str(seed)})

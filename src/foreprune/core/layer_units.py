@@ -1,0 +1,39 @@
+"""Units of a layer, its neurons or channels: which of them each entry of a weight feeds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foreprune.core.masks import unwrapped
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def unit_index(module: nn.Module, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Number of the unit that each entry of the weight `name` feeds, int64, in a shape that broadcasts to `shape`.
+
+    Told by the type of the layer, so that it is known for every network: axis 0 counts units, except in transposed
+    convolutions, whose weights are (in, out / groups, ...) and whose output channels are numbered group after group,
+    and in transformers' Conv1D, whose weights are (in, out).
+    """
+    owner = unwrapped(module).get_submodule(name.rpartition(".")[0])
+    ones = (1,) * (len(shape) - 2)
+    if isinstance(owner, _TRANSPOSED) and len(shape) > 2:
+        inputs, outputs = shape[:2]
+        group = torch.arange(inputs) // max(inputs // owner.groups, 1)
+        return (group[:, None] * outputs + torch.arange(outputs)).view(inputs, outputs, *ones)
+    if type(owner).__name__ == "Conv1D" and hasattr(owner, "nf") and len(shape) == 2:
+        return torch.arange(shape[1]).view(1, shape[1])
+    if not shape:
+        return torch.zeros((), dtype=torch.int64)
+    return torch.arange(shape[0]).view(shape[0], *(1,) * (len(shape) - 1))
+
+
+def incoming(module: nn.Module, name: str, values: Tensor) -> Tensor:
+    """Sum of `values`, of the shape of the weight `name`, over the incoming weights of each unit: (units,), int64."""
+    index = unit_index(module, name, tuple(values.shape))
+    rest = [axis for axis in range(values.dim()) if index.shape[axis] == 1 and values.shape[axis] != 1]
+    sums = values.sum(rest, keepdim=True) if rest else values.long()
+    total = torch.zeros(int(index.max()) + 1 if index.numel() else 0, dtype=torch.int64, device=values.device)
+    return total.index_add_(0, index.flatten().to(values.device), sums.flatten())

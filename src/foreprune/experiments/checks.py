@@ -1,0 +1,75 @@
+"""What can be known to be wrong before hours of runs begin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from foreprune.core.density import keep_count
+from foreprune.core.net import Net
+from foreprune.methods import as_method
+from foreprune.procedures import ablation_of, check_procedure, procedure_of, steps_of
+from foreprune.procedures.shared import check_step
+from foreprune.records import Experiment
+from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.models import create
+
+
+def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
+    """Look up every method and setting, read each data set and build each network once.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: what the runs would have raised.
+    """
+    check_methods(experiments)
+    settings = {(e.data, e.model, e.init): e for e in sorted(experiments, key=lambda e: e.data)}  # each is read once
+    totals: dict[tuple[str, str, str], int] = {}
+    images: dict[str, int] = {}
+    for key, experiment in settings.items():
+        data = load_cached(experiment.data, data_dir)
+        model = create(experiment.model, input_shape=data.shape, classes=data.classes, init=experiment.init)
+        totals[key] = Net.of(model).total
+        images[experiment.data] = len(data.train)
+    for experiment in experiments:
+        keep_count(experiment.density, totals[experiment.data, experiment.model, experiment.init])
+        recipe = experiment.recipe
+        steps = recipe.epochs * math.ceil((experiment.train_size or images[experiment.data]) / recipe.batch_size)
+        for step in steps_of(experiment):
+            check_step(step, steps)
+
+
+def check_methods(experiments: Sequence[Experiment]) -> None:
+    """Look up every method and procedure with its settings; no data and no network is needed.
+
+    Raises:
+        ValueError, TypeError: what the runs would have raised.
+    """
+    for experiment in experiments:
+        if procedure_of(experiment):
+            check_procedure(experiment)
+        elif experiment.method != "dense":
+            _check_method(experiment)
+
+
+def _check_method(experiment: Experiment) -> None:
+    found = as_method(experiment.method)
+    found.check_settings(experiment.hyper)
+    if (ablation := ablation_of(experiment)) and ablation.changes == "method":
+        ablation.apply(found)
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" is the accelerator if there is one.
+
+    Raises:
+        ValueError: CUDA is asked for and not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "--device cuda: torch sees no CUDA device here; use --device cpu or install a CUDA build of torch"
+        )
+    return device

@@ -1,1 +1,0 @@
-"""What the figures of one paper share: its networks, data, densities and numbers of seeds."""

@@ -1,0 +1,1 @@
+"""Tests of the panels, a folder further down, share `report_records` too."""
