@@ -23,7 +23,7 @@ bench: $(STAMP)  ## speed and memory against the published procedures; about 15 
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv runs docs/_build
+	rm -rf .venv runs docs/_build docs/methods docs/procedures docs/ablations docs/papers docs/_zoo_shares.md
 
 # The constraints keep pip from taking a torch build with several GB of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt

@@ -14,9 +14,8 @@ import foreprune
 from benchmarks.timing import Row, summarized
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph.units.record import record_units
-from foreprune.graph.units.walks import Walker
-from foreprune.methods.phew import first_visits
+from foreprune.graph import Walker, record_units
+from foreprune.methods.phew import PREFERENCES, first_visits
 from foreprune.zoo import models
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
@@ -86,7 +85,8 @@ def _seconds(function: Callable[[], object]) -> float:
 def walks_needed(model: nn.Module, x: Tensor, density: float) -> tuple[int, NDArray[np.int64]]:
     """How many walks reach the density, and how many weights are kept after each of them."""
     net = Net.of(model)
-    walker = Walker(net, record_units(net, as_inputs(x)), bias="weights", kernels=False, rng=np.random.default_rng(0))
+    graph, rng = record_units(net, as_inputs(x)), np.random.default_rng(0)
+    walker = Walker(net, graph, preference=PREFERENCES["weights"], kernels=False, rng=rng)
     target = round(density * net.total)
     first = first_visits(walker, target)
     kept = np.cumsum(np.bincount(first[first < np.iinfo(first.dtype).max]))

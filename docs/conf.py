@@ -35,13 +35,12 @@ smartquotes_action = "D"  # dashes only
 default_role = "literal"  # docstrings write `name` as Markdown does
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = False
+napoleon_use_ivar = True
 napoleon_custom_sections = [("Warns", "params_style")]
 
 myst_enable_extensions = ["colon_fence"]

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from walked_nets import NAMES, Walk, case, densities
 
-from foreprune.analysis.every_path import EVERY_PATH
 from foreprune.analysis.path_sums import path_count, path_kernel_trace, path_norm, synflow_objective
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph import PathError, PathGraph
+from foreprune.graph import EVERY_PATH, PathError, PathGraph
 from foreprune.zoo.models import create
 
 

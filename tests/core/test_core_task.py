@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 import foreprune
 from foreprune.core.net import Net
-from foreprune.core.task import NEEDS, Inputs, as_inputs, materialize, task_for
+from foreprune.core.task import NEEDS, Inputs, Task, as_inputs, materialize, task_for
 
 X, Y = torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
 CPU = torch.device("cpu")
@@ -131,6 +131,21 @@ def test_a_temperature_needs_one_tensor() -> None:
     ):
         foreprune.prune(Wrapped(), "grasp", density=0.5, **arguments)
     assert foreprune.prune(Wrapped(), "grasp", density=0.5, temperature=1, **arguments).kept == 82
+
+
+def test_what_a_call_makes_once_is_the_same_in_every_round() -> None:
+    made: list[object] = []
+
+    def make(*args: object) -> list[object]:
+        made.append(args)
+        return [*args]
+
+    task, other = (Task((), None, None, torch.Generator()) for _ in range(2))
+    key = object()
+    assert task.once(make, key) is task.once(make, key)
+    assert task.once(make, object()) is not task.once(make, key)
+    assert other.once(make, key) is not task.once(make, key)
+    assert len(made) == 3
 
 
 def test_a_task_holds_what_is_needed_and_nothing_else() -> None:

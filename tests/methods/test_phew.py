@@ -19,10 +19,8 @@ from foreprune.analysis import layer_widths
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph.sums.paths import PathGraph
-from foreprune.graph.units.record import record_units
-from foreprune.graph.units.walks import Walker
-from foreprune.methods.phew import first_visits
+from foreprune.graph import PathGraph, Walker, record_units
+from foreprune.methods.phew import PREFERENCES, Bias, first_visits
 from foreprune.zoo import models
 
 pytestmark = pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
@@ -127,7 +125,7 @@ def test_what_a_walk_does_does_not_depend_on_how_many_follow() -> None:
     graph = record_units(net, as_inputs(torch.zeros(1, 3, 16, 16)))
 
     def visits(target: int) -> Any:
-        walker = Walker(net, graph, bias="weights", kernels=False, rng=np.random.default_rng(0))
+        walker = Walker(net, graph, preference=PREFERENCES["weights"], kernels=False, rng=np.random.default_rng(0))
         return first_visits(walker, target)
 
     whole = visits(net.total)
@@ -156,8 +154,8 @@ def test_as_many_weights_of_each_layer_as_one_walk_at_a_time_keeps() -> None:
         rng, kept, walks = np.random.default_rng(seed), set[int](), 0
         while len(kept) < target:
             onward = walks % 2 == 0
-            starts, doors = (oracle.inputs, oracle.onward) if onward else (oracle.outputs, oracle.back)
-            kept |= set(oracle.walk(starts[walks // 2 % len(starts)], doors, rng))
+            starts, exits = (oracle.inputs, oracle.onward) if onward else (oracle.outputs, oracle.back)
+            kept |= set(oracle.walk(starts[walks // 2 % len(starts)], exits, rng))
             walks += 1
         return np.bincount(np.searchsorted(limits, sorted(kept), side="right"), minlength=4).tolist()
 
@@ -277,8 +275,9 @@ def test_the_worth_of_a_path_grows_with_depth_as_in_appendix_a4(uniform: bool, h
     graph = record_units(net, as_inputs(torch.zeros(1, width)))
     squares = torch.cat([weight.flatten().double() ** 2 for weight in net.weights.values()]).numpy()
     worth = {}
-    for bias in ("weights", "uniform"):
-        walker = Walker(net, graph, bias=bias, kernels=False, rng=np.random.default_rng(0))  # type: ignore[arg-type]
+    biases: tuple[Bias, ...] = ("weights", "uniform")
+    for bias in biases:
+        walker = Walker(net, graph, preference=PREFERENCES[bias], kernels=False, rng=np.random.default_rng(0))
         numbers, weights = walker.free(2 * walks, begin=0)
         onward = numbers % 2 == 0
         order = np.lexsort((weights[onward], numbers[onward]))
@@ -327,3 +326,12 @@ def test_pixels_of_a_channel_are_one_kernel() -> None:
     expected = 200 * torch.tensor([1 / 2, 0, 0, 0, 1 / 12, 1 / 12, 1 / 12, 1 / 4])
     assert not counts[1:4].any()
     assert (((counts - expected) ** 2 / expected)[expected > 0]).sum() < 20
+
+
+def test_preferences() -> None:
+    weights = np.array([-2.0, 0.0, 0.5, 1e-310])
+    np.testing.assert_array_equal(PREFERENCES["weights"](weights), [2.0, 0.0, 0.5, 1e-310])
+    np.testing.assert_array_equal(PREFERENCES["uniform"](weights), [1.0, 0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(PREFERENCES["inverse"](weights), [0.5, 0.0, 2.0, 1e290])
+    small = np.array([1e-40], np.float32)  # 1 / w is no float32
+    assert np.isfinite(PREFERENCES["inverse"](small)).all()

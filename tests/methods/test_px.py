@@ -18,8 +18,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import Task, materialize
 from foreprune.graph import PathError
-from foreprune.graph.sums.operations import HANDLERS
-from foreprune.methods.px import _HANDLERS, active_energy, px
+from foreprune.methods.px import active_energy, px
 
 HALVES = torch.tensor([[True, True, False, False], [False, False, True, True]])
 
@@ -394,10 +393,6 @@ def test_weights_that_are_recentered_before_use_are_refused() -> None:
 def test_data_are_needed() -> None:
     with pytest.raises(ValueError, match="method 'px' needs data"):
         foreprune.prune(example("mlp").model, "px", density=0.5, inputs=torch.zeros(1, 6))
-
-
-def test_every_gate_it_knows_is_one_for_paths_too() -> None:
-    assert _HANDLERS.keys() <= HANDLERS.keys()
 
 
 def test_the_model_is_untouched_also_after_an_exception() -> None:

@@ -1,4 +1,4 @@
-"""Walks one at a time, by the rules of `foreprune.graph.units.walks.Walker`, and their exact probabilities."""
+"""Walks one at a time, by the rules of `foreprune.graph.Walker`, and their exact probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from oracles.unit_paths import edges, offsets, reach
 
 from foreprune.core.net import Net
-from foreprune.graph.units.units import Layer, UnitGraph
+from foreprune.graph import Layer, UnitGraph
 
 Kernel = list[tuple[int, float]]  # weights (-1: not prunable) with what their probability is proportional to
 PREFERENCE: dict[str, Callable[[float], float]] = {
@@ -22,7 +22,7 @@ PREFERENCE: dict[str, Callable[[float], float]] = {
 
 
 @dataclass
-class Door:
+class Exit:
     """A way on from a unit: to other units through kernels (a layer), or to one unit through nothing (an addition)."""
 
     kernels: dict[int, Kernel] = field(default_factory=lambda: defaultdict(list))
@@ -33,7 +33,7 @@ class Door:
 
 
 class Oracle:
-    """All doors of all units, onward and back, without those that lead nowhere."""
+    """All exits of all units, onward and back, without those that lead nowhere."""
 
     def __init__(self, net: Net, graph: UnitGraph, bias: str = "weights") -> None:
         self.graph, self.total = graph, net.total
@@ -41,21 +41,21 @@ class Oracle:
         alive = closure[graph.inputs].any(0) & closure[:, graph.outputs].any(1)
         self.inputs = [int(unit) for unit in graph.inputs if alive[unit]]
         self.outputs = [int(unit) for unit in graph.outputs if alive[unit]]
-        self.onward: dict[int, list[Door]] = defaultdict(list)
-        self.back: dict[int, list[Door]] = defaultdict(list)
+        self.onward: dict[int, list[Exit]] = defaultdict(list)
+        self.back: dict[int, list[Exit]] = defaultdict(list)
         prefer, start = PREFERENCE[bias], offsets(net)
         for node in graph.nodes:
             if not isinstance(node, Layer):
                 for branch in node.sources:
                     for source, target in zip(branch.tolist(), node.targets.tolist(), strict=True):
                         if source >= 0 and alive[source] and alive[target]:
-                            self.onward[source].append(Door(joins=target))
-                            self.back[target].append(Door(joins=source))
+                            self.onward[source].append(Exit(joins=target))
+                            self.back[target].append(Exit(joins=source))
                 continue
             values = graph.constants[node.weight] if node.weight in graph.constants else net.params[node.weight]
             flat = [prefer(float(value)) for value in values.flatten()]
-            ahead: dict[int, Door] = defaultdict(Door)
-            behind: dict[int, Door] = defaultdict(Door)
+            ahead: dict[int, Exit] = defaultdict(Exit)
+            behind: dict[int, Exit] = defaultdict(Exit)
             for g, sources in enumerate(node.sources.tolist()):
                 for i, source in enumerate(sources):
                     for o, target in enumerate(node.targets[g].tolist()):
@@ -68,45 +68,45 @@ class Oracle:
                             weight = start[node.weight] + position if node.weight in start else -1
                             ahead[source].kernels[target].append((weight, flat[position]))
                             behind[target].kernels[source].append((weight, flat[position]))
-            for unit, door in ahead.items():
-                self.onward[unit].append(door)
-            for unit, door in behind.items():
-                self.back[unit].append(door)
+            for unit, exit_ in ahead.items():
+                self.onward[unit].append(exit_)
+            for unit, exit_ in behind.items():
+                self.back[unit].append(exit_)
         for unit in self.outputs:
-            self.onward[unit].append(Door())
+            self.onward[unit].append(Exit())
 
-    def walk(self, unit: int, doors: dict[int, list[Door]], rng: np.random.Generator) -> list[int]:
+    def walk(self, unit: int, exits: dict[int, list[Exit]], rng: np.random.Generator) -> list[int]:
         """The prunable weights that one walk visits."""
         visited = []
-        while doors[unit]:
-            door = doors[unit][rng.integers(len(doors[unit]))]
-            if door.joins is not None:
-                unit = door.joins
+        while exits[unit]:
+            exit_ = exits[unit][rng.integers(len(exits[unit]))]
+            if exit_.joins is not None:
+                unit = exit_.joins
                 continue
-            if not door.kernels:
+            if not exit_.kernels:
                 break
-            units = list(door.kernels)
-            masses = np.array([door.mass(other) for other in units])
+            units = list(exit_.kernels)
+            masses = np.array([exit_.mass(other) for other in units])
             unit = units[rng.choice(len(units), p=masses / masses.sum())]
-            sizes = np.array([size for _, size in door.kernels[unit]])
-            weight = door.kernels[unit][rng.choice(len(sizes), p=sizes / sizes.sum())][0]
+            sizes = np.array([size for _, size in exit_.kernels[unit]])
+            weight = exit_.kernels[unit][rng.choice(len(sizes), p=sizes / sizes.sum())][0]
             visited += [weight] if weight >= 0 else []
         return visited
 
-    def expected(self, starts: list[int], doors: dict[int, list[Door]], *, kernels: bool) -> NDArray[np.float64]:
+    def expected(self, starts: list[int], exits: dict[int, list[Exit]], *, kernels: bool) -> NDArray[np.float64]:
         """Expected visits to each prunable weight by one walk that starts at each of `starts` equally often."""
         found = np.zeros(self.total)
         pending = dict.fromkeys(starts, 1 / max(1, len(starts)))
-        order = sorted(range(self.graph.count), reverse=doors is self.back)  # every edge leads to a later unit
+        order = sorted(range(self.graph.count), reverse=exits is self.back)  # every edge leads to a later unit
         for unit in order:
-            share = pending.pop(unit, 0.0) / max(1, len(doors[unit]))
-            for door in doors[unit]:
-                if door.joins is not None:
-                    pending[door.joins] = pending.get(door.joins, 0.0) + share
-                total = sum(door.mass(other) for other in door.kernels)
-                for other, kernel in door.kernels.items():
-                    pending[other] = pending.get(other, 0.0) + share * door.mass(other) / total
+            share = pending.pop(unit, 0.0) / max(1, len(exits[unit]))
+            for exit_ in exits[unit]:
+                if exit_.joins is not None:
+                    pending[exit_.joins] = pending.get(exit_.joins, 0.0) + share
+                total = sum(exit_.mass(other) for other in exit_.kernels)
+                for other, kernel in exit_.kernels.items():
+                    pending[other] = pending.get(other, 0.0) + share * exit_.mass(other) / total
                     for weight, size in kernel:
                         if weight >= 0:
-                            found[weight] += share * (door.mass(other) if kernels else size) / total
+                            found[weight] += share * (exit_.mass(other) if kernels else size) / total
         return found

@@ -14,8 +14,8 @@ from torch import nn
 
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph.units.record import record_units
-from foreprune.graph.units.walks import Walker
+from foreprune.graph import Walker, record_units
+from foreprune.methods.phew import PREFERENCES
 
 WALKS = 40_000
 NAMES = (
@@ -77,7 +77,7 @@ def agrees(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> None:
 def test_visits_have_the_exact_probabilities(name: str, bias: Any) -> None:
     net, graph = build(name, zeros=0.3 if name != "outputs that are read on" else 0.0)
     oracle = Oracle(net, graph, bias)
-    walker = Walker(net, graph, bias=bias, kernels=False, rng=np.random.default_rng(0))
+    walker = Walker(net, graph, preference=PREFERENCES[bias], kernels=False, rng=np.random.default_rng(0))
     assert walker.inputs.tolist() == oracle.inputs
     assert walker.outputs.tolist() == oracle.outputs
     onward = oracle.expected(oracle.inputs, oracle.onward, kernels=False)
@@ -92,7 +92,7 @@ def test_visits_have_the_exact_probabilities(name: str, bias: Any) -> None:
 def test_visits_to_kernels_have_the_exact_probabilities(name: str) -> None:
     net, graph = build(name, zeros=0.3)
     oracle = Oracle(net, graph)
-    walker = Walker(net, graph, bias="weights", kernels=True, rng=np.random.default_rng(0))
+    walker = Walker(net, graph, preference=PREFERENCES["weights"], kernels=True, rng=np.random.default_rng(0))
     onward = oracle.expected(oracle.inputs, oracle.onward, kernels=True)
     np.testing.assert_allclose(walker.visit_probability(), onward, rtol=1e-9)
     counts, _ = visits(walker, WALKS)
@@ -106,12 +106,12 @@ def test_a_walk_at_a_time_gives_the_same_distribution(name: str) -> None:
     """Also of pairs of weights visited by one walk: their first and last."""
     net, graph = build(name)
     oracle = Oracle(net, graph)
-    walker = Walker(net, graph, bias="weights", kernels=False, rng=np.random.default_rng(0))
+    walker = Walker(net, graph, preference=PREFERENCES["weights"], kernels=False, rng=np.random.default_rng(0))
     rng = np.random.default_rng(1)
     count = 3000
     numbers, weights = walker.free(2 * WALKS, begin=0)
-    for odd, starts, doors in ((0, oracle.inputs, oracle.onward), (1, oracle.outputs, oracle.back)):
-        slow = [oracle.walk(starts[k % len(starts)], doors, rng) for k in range(count)]
+    for odd, starts, exits in ((0, oracle.inputs, oracle.onward), (1, oracle.outputs, oracle.back)):
+        slow = [oracle.walk(starts[k % len(starts)], exits, rng) for k in range(count)]
         mine = numbers % 2 == odd
         fast = np.bincount(weights[mine], minlength=walker.total) / WALKS
         agrees(np.bincount(np.concatenate([np.array(walk) for walk in slow]), minlength=walker.total), count * fast)
@@ -134,7 +134,7 @@ def test_both_directions_agree_where_the_network_is_its_own_mirror_image() -> No
         model[4].weight.copy_(model[0].weight.T)
     net = Net.of(model)
     graph = record_units(net, as_inputs(torch.zeros(1, 5)))
-    walker = Walker(net, graph, bias="weights", kernels=False, rng=np.random.default_rng(0))
+    walker = Walker(net, graph, preference=PREFERENCES["weights"], kernels=False, rng=np.random.default_rng(0))
     onward, back = visits(walker, WALKS)
     first, middle, last = (slice(0, 35), slice(35, 84), slice(84, 119))
     mirrored = np.concatenate(
@@ -151,9 +151,9 @@ def test_both_directions_agree_where_the_network_is_its_own_mirror_image() -> No
 def test_the_reachable_weights_are_those_on_paths(name: str) -> None:
     net, graph = build(name, zeros=0.4)
     reachable = np.zeros(net.total, bool)
-    for doors in Oracle(net, graph).onward.values():
-        for door in doors:
-            for kernel in door.kernels.values():
+    for exits in Oracle(net, graph).onward.values():
+        for each in exits:
+            for kernel in each.kernels.values():
                 reachable[[weight for weight, _ in kernel if weight >= 0]] = True
-    walker = Walker(net, graph, bias="weights", kernels=False, rng=np.random.default_rng(0))
+    walker = Walker(net, graph, preference=PREFERENCES["weights"], kernels=False, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(walker.reachable(), reachable)

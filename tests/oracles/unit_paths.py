@@ -11,8 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph.sums.paths import PathGraph
-from foreprune.graph.units.units import Layer, UnitGraph
+from foreprune.graph import Layer, PathGraph, UnitGraph
 
 Bools = NDArray[np.bool_]
 

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.analysis.eigen import check_leading, leading_eigenpairs
-from foreprune.analysis.enumeration import Path, Weight, every_path
-from foreprune.analysis.every_path import EVERY_PATH
 from foreprune.analysis.path_sums import PathCount, count, norm
 from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.core.masks import Masks
-from foreprune.graph import PathError, PathGraph
+from foreprune.graph import EVERY_PATH, Path, PathError, PathGraph, Weight, every_path
 
 MOST_PATHS = 4096
 _TOLERANCE = 1e-6
@@ -100,7 +98,7 @@ def _whole(pruned: Pruned, paths: PathCount) -> PathKernel:
             f"this network has {size} paths, and the path kernel is a matrix of that size; it is formed for up to "
             f"{MOST_PATHS:,}. Ask for the leading eigenvalues instead: path_kernel(..., leading=10)"
         )
-    rows = every_path(pruned)
+    rows = every_path(pruned.net, pruned.inputs, pruned.masks)
     weights = {name: value.double() for name, value in pruned.masks(dict(pruned.floating())).items()}
     values = {name: value.flatten().tolist() for name, value in weights.items()}
     _check_complete(pruned, rows, values, paths)

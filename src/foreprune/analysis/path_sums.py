@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foreprune.analysis.every_path import COUNTED, EVERY_PATH
 from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.core.masks import Masks
-from foreprune.graph import PathGraph
-from foreprune.graph.sums.paths import PathSum
+from foreprune.graph import COUNTED, EVERY_PATH, PathGraph, PathSum
 
 _EXACT = 2**53  # whole numbers up to here are exact in float64
 

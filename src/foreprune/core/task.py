@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ NEEDS: Mapping[Need, str] = {
     "labels": "data with labels",
     "mean image": "the mean image of the data",
 }
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,14 @@ class Task:
     loss: Loss | None
     generator: torch.Generator
     mean_image: Tensor | None = None
+    _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, make: Callable[..., _T], *args: Any) -> _T:
+        """`make(*args)`, made when it is first asked for and the same object for all rounds of the call."""
+        if (make, *args) not in self._made:
+            self._made[make, *args] = make(*args)
+        made: _T = self._made[make, *args]
+        return made
 
     @property
     def samples(self) -> int:
@@ -280,6 +289,7 @@ def _to_batch(batch: Any, device: torch.device, *, labeled: bool) -> Batch:
     return Batch(moved, _map_tensors(target, lambda tensor: tensor.to(device)), size=tensors[0].shape[0])
 
 
+# torch.utils._pytree takes a mapping that it does not know, such as a tokenizer's output, for a leaf
 def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)

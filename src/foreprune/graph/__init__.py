@@ -1,6 +1,32 @@
-"""The network as a graph of paths."""
+"""The network as a graph of paths. Other rooms import from here only."""
 
+from foreprune.graph.sums.active import active_outputs
+from foreprune.graph.sums.counted import COUNTED, EVERY_PATH
+from foreprune.graph.sums.enumerated import Path, Weight, every_path
 from foreprune.graph.sums.gates import PathError
-from foreprune.graph.sums.paths import PathGraph, PathSum
+from foreprune.graph.sums.paths import PathGraph, PathSum, check_growing, path_dtype, path_graph
+from foreprune.graph.sums.reached import reached
+from foreprune.graph.units.record import record_units
+from foreprune.graph.units.unit_graph import Join, Layer, UnitGraph
+from foreprune.graph.units.walks import Walker
 
-__all__ = ["PathError", "PathGraph", "PathSum"]
+__all__ = [
+    "COUNTED",
+    "EVERY_PATH",
+    "Join",
+    "Layer",
+    "Path",
+    "PathError",
+    "PathGraph",
+    "PathSum",
+    "UnitGraph",
+    "Walker",
+    "Weight",
+    "active_outputs",
+    "check_growing",
+    "every_path",
+    "path_dtype",
+    "path_graph",
+    "reached",
+    "record_units",
+]

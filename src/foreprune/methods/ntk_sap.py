@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from foreprune.core.init import Init, fresh, normal_
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net, Params, gradients, primary_output, scoring
-from foreprune.core.task import Inputs, Task
+from foreprune.core.task import Inputs, Task, require_grad
+from foreprune.methods.frozen_statistics import FrozenStatistics
 
-_FEW_PIXELS = 16  # on a CPU, maps larger than this are convolved faster with their channels last in memory
 _PERTURBED = "perturbed "
 
 
@@ -122,95 +118,25 @@ def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, T
         dead = ~mask
         draw.weights[name].masked_fill_(dead, 0)  # several times as fast as a product with booleans
         draw.perturbed[name].masked_fill_(dead, 0)
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in draw.perturbed.items()}
-    first = {**draw.weights, **{name: draw.weights[name].detach().requires_grad_() for name in leaves}}
-    second = {**draw.weights, **leaves}
-    statistics: list[tuple[Tensor, Tensor]] = []
+    plain = require_grad(draw.weights, net.prunable)
+    moved = require_grad({**draw.weights, **draw.perturbed}, net.prunable)
 
-    def run(params: Params, mode: _FrozenStatistics) -> Tensor:
+    def output(params: Params, mode: FrozenStatistics) -> Tensor:
         inputs = draw.inputs.map(torch.clone)  # a forward may work on its inputs in place
         with mode:
             return primary_output(inputs.call(lambda *args, **kwargs: net(params, *args, **kwargs)))
 
     with scoring(net):
-        plain = run(first, _FrozenStatistics(found=statistics))
-        moved = run(second, _FrozenStatistics(known=iter(statistics)))
-        objective = (plain - moved).square().sum()
-        both = {**first, **{_PERTURBED + name: leaf for name, leaf in leaves.items()}}
-        grads = gradients(objective, both, [*leaves, *(_PERTURBED + name for name in leaves)])
+        noted = FrozenStatistics()
+        difference = output(plain, noted) - output(moved, FrozenStatistics(noted.statistics))
+        objective = difference.square().sum()
+        both = {**plain, **{_PERTURBED + name: moved[name] for name in net.prunable}}
+        grads = gradients(objective, both, [*net.prunable, *(_PERTURBED + name for name in net.prunable)])
     parts = {}
-    for name in leaves:
+    for name in net.prunable:
         parts[name] = grads[name].mul_(draw.weights[name])
         parts[name].addcmul_(grads[_PERTURBED + name], draw.perturbed[name])
     return objective.detach(), parts
-
-
-class _FrozenStatistics(TorchFunctionMode):
-    """Batch normalization in inference form by the statistics of the batch, which count as constants.
-
-    With `found` they are those of the tensors that come by, and are noted there; with `known` they are those noted.
-    """
-
-    def __init__(
-        self, *, found: list[tuple[Tensor, Tensor]] | None = None, known: Iterator[tuple[Tensor, Tensor]] | None = None
-    ) -> None:
-        super().__init__()
-        self.found = found
-        self.known = known
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            bound = inspect.signature(F.batch_norm).bind(*args, **kwargs)
-            bound.apply_defaults()
-            given = bound.arguments
-            return self._normalize(given["input"], given["weight"], given["bias"], given["eps"])
-        if func is F.conv2d and args and args[0].is_cpu and args[0].shape[-2:].numel() <= _FEW_PIXELS:
-            args = (args[0].contiguous(), *args[1:])
-        elif func is Tensor.view and not args[0].is_contiguous():
-            try:
-                return func(*args, **kwargs)
-            except RuntimeError:  # it may be possible with the channels first, as the user's inputs have them
-                args = (args[0].contiguous(), *args[1:])
-        return func(*args, **kwargs)
-
-    def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        if self.found is not None:
-            self.found.append(_moments(x.detach()))
-            mean, variance = self.found[-1]
-        else:
-            assert self.known is not None
-            noted = next(self.known, None)
-            if noted is None or noted[0].shape[0] != x.shape[1]:
-                raise ValueError(
-                    "the network calls its batch normalizations in another order when its weights are perturbed "
-                    "(control flow that depends on activations), so their statistics cannot be shared; use 'synflow'"
-                )
-            mean, variance = noted
-        scale = (variance + eps).rsqrt()
-        scale = scale if weight is None else scale * weight
-        shift = -mean * scale
-        shift = shift if bias is None else shift + bias
-        shape = (1, -1) + (1,) * (x.dim() - 2)
-        # one pass, of which the backward needs the scale only, so the activations need not be kept
-        return torch.addcmul(shift.view(shape).to(x.dtype), x, scale.view(shape).to(x.dtype))
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of each channel."""
-    count = math.prod(x.shape) // max(x.shape[1], 1)
-    if count < 2:
-        raise ValueError(
-            "batch normalization cannot take statistics of one value for each channel; use larger "
-            "samples= and batch_size="
-        )
-    if x.device.type == "cpu":  # a tenth of the time of var_mean there
-        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
-        return mean, variance * (count / (count - 1))
-    variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1])
-    return mean, variance
 
 
 def _gaussian(net: Net, example: Inputs, size: int, generator: torch.Generator) -> Inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -13,17 +14,32 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import masker
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph.sums.gates import PathError
-from foreprune.graph.units.record import record_units
-from foreprune.graph.units.steps import Bias
-from foreprune.graph.units.units import Ints
-from foreprune.graph.units.walks import Walker
+from foreprune.graph import PathError, Walker, record_units
 
+Bias = Literal["weights", "uniform", "inverse"]
 Counts = NDArray[np.int32]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Conserve = Literal["weight", "kernel"]
 _BATCHES = (64, 16_384)  # fewest and most walks at once; more cost memory, fewer cost calls
 _NEVER = np.iinfo(np.int32).max
+_LARGEST = 1e290  # of 1/|w|, so that sums of many stay finite
 _DRY = 32  # visits per newly visited weight at which free walks are given up
+
+
+def _inverse(weights: NDArray[np.floating]) -> Floats:
+    size = np.abs(weights, dtype=np.float64)
+    with np.errstate(divide="ignore", over="ignore"):
+        found: Floats = np.where(size > 0, np.minimum(1 / size, _LARGEST), 0.0)
+    return found
+
+
+# What the probability of a weight is proportional to: |w|, 1, or 1/|w|; 0 where it is exactly zero.
+PREFERENCES: dict[Bias, Callable[[NDArray[np.floating]], Floats]] = {
+    "weights": lambda weights: np.abs(weights, dtype=np.float64),
+    "uniform": lambda weights: (weights != 0).astype(np.float64),
+    "inverse": _inverse,
+}
 
 
 @masker("phew", paper="Patil & Dovrolis, ICML 2021, arXiv:2010.11354, section 4", needs={"shape"}, exact=False)
@@ -55,7 +71,8 @@ def phew(net: Net, task: Task, density: float, *, bias: Bias = "weights", conser
     target = keep_count(density, net.total)
     graph = record_units(net, task.example)
     seed = int(torch.randint(2**62, (), generator=task.generator, device="cpu"))
-    walker = Walker(net, graph, bias=bias, kernels=conserve == "kernel", rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    walker = Walker(net, graph, preference=PREFERENCES[bias], kernels=conserve == "kernel", rng=rng)
     first = first_visits(walker, target)
     last = np.partition(first[first != _NEVER], target - 1)[target - 1]
     return walker.masks(first <= last)

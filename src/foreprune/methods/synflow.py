@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph.replay.rounds import path_flow
+from foreprune.graph import path_graph
 
 
 @scorer(
@@ -25,5 +27,7 @@ def synflow(net: Net, task: Task, masks: Masks) -> Scores:
     normalizations are identities (with their initial statistics they are, up to a factor near 1). It overflows float32
     on deep networks (and then keeps no weight); here every activation carries its own power of two.
     """
-    assert task.example is not None
-    return path_flow(net, task.example, masks)
+    paths = task.once(path_graph, net, task.example)
+    weights = paths.masked(torch.abs, masks)  # |w| m
+    # |w| m dR / d(|w| m), where R sums over all paths the product of their |w| m
+    return paths.gradients(weights, times=weights)

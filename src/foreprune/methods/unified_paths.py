@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph.replay.rounds import path_flow
+from foreprune.graph import path_graph
 
 Form = Literal["theta", "theta2"]
 _PAPER = "Gebhart, Saxena & Schrater, 2021, arXiv:2101.10552"
@@ -29,7 +30,15 @@ def synflow_l2(net: Net, task: Task, masks: Masks, *, form: Form = "theta") -> S
     saliency in the squared weights, which alone is conserved from layer to layer and invariant to rescaling. Which of
     them Gebhart et al. ran cannot be told from their text.
     """
-    return _squared(net, task, masks, form=form, image=None)
+    return _squared_saliency(net, task, masks, form=form, image=None)
+
+
+def _squared_saliency(net: Net, task: Task, masks: Masks, *, form: Form, image: Tensor | None) -> Scores:
+    paths = task.once(path_graph, net, task.example)
+    squares = paths.masked(torch.square, masks)  # w^2 m
+    factors = squares if form == "theta2" else paths.masked(torch.abs, masks)
+    # factor dR / d(w^2 m), where R sums over all paths the product of their w^2 m and the input's entry of the image
+    return paths.gradients(squares, times=factors, image=image)
 
 
 @scorer("synflow-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100)
@@ -39,17 +48,14 @@ def synflow_dist(net: Net, task: Task, masks: Masks) -> Scores:
     `mean_image=` is non-negative, of one input's shape. Without it mu is the mean over the data of the call and must be
     non-negative itself: give raw pixels in [0, 1], because after normalization the mean is nearly zero and signed.
     """
-    assert task.example is not None
-    return path_flow(net, task.example, masks, image=task.mean_image)
+    paths = task.once(path_graph, net, task.example)
+    weights = paths.masked(torch.abs, masks)  # |w| m
+    # |w| m dR / d(|w| m), where R sums over all paths the product of their |w| m and the input's entry of the image
+    return paths.gradients(weights, times=weights, image=task.mean_image)
 
 
 @scorer("synflow-l2-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100)
 def synflow_l2_dist(net: Net, task: Task, masks: Masks, *, form: Form = "theta") -> Scores:
     """SynFlow-L2 with the data's mean image in place of ones; `form` as in synflow-l2, the image as in
     synflow-dist."""
-    return _squared(net, task, masks, form=form, image=task.mean_image)
-
-
-def _squared(net: Net, task: Task, masks: Masks, *, form: Form, image: Tensor | None) -> Scores:
-    assert task.example is not None
-    return path_flow(net, task.example, masks, power=2, factor_power=1 if form == "theta" else 2, image=image)
+    return _squared_saliency(net, task, masks, form=form, image=task.mean_image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import warnings
 import weakref
@@ -18,9 +19,10 @@ import foreprune
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.select import keep_top
-from foreprune.core.task import as_inputs
-from foreprune.graph import PathGraph
-from foreprune.graph.replay import rounds
+from foreprune.core.task import Task, as_inputs
+from foreprune.graph import PathGraph, path_graph
+from foreprune.graph.replay import ReplayedPaths, rounds
+from foreprune.methods.synflow import synflow
 from foreprune.zoo import models
 from tests.graph.sums.forwards import Network, conv
 
@@ -95,26 +97,57 @@ def network(function: Callable[[Any, Tensor], Any]) -> Network:
     return Network(function, **parts).double().eval()
 
 
-def one_by_one(net: Net, inputs: Any, masks: Masks, power: int, factor: int, image: Tensor | None) -> dict[str, Tensor]:
-    weights = masks({name: net.magnitudes[name] ** power for name in net.prunable})
-    factors = masks({name: net.magnitudes[name] ** factor for name in net.prunable})
-    grads = PathGraph(net, inputs).gradients(weights, weights, image=image)
-    return {name: grads[name] * factors[name] for name in net.prunable}
+Function = Callable[[Tensor], Tensor]
+FUNCTIONS = [(torch.abs, torch.abs), (torch.square, torch.abs), (torch.square, torch.square)]
+
+
+def replayed(net: Net, inputs: Any) -> ReplayedPaths:
+    found = path_graph(net, inputs)
+    assert isinstance(found, ReplayedPaths)
+    return found
+
+
+def scores(
+    paths: PathGraph,
+    masks: Masks,
+    weights: Function = torch.abs,
+    factors: Function = torch.abs,
+    image: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """As the methods ask for them."""
+    return paths.gradients(paths.masked(weights, masks), times=paths.masked(factors, masks), image=image)
+
+
+def one_by_one(
+    net: Net,
+    inputs: Any,
+    masks: Masks,
+    weights: Function = torch.abs,
+    factors: Function = torch.abs,
+    image: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Each round by the network."""
+    dense = {name: weights(value) for name, value in net.weights.items()}
+    grads = PathGraph(net, inputs).gradients(masks(dense), net.prunable, image=image)
+    return {name: grads[name] * factors(masks(net.weights)[name]) for name in net.prunable}
 
 
 def fewer(masks: Masks, flow: dict[str, Tensor], share: float = 0.8) -> Masks:
     return keep_top(flow, int(masks.kept * share), generator=torch.Generator(), among=masks)
 
 
-@pytest.mark.parametrize(("power", "factor"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("functions", FUNCTIONS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_round_gives_what_the_network_gives(name: str, power: Any, factor: Any, forwards: list[int]) -> None:
+def test_every_round_gives_what_the_network_gives(
+    name: str, functions: tuple[Function, Function], forwards: list[int]
+) -> None:
     net = Net.of(network(NETWORKS[name]))
     inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    paths = replayed(net, inputs)
     masks, flows, expected = Masks.dense(net.weights), [], []
     for _ in range(ROUNDS):
-        flows.append(rounds.path_flow(net, inputs, masks, power=power, factor_power=factor))
-        expected.append(one_by_one(net, inputs, masks, power, factor, None))
+        flows.append(scores(paths, masks, *functions))
+        expected.append(one_by_one(net, inputs, masks, *functions))
         masks = fewer(masks, expected[-1])
     assert len(forwards) == ROUNDS + 3  # from the fourth on, none of ours
     assert {tuple(flow) for flow in flows} == {net.prunable}  # their order decides ties
@@ -125,34 +158,66 @@ def test_every_round_gives_what_the_network_gives(name: str, power: Any, factor:
 def test_a_mean_image_starts_other_rounds(forwards: list[int]) -> None:
     net = Net.of(network(residual))
     inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
-    masks = Masks.dense(net.weights)
+    masks, paths = Masks.dense(net.weights), replayed(net, inputs)
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(3, 8, 8, generator=generator).double() for _ in range(2)]
     for image in images:
         for _ in range(ROUNDS):
-            assert_proportional(
-                rounds.path_flow(net, inputs, masks, image=image.clone()), one_by_one(net, inputs, masks, 1, 1, image)
-            )
+            found = scores(paths, masks, image=image.clone())
+            assert_proportional(found, one_by_one(net, inputs, masks, image=image))
     assert len(forwards) == 2 * (ROUNDS + 3)
 
 
-def test_other_powers_start_other_rounds(forwards: list[int]) -> None:
+def test_other_functions_of_the_weights_may_follow_in_the_same_rounds(forwards: list[int]) -> None:
     net = Net.of(network(residual))
     inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
-    masks = Masks.dense(net.weights)
-    for power, factor in ((1, 1), (2, 1), (2, 2)):
+    masks, paths = Masks.dense(net.weights), replayed(net, inputs)
+    for functions in FUNCTIONS:
         for _ in range(4):
-            found = rounds.path_flow(net, inputs, masks, power=power, factor_power=factor)  # type: ignore[arg-type]
-            assert_proportional(found, one_by_one(net, inputs, masks, power, factor, None))
+            assert_proportional(scores(paths, masks, *functions), one_by_one(net, inputs, masks, *functions))
+    assert len(forwards) == 3 * 4 + 3
+
+
+def test_other_weights_start_other_rounds(forwards: list[int]) -> None:
+    """Fewer of them, or in another order in memory."""
+    net = Net.of(network(residual))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    paths, weights = replayed(net, inputs), dict(net.magnitudes)
+    some = {name: value for name, value in weights.items() if name.endswith("weight")}
+    turned = {**some, "last.weight": some["last.weight"].t().contiguous().t()}
+    for given in (weights, some, turned):
+        for _ in range(4):
+            assert_proportional(paths.gradients(given), PathGraph(net, inputs).gradients(given))
     assert len(forwards) == 3 * (4 + 3)
+
+
+def test_gradients_without_factors_are_no_views_of_each_other() -> None:
+    net = Net.of(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double())
+    inputs = as_inputs(torch.ones(1, 5).double())
+    paths, weights = replayed(net, inputs), {name: net.magnitudes[name] for name in net.prunable}
+    expected = PathGraph(net, inputs).gradients(weights)
+    for _ in range(5):
+        found = paths.gradients(weights)
+        assert_proportional(found, expected)
+        for value in found.values():
+            value.zero_()
+
+
+def test_some_weights_alone_come_from_the_network(forwards: list[int]) -> None:
+    net = Net.of(network(residual))
+    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+    paths, weights = replayed(net, inputs), {name: net.magnitudes[name] for name in net.prunable}
+    for _ in range(5):
+        assert list(paths.gradients(weights, ["last.weight"])) == ["last.weight"]
+    assert len(forwards) == 5
 
 
 def test_a_derivative_that_no_weight_changes_stays_as_it_is(forwards: list[int]) -> None:
     net = Net.of(nn.Linear(5, 3).double())
     inputs = as_inputs(torch.ones(1, 5).double())
-    masks = Masks.dense(net.weights)
+    masks, paths = Masks.dense(net.weights), replayed(net, inputs)
     for _ in range(6):
-        flow = rounds.path_flow(net, inputs, masks)
+        flow = scores(paths, masks)
         torch.testing.assert_close(flow["weight"], masks(net.magnitudes)["weight"], rtol=0, atol=0)
         masks = fewer(masks, flow)
     assert len(forwards) == 3
@@ -161,12 +226,12 @@ def test_a_derivative_that_no_weight_changes_stays_as_it_is(forwards: list[int])
 def test_a_branch_without_a_path_is_no_reason_to_run_the_network(forwards: list[int]) -> None:
     net = Net.of(network(joined))
     inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
-    dense = Masks.dense(net.weights)
+    dense, paths = Masks.dense(net.weights), replayed(net, inputs)
     cut = Masks({name: mask & (name != "second.weight") for name, mask in dense.items()})
     for masks in (dense, dense, dense, cut, cut):
-        flow = rounds.path_flow(net, inputs, masks)
+        flow = scores(paths, masks)
     assert len(forwards) == 3
-    assert_proportional(flow, one_by_one(net, inputs, cut, 1, 1, None))
+    assert_proportional(flow, one_by_one(net, inputs, cut))
     assert not flow["second.weight"].any()
     assert flow["first.weight"].any()
 
@@ -182,15 +247,15 @@ def test_masks_are_those_of_rounds_of_the_network(name: str, method: str, forwar
         warnings.simplefilter("ignore", foreprune.LayerCollapse)
         found = foreprune.prune(model, method, density=0.1, inputs=inputs, rounds=8)
         assert len(forwards) < 8
-        slow = masks_of_the_network(model, inputs, 2 if method == "synflow-l2" else 1)
+        slow = masks_of_the_network(model, inputs, torch.square if method == "synflow-l2" else torch.abs)
     assert found == slow
 
 
-def masks_of_the_network(model: nn.Module, inputs: Tensor, power: int) -> Masks:
+def masks_of_the_network(model: nn.Module, inputs: Tensor, weights: Function) -> Masks:
     net = Net.of(model)
     masks = Masks.dense(net.weights)
     for k in range(1, 9):
-        flow = one_by_one(net, as_inputs(inputs), masks, power, 1, None)
+        flow = one_by_one(net, as_inputs(inputs), masks, weights)
         masks = keep_top(flow, round(0.1 ** (k / 8) * net.total), generator=torch.Generator(), among=masks)
     return masks
 
@@ -198,16 +263,15 @@ def masks_of_the_network(model: nn.Module, inputs: Tensor, power: int) -> Masks:
 def test_powers_of_two_are_chosen_anew_when_sums_leave_their_range(
     forwards: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "_RANGE", 2.0**21)
+    monkeypatch.setattr(rounds, "RANGE", 2.0**21)
     model = nn.Sequential(*[layer for _ in range(30) for layer in (nn.Linear(8, 8, bias=False), nn.ReLU())])
     torch.manual_seed(0)
     for parameter in model.parameters():
         nn.init.uniform_(parameter, 0.5, 1.0)
     net, inputs = Net.of(model.double()), as_inputs(torch.ones(1, 8).double())
-    masks = Masks.dense(net.weights)
+    masks, paths = Masks.dense(net.weights), replayed(net, inputs)
     for _ in range(14):
-        found = rounds.path_flow(net, inputs, masks)
-        expected = one_by_one(net, inputs, masks, 1, 1, None)
+        found, expected = scores(paths, masks), one_by_one(net, inputs, masks)
         assert_proportional(found, expected)
         masks = fewer(masks, expected, 0.85)
     recordings = (len(forwards) - 14 - 1) // 2
@@ -215,18 +279,19 @@ def test_powers_of_two_are_chosen_anew_when_sums_leave_their_range(
 
 
 def test_a_program_is_not_made_again_and_again(forwards: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_RECORDINGS", 2)
-    real, used = rounds._Replay.flow, []
+    monkeypatch.setattr(rounds, "RECORDINGS", 2)
+    real, used = rounds.Replay.gradients, []
 
     def once(self: Any, *args: Any) -> Any:
         """Agrees, and is never of use again."""
         used.append(self)
         return real(self, *args) if used.count(self) == 1 else None
 
-    monkeypatch.setattr(rounds._Replay, "flow", once)
+    monkeypatch.setattr(rounds.Replay, "gradients", once)
     net, inputs = Net.of(network(residual)), as_inputs(torch.ones(1, 3, 8, 8).double())
+    paths = replayed(net, inputs)
     for _ in range(8):
-        rounds.path_flow(net, inputs, Masks.dense(net.weights))
+        scores(paths, Masks.dense(net.weights))
     assert len(forwards) == 8 + 2
     assert len(set(used)) == 2
 
@@ -259,10 +324,9 @@ def alternates(self: Any, x: Tensor) -> Tensor:
 def test_what_a_tape_cannot_know_runs_the_network(function: Callable[..., Any], forwards: list[int]) -> None:
     net = Net.of(network(function))
     inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
-    masks = Masks.dense(net.weights)
+    masks, paths = Masks.dense(net.weights), replayed(net, inputs)
     for _ in range(ROUNDS):
-        found = rounds.path_flow(net, inputs, masks)
-        expected = one_by_one(net, inputs, masks, 1, 1, None)
+        found, expected = scores(paths, masks), one_by_one(net, inputs, masks)
         assert_proportional(found, expected)
         masks = fewer(masks, expected)
     assert 2 * ROUNDS <= len(forwards) <= 2 * ROUNDS + 1  # one to find out
@@ -271,32 +335,38 @@ def test_what_a_tape_cannot_know_runs_the_network(function: Callable[..., Any], 
 def test_a_network_that_changes_from_call_to_call_is_not_repeated(forwards: list[int]) -> None:
     net = Net.of(network(alternates))
     inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
-    flows = [rounds.path_flow(net, inputs, Masks.dense(net.weights)) for _ in range(6)]
+    paths = replayed(net, inputs)
+    flows = [scores(paths, Masks.dense(net.weights)) for _ in range(6)]
     assert len(forwards) == 7
     # the third call of seven was the comparison
     assert [float(flow["second.weight"].sum()) > 0 for flow in flows] == [True, False, False, True, False, True]
 
 
-def test_two_networks_have_rounds_of_their_own() -> None:
+def test_calls_have_rounds_of_their_own(forwards: list[int]) -> None:
+    """Also those of one network, one after the other or in turns."""
     inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
     nets = [Net.of(network(residual)), Net.of(network(shared))]
+    tasks = [Task((), inputs, None, torch.Generator()) for _ in range(2)]
     for _ in range(5):
-        for net in nets:
+        for task, net in itertools.product(tasks, nets):
             masks = Masks.dense(net.weights)
-            assert_proportional(rounds.path_flow(net, inputs, masks), one_by_one(net, inputs, masks, 1, 1, None))
+            assert_proportional(synflow(net, task, masks), one_by_one(net, inputs, masks))
+    assert len(forwards) == 4 * (3 + 5)  # three of each call, and those of the comparison
 
 
-def test_nothing_outlives_the_network() -> None:
-    net = Net.of(model := network(residual))
-    inputs = as_inputs(torch.ones(1, 3, 8, 8).double())
+def test_nothing_outlives_the_call() -> None:
+    task = Task((), as_inputs(torch.ones(1, 3, 8, 8).double()), None, torch.Generator())
+    net = Net.of(network(residual))
+    dense = Masks.dense(net.weights)
     for _ in range(5):
-        rounds.path_flow(net, inputs, Masks.dense(net.weights))
-    watched = [weakref.ref(model), weakref.ref(rounds._ROUNDS[net].weights["first.weight"])]
+        synflow(net, task, dense)
+    paths = task.once(path_graph, net, task.example)
+    alive = [weakref.ref(item) for item in (paths, net, paths.masked(torch.abs, dense)["last.weight"])]
     gc.collect()
     gc.disable()
     try:
-        del net, model
-        assert [ref() for ref in watched] == [None, None]
+        del net, task, paths
+        assert [ref() for ref in alive] == [None, None, None]
     finally:
         gc.enable()
 
@@ -386,15 +456,15 @@ def test_awkward_networks_give_what_they_give(function: Callable[..., Any], layo
     torch.manual_seed(0)
     net = Net.of(Parts(function).to(memory_format=layout))
     inputs = as_inputs(torch.ones(1, 3, 4, 4))
-    masks = Masks.dense(net.weights)
+    masks, paths = Masks.dense(net.weights), replayed(net, inputs)
     for _ in range(8):
-        found, expected = rounds.path_flow(net, inputs, masks), one_by_one(net, inputs, masks, 1, 1, None)
+        found, expected = scores(paths, masks), one_by_one(net, inputs, masks)
         if not any(flow.any() for flow in expected.values()):  # the forward took to a part without weights
             assert not any(flow.any() for flow in found.values())
             break
         assert_proportional(found, expected, rtol=1e-4)
         masks = fewer(masks, expected, 0.6)
-    assert (rounds._ROUNDS[net].replay is None) == (function in GUESSES)
+    assert (paths._state.replay is None) == (function in GUESSES)
 
 
 def draws_from_torch(s: Any, x: Tensor) -> Tensor:
@@ -411,33 +481,34 @@ def draws_from_python(s: Any, x: Tensor) -> Tensor:
 def test_the_network_runs_where_a_program_would_be_a_guess(function: Callable[..., Any], forwards: list[int]) -> None:
     torch.manual_seed(0)
     net = Net.of(Parts(function))
-    inputs = as_inputs(torch.ones(1, 3, 4, 4))
+    paths = replayed(net, as_inputs(torch.ones(1, 3, 4, 4)))
     for _ in range(5):
-        rounds.path_flow(net, inputs, Masks.dense(net.weights))
+        scores(paths, Masks.dense(net.weights))
     assert len(forwards) == 5
 
 
 def test_a_forward_that_fails_while_it_is_noted_fails(forwards: list[int]) -> None:
     model = Parts(last_axis)
     net, inputs = Net.of(model), as_inputs(torch.ones(1, 3, 4, 4))
-    masks = Masks.dense(net.weights)
-    expected = rounds.path_flow(net, inputs, masks)
+    masks, paths = Masks.dense(net.weights), replayed(net, inputs)
+    expected = scores(paths, masks)
     handle = model.e0.register_forward_hook(lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            rounds.path_flow(net, inputs, masks)
+            scores(paths, masks)
     handle.remove()
     for _ in range(3):
-        assert_proportional(rounds.path_flow(net, inputs, masks), expected, rtol=1e-6)
+        assert_proportional(scores(paths, masks), expected, rtol=1e-6)
     assert len(forwards) == 1 + 2 + 2
 
 
 def test_a_program_that_fails_is_given_up(forwards: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net.of(network(residual))
     inputs, masks = as_inputs(torch.ones(1, 3, 8, 8).double()), Masks.dense(net.weights)
+    paths = replayed(net, inputs)
     for _ in range(3):
-        expected = rounds.path_flow(net, inputs, masks)
-    monkeypatch.setattr(rounds._Replay, "flow", lambda *_: 1 / 0)
+        expected = scores(paths, masks)
+    monkeypatch.setattr(rounds.Replay, "gradients", lambda *_: 1 / 0)
     for _ in range(3):
-        assert_proportional(rounds.path_flow(net, inputs, masks), expected)
+        assert_proportional(scores(paths, masks), expected)
     assert len(forwards) == 3 + 3

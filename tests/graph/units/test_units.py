@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from foreprune import PathError
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph.sums.paths import PathGraph
+from foreprune.graph import PathGraph
 from foreprune.graph.units.record import record_units
-from foreprune.graph.units.units import Join, Layer, UnitGraph
+from foreprune.graph.units.unit_graph import Join, Layer, UnitGraph
 
 NOT_PRUNED = ("norm", "position", "token", "table", "scale", "gain")
 
@@ -443,7 +443,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], Tensor, dict[str, Any], str]] = {
         lambda self, x: self.a(torch.zeros(3, 4)),
         FLAT,
         {"a": nn.Linear(4, 2)},
-        r"the output does not depend on the inputs through operations that walks can follow",
+        r"the output does not depend on the inputs through operations that paths can follow",
     ),
     "attention to constants": (
         lambda self, x: F.scaled_dot_product_attention(x, x, torch.ones(2, 5, 4)) + self.a.bias,

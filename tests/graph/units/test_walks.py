@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
 from foreprune.graph.units.record import record_units
-from foreprune.graph.units.steps import preference
 from foreprune.graph.units.walks import Walker
+from foreprune.methods.phew import PREFERENCES
 
 Counts = NDArray[np.int64]
 
@@ -35,7 +35,7 @@ def walker_of(
 ) -> Walker:
     net = Net.of(model, prunable=prunable)
     graph = record_units(net, as_inputs(inputs))
-    return Walker(net, graph, bias=bias, kernels=kernels, rng=np.random.default_rng(seed))
+    return Walker(net, graph, preference=PREFERENCES[bias], kernels=kernels, rng=np.random.default_rng(seed))
 
 
 def named(walker: Walker, weights: Counts) -> dict[str, Counts]:
@@ -173,15 +173,6 @@ def test_scales_of_units_do_not_matter(scale: float) -> None:
     onward = [np.bincount(found[1][found[0] % 2 == 0], minlength=210) for found in (plain, scaled)]
     np.testing.assert_array_equal(onward[0], onward[1])
     assert (np.bincount(scaled[0]) == 2).all()
-
-
-def test_preferences() -> None:
-    weights = np.array([-2.0, 0.0, 0.5, 1e-310])
-    np.testing.assert_array_equal(preference(weights, "weights"), [2.0, 0.0, 0.5, 1e-310])
-    np.testing.assert_array_equal(preference(weights, "uniform"), [1.0, 0.0, 1.0, 1.0])
-    np.testing.assert_array_equal(preference(weights, "inverse"), [0.5, 0.0, 2.0, 1e290])
-    small = np.array([1e-40], np.float32)  # 1 / w is no float32
-    assert np.isfinite(preference(small, "inverse")).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -38,7 +38,7 @@ def unfolded(program: Program, values: Sequence[Tensor]) -> Program:
         kernel, size, out = (
             tuple(values[number].shape) for number in (weight.number, image.number, pair[0].made[0] or 0)
         )
-        convolution = _Convolution(kernel, size, out, (dilation, padding, stride))
+        convolution = _UnfoldedConvolution(kernel, size, out, (dilation, padding, stride))
         steps[indices[0]] = replace(pair[0], func=convolution.forward)
         steps[indices[1]] = replace(pair[1], func=convolution.backward)
     return replace(program, steps=tuple(steps))
@@ -56,7 +56,7 @@ def _fits(pair: Sequence[Step], values: Sequence[Tensor]) -> bool:
     return out.dim() == 4 and len(out) == 1 and out.shape[2] * out.shape[3] <= _PIXELS
 
 
-class _Convolution:
+class _UnfoldedConvolution:
     """One convolution, forwards and backwards."""
 
     def __init__(

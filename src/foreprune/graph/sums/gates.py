@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from foreprune.core.net import Net
+from foreprune.core.net import Net, Params, primary_output, scoring
+from foreprune.core.task import Inputs
+from foreprune.graph.vocabulary import LOOKUPS, Family, family_of
 
 Arguments = tuple[Any, ...]
 _RANGE = 2.0**20  # flows are kept within [1/_RANGE, _RANGE] by powers of two
+_IDS = "_foreprune_ids"
 
 
 class PathError(ValueError):
@@ -45,22 +48,77 @@ def flow_of(value: Any) -> Flow | None:
     return getattr(value, "_foreprune_flow", None)
 
 
-Handler = Callable[["Gates", "Call"], Any]
-_IDS = "_foreprune_ids"
-_LOOKUPS = frozenset({"getitem", "gather", "index_select", "take", "take_along_dim"})
+def known_flow(value: Any) -> Flow:
+    """The flow of a tensor that has one."""
+    flow = flow_of(value)
+    assert flow is not None
+    return flow
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Call:
+    """One call of a torch function: what was called, with what, and whether it changes its first argument."""
+
+    func: Callable[..., Any]
+    args: Arguments
+    kwargs: dict[str, Any]
+    in_place: bool = False
+
+    @property
+    def name(self) -> str:
+        name: str = self.func.__name__
+        return name.strip("_")
+
+    @property
+    def family(self) -> Family | None:
+        return family_of(self.func.__name__)
+
+    def argument(self, position: int, *names: str) -> Any:
+        for name in names:
+            if name in self.kwargs:
+                return self.kwargs[name]
+        return self.args[position] if len(self.args) > position else None
+
+    def pair(self) -> tuple[Any, Any]:
+        """Both operands of a binary operation."""
+        return self.argument(0, "input"), self.argument(1, "other")
+
+    def first(self) -> Any:
+        """The first argument, whatever its name is."""
+        return self.args[0] if self.args else next(iter(self.kwargs.values()))
+
+    def leaves(self) -> Iterable[Any]:
+        return leaves((self.args, self.kwargs))
+
+    def tensors(self) -> list[Tensor]:
+        return [value for value in self.leaves() if isinstance(value, Tensor)]
+
+    def flows(self) -> list[Flow]:
+        return [flow for value in self.leaves() if (flow := flow_of(value)) is not None]
+
+    def map(self, function: Callable[[Any], Any]) -> Call:
+        """The same call with `function` applied to every argument, also inside lists."""
+        return Call(self.func, walk(self.args, function), walk(self.kwargs, function), self.in_place)
+
+    def run(self) -> Any:
+        """What the function itself returns."""
+        return self.func(*self.args, **self.kwargs)
+
+
+Handler = Callable[["Gates", Call], Any]
+Handlers = Mapping[Family, Handler]
 
 
 class Gates(TorchFunctionMode):
     """Replaces gates, constants and attention while a forward runs; everything else is executed as it is."""
 
-    def __init__(self, net: Net, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, net: Net, handlers: Handlers) -> None:
         super().__init__()
         self.net = net
-        self.handlers = handlers  # by the name of the torch function, without underscores
+        self.handlers = handlers  # what becomes of each family of operations
         self.sources: list[Tensor] = []  # where paths begin
-        self.replaced: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # id -> (kept alive, what it became by an in-place operation)
+        # id -> (the tensor, kept alive; what it became by an operation in place)
+        self.replaced: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Arguments = (), kwargs: Mapping[str, Any] | None = None
@@ -74,10 +132,31 @@ class Gates(TorchFunctionMode):
                 return func(*args, **kwargs)
             if name != "embedding":
                 return self._integers(func, args, kwargs)
-        handler = self.handlers.get(name.strip("_"))
-        if handler is None:
-            return self._unknown(func, args, kwargs)
-        return handler(self, Call(func, args, kwargs, in_place=name.endswith("_") and not name.endswith("__")))
+        call = Call(func, args, kwargs, in_place=name.endswith("_") and not name.endswith("__"))
+        family = call.family
+        return self._unknown(call) if family is None else self.handlers[family](self, call)
+
+    def forward(
+        self, weights: Params, inputs: Inputs, start: Callable[[Tensor], Tensor], *, grad: bool = True
+    ) -> tuple[Tensor, int]:
+        """The primary output of the network with these weights, as (tensor, exponent): tensor * 2**exponent.
+
+        `start` makes of each input tensor one where paths begin; `grad`: whether gradients are recorded.
+
+        Raises:
+            PathError: an operation that has no meaning for paths.
+        """
+        with scoring(self.net), torch.set_grad_enabled(grad), self:
+            output = inputs.map(start).call(lambda *args, **kwargs: self.net(weights, *args, **kwargs))
+            tensor: Tensor = self.resolve(primary_output(output))
+        flow = flow_of(tensor)
+        if flow is None or flow.logits:
+            raise PathError(
+                "the output does not depend on the inputs through operations that paths can follow (it is computed "
+                "outside torch functions, from constants or integers only, in a scripted module, or is a product of "
+                "two sums); use a data-driven method such as 'snip'"
+            )
+        return tensor, flow.exponent
 
     def resolve(self, value: Any) -> Any:
         """What a tensor has become through in-place operations."""
@@ -111,8 +190,8 @@ class Gates(TorchFunctionMode):
             self.replaced[id(call.args[0])] = (call.args[0], result)
         return result
 
-    def weigh(self, call: Call, result: Tensor, exponent: int) -> Tensor:
-        """Bring a weighted sum back into range by a power of two."""
+    def weighted_sum(self, call: Call, result: Tensor, exponent: int) -> Tensor:
+        """Bring the result of a weighted operation back into range by a power of two, and mark it."""
         largest = self.largest(result) if result.numel() else 0.0
         if 0 < largest < math.inf and not 1 / _RANGE <= largest <= _RANGE:
             shift = math.frexp(largest)[1]
@@ -149,22 +228,23 @@ class Gates(TorchFunctionMode):
         result = func(*args, **kwargs)
         for value in leaves(result):
             if isinstance(value, Tensor) and value.is_floating_point():
-                if func.__name__.strip("_") in _LOOKUPS:
+                if func.__name__.strip("_") in LOOKUPS:
                     return self.source(torch.ones_like(value))
             elif isinstance(value, Tensor):
                 self.ids(value)
         return result
 
-    def _unknown(self, func: Callable[..., Any], args: Arguments, kwargs: Mapping[str, Any]) -> Any:
-        result = func(*args, **kwargs)
+    def _unknown(self, call: Call) -> Any:
+        result = call.run()
         if any(
             isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) for value in leaves(result)
         ):
-            raise self.error(func, "has no meaning for paths")
+            raise self.error(call.func, "has no meaning for paths")
         return result
 
     def _module(self) -> str:
         """The innermost module of the network whose forward is on the stack."""
+        # torch.utils.module_tracker hooks every call of every module, for a name that only an error needs
         names = {id(module): name for name, module in self.net.module.named_modules()}
         frame = inspect.currentframe()
         while frame is not None:
@@ -175,25 +255,7 @@ class Gates(TorchFunctionMode):
         return "(unknown)"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Call:
-    """One call of a torch function: what was called, with what, and whether it changes its first argument."""
-
-    func: Callable[..., Any]
-    args: Arguments
-    kwargs: dict[str, Any]
-    in_place: bool
-
-    @property
-    def name(self) -> str:
-        name: str = self.func.__name__
-        return name.strip("_")
-
-    def argument(self, position: int, *names: str) -> Any:
-        for name in names:
-            if name in self.kwargs:
-                return self.kwargs[name]
-        return self.args[position] if len(self.args) > position else None
+# torch.utils._pytree does the same in 3 to 6 times the time, and these run for every operation of a forward
 
 
 def walk(value: Any, function: Callable[[Any], Any]) -> Any:
@@ -226,8 +288,3 @@ def graph_nodes(tensor: Tensor) -> Iterator[Any]:
             seen.add(node)
             yield node
             stack.extend(parent for parent, _ in node.next_functions)
-
-
-def flows_in(value: Any) -> list[Flow]:
-    """The flows of all tensors in a nest."""
-    return [flow for item in leaves(value) if (flow := flow_of(item)) is not None]

@@ -1,4 +1,4 @@
-"""What each kind of torch function becomes when the gates are open: one handler each, and the table of names."""
+"""What each family of torch functions becomes when the gates are open: one handler each."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, flow_of, flows_in, leaves, walk
+from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, Handlers, flow_of, known_flow, leaves
+from foreprune.graph.vocabulary import Family
 
 _SHIFT = 60  # the largest power of two by which an addition in place scales what it adds
 
 
-def _broadcast(left: Tensor, right: Tensor) -> torch.Size:
-    shape: torch.Size = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
-    return shape
-
-
-def _gate(rank: int) -> Handler:
+def open_gate(rank: int) -> Handler:
     """Activations, dropout, normalizations: an open gate passes its input on."""
 
     def handle(gates: Gates, call: Call) -> Any:
-        value = call.args[0] if call.args else next(iter(call.kwargs.values()))
+        value = call.first()
         flow = flow_of(value)
         if flow is None:
             raise gates.error(
@@ -37,15 +33,14 @@ def _gate(rank: int) -> Handler:
     return handle
 
 
-def _structure(gates: Gates, call: Call) -> Any:
+def structure(gates: Gates, call: Call) -> Any:
     """Rearranging, selecting, averaging, pooling: executed as it is. Constants in a concatenation become zeros."""
-    flows = flows_in((call.args, call.kwargs))
+    flows = call.flows()
     exponent = max(flow.exponent for flow in flows)
-    args, kwargs = call.args, call.kwargs
-    first = args[0] if args else next(iter(kwargs.values()))
-    if not isinstance(first, Tensor) or sum(isinstance(value, Tensor) for value in leaves((args, kwargs))) > 1:
-        args, kwargs = (walk(part, lambda value: _aligned(gates, call, value, exponent)) for part in (args, kwargs))
-    result = call.func(*args, **kwargs)
+    first = call.first()
+    if not isinstance(first, Tensor) or len(call.tensors()) > 1:
+        call = call.map(lambda value: _aligned(gates, call, value, exponent))
+    result = call.run()
     flow = Flow(exponent, max(flow.rank for flow in flows), any(flow.logits for flow in flows))
     for value in leaves(result):
         if isinstance(value, Tensor) and value.is_floating_point() and value is not first:
@@ -55,20 +50,25 @@ def _structure(gates: Gates, call: Call) -> Any:
 
 def _glu(gates: Gates, call: Call) -> Any:
     """a * sigmoid(b): the gate b is open."""
+    value = call.argument(0, "input")
+    return gates.mark(halves(call)[0].clone(), known_flow(value))
+
+
+def halves(call: Call) -> tuple[Tensor, Tensor]:
+    """What a gated linear unit passes on, and its gate."""
     value, dim = call.argument(0, "input"), call.argument(1, "dim")
-    flow = flow_of(value)
-    assert flow is not None
-    return gates.mark(value.chunk(2, -1 if dim is None else dim)[0].clone(), flow)
+    passed, gate = value.chunk(2, -1 if dim is None else dim)
+    return passed, gate
 
 
 def _constant(gates: Gates, call: Call) -> Any:
     """New tensors that take only shape and type from the activations."""
-    return call.func(*call.args, **call.kwargs)
+    return call.run()
 
 
 def _statistic(gates: Gates, call: Call) -> Any:
     """Variances and norms: they scale activations, so they count as gates and their value does not matter."""
-    result = call.func(*call.args, **call.kwargs)
+    result = call.run()
     for value in leaves(result):
         gates.mark(value, Flow(rank=3))
     return result
@@ -85,8 +85,15 @@ def _aligned(gates: Gates, call: Call, value: Any, exponent: int) -> Any:
     return value if flow.exponent == exponent else value * 2.0 ** (flow.exponent - exponent)
 
 
-def _add(gates: Gates, call: Call) -> Any:
-    left, right = call.argument(0, "input"), call.argument(1, "other")
+def recenters(call: Call) -> bool:
+    """Whether it is x - x.mean(...): a mean that is broadcast back recenters activations, as normalizations do."""
+    left, right = call.pair()
+    return call.name in ("sub", "subtract") and right.numel() < left.numel()
+
+
+def add(gates: Gates, call: Call) -> Any:
+    """A sum of two flows; constants drop out, and attention scores are shifted as they are."""
+    left, right = call.pair()
     flows = (flow_of(left), flow_of(right))
     if all(flow is None or flow.logits for flow in flows):  # masks and offsets of attention scores
         return _scores(gates, call)
@@ -98,8 +105,7 @@ def _add(gates: Gates, call: Call) -> Any:
         return _opened(gates, call, value, other)
     if flows[0].logits or flows[1].logits:
         raise gates.error(call.func, "adds attention scores to activations, which has no meaning for paths")
-    # x - x.mean(...): a mean that is broadcast back recenters activations, as normalizations do
-    if call.name in ("sub", "subtract") and right.numel() < left.numel() and _broadcast(left, right) == left.shape:
+    if recenters(call) and _broadcast(left, right) == left.shape:
         return left if call.in_place else gates.mark(left.clone(), flows[0])
     factor = abs(call.kwargs.get("alpha", 1))
     shift = flows[1].exponent - flows[0].exponent
@@ -110,10 +116,14 @@ def _add(gates: Gates, call: Call) -> Any:
     return gates.finish(call, total, Flow(exponent))
 
 
+def _broadcast(left: Tensor, right: Tensor) -> torch.Size:
+    shape: torch.Size = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
+    return shape
+
+
 def _opened(gates: Gates, call: Call, value: Tensor, other: Any) -> Tensor:
     """`value`, in the shape it gets from an operation with `other` that paths do not see."""
-    flow = flow_of(value)
-    assert flow is not None
+    flow = known_flow(value)
     if isinstance(other, Tensor):
         if flow_of(other) is None:
             gates.check_constant(call.func, other)
@@ -123,11 +133,11 @@ def _opened(gates: Gates, call: Call, value: Tensor, other: Any) -> Tensor:
 
 def _scores(gates: Gates, call: Call) -> Any:
     """Attention scores are shifted and scaled as they are: zeros stay zeros and masks stay masks."""
-    return gates.finish(call, call.func(*call.args, **call.kwargs).detach(), Flow(logits=True))
+    return gates.finish(call, call.run().detach(), Flow(logits=True))
 
 
 def _multiply(gates: Gates, call: Call) -> Any:
-    left, right = call.argument(0, "input"), call.argument(1, "other")
+    left, right = call.pair()
     flows = (flow_of(left), flow_of(right))
     if flows[0] is not None and flows[1] is not None:
         if flows[0].rank == flows[1].rank:
@@ -139,7 +149,7 @@ def _multiply(gates: Gates, call: Call) -> Any:
 
 
 def _divide(gates: Gates, call: Call) -> Any:
-    left, right = call.argument(0, "input"), call.argument(1, "other")
+    left, right = call.pair()
     if flow_of(left) is None:  # a constant over a flow: the reciprocal is a statistic
         return gates.mark(_opened(gates, call, right, left), Flow(rank=3))
     if flow_of(right) is not None:  # division by a statistic of the activations is a normalization
@@ -148,8 +158,7 @@ def _divide(gates: Gates, call: Call) -> Any:
 
 
 def _scale(gates: Gates, call: Call, value: Tensor, factor: Any, operation: Callable[..., Tensor]) -> Any:
-    flow = flow_of(value)
-    assert flow is not None
+    flow = known_flow(value)
     if flow.logits:
         return _scores(gates, call)
     if isinstance(factor, Tensor):
@@ -157,32 +166,22 @@ def _scale(gates: Gates, call: Call, value: Tensor, factor: Any, operation: Call
     size = factor if isinstance(factor, Tensor) and factor.dtype == torch.bool else abs(factor)
     if call.in_place and value is call.args[0]:
         return gates.mark(getattr(value, f"{operation.__name__}_")(size), flow)
-    scaled = gates.weigh(call, operation(value, size), flow.exponent)
-    scaled_flow = flow_of(scaled)
-    assert scaled_flow is not None
-    return gates.mark(scaled, scaled_flow.with_rank(flow.rank))
+    scaled = gates.weighted_sum(call, operation(value, size), flow.exponent)
+    return gates.mark(scaled, known_flow(scaled).with_rank(flow.rank))
 
 
 def _matmul(gates: Gates, call: Call) -> Any:
-    operands = [value for value in leaves((call.args, call.kwargs)) if isinstance(value, Tensor)]
-    flowing = [value for value in operands if flow_of(value) is not None]
+    flowing = [value for value in call.tensors() if flow_of(value) is not None]
     if len(flowing) > 1:
-        zeros = (walk(part, lambda v: torch.zeros_like(v) if isinstance(v, Tensor) else v) for part in _parts(call))
-        args, kwargs = zeros
-        return gates.mark(call.func(*args, **kwargs).detach(), Flow(logits=True))
+        zeros = call.map(lambda value: torch.zeros_like(value) if isinstance(value, Tensor) else value)
+        return gates.mark(zeros.run().detach(), Flow(logits=True))
     exponent = _exponent(gates, call, flowing[0])
     dtype = flowing[0].dtype
-    args, kwargs = (walk(part, lambda value: _non_negative(gates, call, value, dtype)) for part in _parts(call))
-    return gates.weigh(call, call.func(*args, **kwargs), exponent)
-
-
-def _parts(call: Call) -> tuple[Any, Any]:
-    return call.args, call.kwargs
+    return gates.weighted_sum(call, call.map(lambda value: _non_negative(gates, call, value, dtype)).run(), exponent)
 
 
 def _exponent(gates: Gates, call: Call, value: Tensor) -> int:
-    flow = flow_of(value)
-    assert flow is not None
+    flow = known_flow(value)
     if flow.logits:
         raise gates.error(
             call.func,
@@ -192,26 +191,20 @@ def _exponent(gates: Gates, call: Call, value: Tensor) -> int:
     return flow.exponent
 
 
-def _weighted(weight: int, bias: int) -> Handler:
-    """Linear and convolution: the bias drops out, the weight at position `weight` is the tensor that was passed in."""
+def check_weight(gates: Gates, call: Call, weight: Any, value: Any) -> None:
+    """Raise PathError for a weight that depends on the inputs."""
+    if flow_of(value) is None or flow_of(weight) is not None:
+        raise gates.error(call.func, "computes its weight from the inputs, which has no meaning for paths")
 
-    def handle(gates: Gates, call: Call) -> Any:
-        value = call.argument(0, "input")
-        if flow_of(value) is None or flow_of(call.argument(weight, "weight")) is not None:
-            raise gates.error(call.func, "computes its weight from the inputs, which has no meaning for paths")
-        exponent = _exponent(gates, call, value)
-        args = list(call.args)
-        if len(args) > bias:
-            args[bias] = None
-        kwargs = {**call.kwargs, **({"bias": None} if "bias" in call.kwargs else {})}
-        kernel = _non_negative(gates, call, call.argument(weight, "weight"), value.dtype)
-        if "weight" in kwargs:
-            kwargs["weight"] = kernel
-        else:
-            args[weight] = kernel
-        return gates.weigh(call, call.func(*args, **kwargs), exponent)
 
-    return handle
+def _weighted(gates: Gates, call: Call) -> Any:
+    """Linear and convolution: the bias drops out, the weight is the tensor that was passed in."""
+    value, weight = call.argument(0, "input"), call.argument(1, "weight")
+    check_weight(gates, call, weight, value)
+    exponent = _exponent(gates, call, value)
+    weight = _non_negative(gates, call, weight, value.dtype)
+    rest = {name: item for name, item in call.kwargs.items() if name not in ("input", "weight", "bias")}
+    return gates.weighted_sum(call, call.func(value, weight, None, *call.args[3:], **rest), exponent)
 
 
 def _non_negative(gates: Gates, call: Call, value: Any, dtype: torch.dtype) -> Any:
@@ -236,44 +229,53 @@ def _addmm(gates: Gates, call: Call) -> Any:
         raise gates.error(
             call.func, "adds a product to activations or scales it in one step, which paths cannot follow here"
         )
-    return _matmul(gates, Call(products[call.name], call.args[1:3], {}, False))
+    return _matmul(gates, Call(products[call.name], call.args[1:3], {}))
 
 
 def _softmax(gates: Gates, call: Call) -> Any:
     flow = flow_of(call.argument(0, "input"))
     if flow is not None and flow.logits:  # uniform over what the mask lets through; a constant
-        return call.func(*call.args, **call.kwargs)
-    return _gate(2)(gates, call)
+        return call.run()
+    return open_gate(2)(gates, call)
 
 
 def _attention(gates: Gates, call: Call) -> Any:
     query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
-    if flow_of(value) is None:
-        raise gates.error(call.func, "attends to constant values, which has no meaning for paths")
-    exponent = _exponent(gates, call, value)
+    exponent = _exponent(gates, call, attended(gates, call, value))
     kwargs = {k: v for k, v in call.kwargs.items() if k not in ("query", "key", "value", "dropout_p")}
     rest = [*call.args[3:4], 0.0, *call.args[5:]] if len(call.args) > 4 else call.args[3:]
     zeros = (torch.zeros_like(query), torch.zeros_like(key))
     return gates.mark(call.func(*zeros, value, *rest, **kwargs), Flow(exponent))
 
 
+def attended(gates: Gates, call: Call, value: Any) -> Any:
+    """The values that attention averages. Raises PathError for constants."""
+    if flow_of(value) is None:
+        raise gates.error(call.func, "attends to constant values, which has no meaning for paths")
+    return value
+
+
+def multi_head_arguments(call: Call) -> dict[str, Any]:
+    """The arguments of torch's own attention by name."""
+    bound = inspect.signature(F.multi_head_attention_forward).bind(*call.args, **call.kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
 def _multi_head_attention(gates: Gates, call: Call) -> Any:
     """torch's own attention with queries and keys of zero, so that attention is uniform, and without biases."""
-    bound = inspect.signature(F.multi_head_attention_forward).bind(*call.args, **call.kwargs)
-    values: dict[str, Any] = dict(bound.arguments)
-    if flow_of(values["value"]) is None:
-        raise gates.error(call.func, "attends to constant values, which has no meaning for paths")
-    exponent = _exponent(gates, call, values["value"])
+    values = multi_head_arguments(call)
+    exponent = _exponent(gates, call, attended(gates, call, values["value"]))
     width = values["embed_dim_to_check"]
-    if values.get("in_proj_weight") is not None:
+    if values["in_proj_weight"] is not None:
         packed = values["in_proj_weight"]
         values["in_proj_weight"] = torch.cat([torch.zeros_like(packed[: 2 * width]), packed[2 * width :]])
     for name in ("q_proj_weight", "k_proj_weight"):
-        if values.get(name) is not None:
+        if values[name] is not None:
             values[name] = torch.zeros_like(values[name])
     values.update(in_proj_bias=None, out_proj_bias=None, bias_k=None, bias_v=None, dropout_p=0.0)
     output, weights = F.multi_head_attention_forward(**values)
-    return gates.weigh(call, output, exponent), weights
+    return gates.weighted_sum(call, output, exponent), weights
 
 
 def _embedding(gates: Gates, call: Call) -> Any:
@@ -295,20 +297,19 @@ def _where(gates: Gates, call: Call) -> Any:
     condition, *chosen = call.args
     if condition.dtype != torch.bool:  # x.where(condition, y)
         condition, chosen = chosen[0], [condition, *chosen[1:]]
-    flows = flows_in(chosen)
+    flows = call.flows()
     exponent = max(flow.exponent for flow in flows)
     if any(flow.logits for flow in flows):  # a mask on attention scores
         return gates.mark(torch.where(condition, chosen[0], chosen[1]), flows[0])
     first, second = (_aligned(gates, call, v, exponent) if isinstance(v, Tensor) else 0.0 for v in chosen)
-    chosen_flow: Tensor = torch.where(condition, first, second)
-    return gates.mark(chosen_flow, Flow(exponent, max(flow.rank for flow in flows)))
+    found: Tensor = torch.where(condition, first, second)
+    return gates.mark(found, Flow(exponent, max(flow.rank for flow in flows)))
 
 
 def _convert(gates: Gates, call: Call) -> Any:
     """Changes of precision are gates of no interest; changes of device are made."""
     value = call.args[0]
-    flow = flow_of(value)
-    result = call.func(*call.args, **call.kwargs)
+    flow, result = flow_of(value), call.run()
     if flow is None or result is value or not isinstance(result, Tensor) or not result.is_floating_point():
         return result  # also a number, by float(x)
     return gates.mark(value.to(result.device).clone(), flow)
@@ -329,45 +330,41 @@ def _set_item(gates: Gates, call: Call) -> Any:
     target[index] = _aligned(gates, call, value, exponent) if isinstance(value, Tensor) else 0.0
 
 
-def _table() -> dict[str, Handler]:
-    words: dict[Handler, str] = {
-        _gate(
-            1
-        ): """relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardtanh softplus softsign threshold rrelu
-            prelu tanhshrink hardshrink softshrink clamp clip clamp_min clamp_max dropout dropout1d dropout2d dropout3d
-            alpha_dropout feature_dropout feature_alpha_dropout batch_norm instance_norm layer_norm group_norm rms_norm
-            local_response_norm normalize neg log_softmax log_sigmoid""",
-        _gate(2): "sigmoid hardsigmoid tanh",
-        _gate(3): "pow square sqrt rsqrt reciprocal exp log log1p abs erf sin cos rdiv rpow",
-        _glu: "glu",
-        _constant: """zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full
-            new_empty new_tensor""",
-        _statistic: "std var std_mean var_mean norm linalg_norm linalg_vector_norm",
-        _structure: """view reshape flatten unflatten permute transpose t swapaxes swapdims movedim contiguous clone
-            detach
-            squeeze unsqueeze expand expand_as broadcast_to repeat repeat_interleave tile getitem get select narrow
-            index_select gather take_along_dim chunk split tensor_split split_with_sizes unbind cat concat concatenate
-            stack hstack vstack dstack pad roll flip rot90 unfold fold pixel_shuffle pixel_unshuffle channel_shuffle
-            interpolate upsample mean sum cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-            adaptive_avg_pool2d adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices
-            max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-            amax max maximum fmax view_as reshape_as ravel moveaxis diagonal tril triu nan_to_num positive get""",
-        _add: "add sub subtract rsub radd",
-        _multiply: "mul multiply rmul",
-        _divide: "div divide truediv true_divide",
-        _matmul: "matmul rmatmul mm bmm mv dot einsum tensordot",
-        _addmm: "addmm addmv baddbmm",
-        _weighted(1, 2): "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
-        _softmax: "softmax softmin",
-        _attention: "scaled_dot_product_attention",
-        _multi_head_attention: "multi_head_attention_forward",
-        _embedding: "embedding",
-        _masked_fill: "masked_fill",
-        _where: "where",
-        _convert: "to float half double bfloat16 type type_as cpu cuda",
-        _set_item: "setitem",
-    }
-    return {name: handler for handler, names in words.items() for name in names.split()}
+GATE_RANKS = {
+    **dict.fromkeys((Family.ACTIVATION, Family.DROPOUT, Family.NORMALIZATION, Family.PASSING), 1),
+    Family.SQUASHING: 2,
+    Family.SCALE_FUNCTION: 3,
+}
+_STRUCTURAL = (
+    *(Family.STRUCTURE, Family.CONCATENATION, Family.PADDING, Family.RESIZING, Family.OVERLAPPING_SUM),
+    *(Family.MEAN, Family.SUM, Family.LARGEST, Family.MAXIMUM, Family.LARGER, Family.AVERAGE_POOLING),
+    *(Family.ADAPTIVE_AVERAGE_POOLING, Family.MAX_POOLING, Family.INDEXED_MAX_POOLING, Family.ADAPTIVE_MAX_POOLING),
+)
+HANDLERS: Handlers = {
+    **{family: open_gate(rank) for family, rank in GATE_RANKS.items()},
+    **dict.fromkeys(_STRUCTURAL, structure),
+    **dict.fromkeys((Family.LINEAR, Family.CONVOLUTION), _weighted),
+    Family.MATRIX_PRODUCT: _matmul,
+    Family.ADDED_PRODUCT: _addmm,
+    Family.ATTENTION: _attention,
+    Family.MULTI_HEAD_ATTENTION: _multi_head_attention,
+    Family.EMBEDDING: _embedding,
+    Family.SOFTMAX: _softmax,
+    Family.GATED_LINEAR_UNIT: _glu,
+    Family.STATISTIC: _statistic,
+    Family.ADDITION: add,
+    Family.MULTIPLICATION: _multiply,
+    Family.DIVISION: _divide,
+    Family.MASKING: _masked_fill,
+    Family.SELECTION: _where,
+    Family.ASSIGNMENT: _set_item,
+    Family.CONVERSION: _convert,
+    Family.CREATION: _constant,
+}
 
 
-HANDLERS = _table()
+def plain(gates: Gates, call: Call) -> Any:
+    """What the sum over paths makes of a call, for readings that differ from it only sometimes."""
+    family = call.family
+    assert family is not None
+    return HANDLERS[family](gates, call)

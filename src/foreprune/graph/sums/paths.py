@@ -12,6 +12,7 @@ wherever that one stays in range, up to one common power of two.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,12 +20,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from foreprune.core.net import Net, Params, gradients, primary_output, scoring
+from foreprune.core.masks import Masks
+from foreprune.core.net import Net, Params, gradients
 from foreprune.core.task import Inputs
-from foreprune.graph.sums.gates import Gates, Handler, PathError, flow_of, graph_nodes
+from foreprune.graph.sums.gates import Gates, Handlers, PathError, graph_nodes
 from foreprune.graph.sums.operations import HANDLERS
 
 _ROUNDING = 1e-3  # some convolution algorithms subtract inside and leave a little dust below zero
+
+
+def path_graph(net: Net, inputs: Inputs) -> PathGraph:
+    """The paths of `net`, to be asked for gradients round after round: make one for all rounds of a call.
+
+    With the folder `foreprune/graph/replay` later rounds are faster; without it the results are the same.
+    """
+    if importlib.util.find_spec("foreprune.graph.replay") is None:
+        return PathGraph(net, inputs)
+    from foreprune.graph.replay import ReplayedPaths
+
+    return ReplayedPaths(net, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +64,18 @@ class PathSum:
 class PathGraph:
     """The paths of `net` for inputs of the shape of `inputs`.
 
-    `handlers` says what each operation becomes; with others than the default, other sums over the same paths. `gates`
-    makes the mode that the forward runs in.
+    `handlers` says what becomes of each family of operations; with others than the default, other sums over the same
+    paths. `gates` makes the mode that the forward runs in.
     """
 
     net: Net
     inputs: Inputs
-    handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
-    gates: Callable[[Net, Mapping[str, Handler]], Gates] = Gates
+    handlers: Handlers = field(default_factory=lambda: HANDLERS)
+    gates: Callable[[Net, Handlers], Gates] = Gates
+
+    def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
+        """`function` of every prunable weight, zero where pruned. The next call with this function may overwrite it."""
+        return masks({name: function(weight) for name, weight in self.net.weights.items()})
 
     def sum(self, weights: Params, *, image: Tensor | None = None) -> PathSum:
         """Sum over all paths of the product of their `weights`, each path times its input's entry of `image` (default
@@ -79,44 +97,36 @@ class PathGraph:
         tracked = any(tensor.requires_grad for tensor in weights.values())
         return PathSum(value if tracked else value.detach(), exponent)
 
+    def gradients(
+        self,
+        weights: Params,
+        names: Iterable[str] | None = None,
+        *,
+        times: Params | None = None,
+        image: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """d sum / d weights[name] for each of `names` (default: all `weights`), up to one common power of two.
+
+        With `times`, the product with `times[name]`. Other arguments and errors as in `sum`.
+        """
+        names = list(weights if names is None else names)
+        leaves = {**weights, **{name: weights[name].detach().requires_grad_() for name in names}}
+        grads = gradients(self.sum(leaves, image=image).value, leaves, names)
+        check_growing(grads)
+        return grads if times is None else {name: grad.mul_(times[name]) for name, grad in grads.items()}
+
     def outputs(self, weights: Params, *, image: Tensor | None = None) -> tuple[Tensor, int]:
         """The sum over the paths to each output, as (tensor of the output's shape, exponent): tensor * 2**exponent.
 
         Arguments and PathError as in `sum`.
         """
+        if image is not None and len(self.inputs.tensors()) != 1:
+            raise ValueError("a mean image needs a network with exactly one input tensor")
         tensors = _same_precision({**self.net.magnitudes, **weights})
-        with scoring(self.net), self.gates(self.net, self.handlers) as gates:
-            start = self._start(gates, tensors, image)
-            output = primary_output(start.call(lambda *args, **kwargs: self.net(tensors, *args, **kwargs)))
-            output = gates.resolve(output)
-        flow = flow_of(output)
-        if flow is None or flow.logits:
-            raise PathError(
-                "the output does not depend on the inputs through operations that paths can follow (it is computed "
-                "outside torch functions, from constants or integers only, in a scripted module, or is a product of "
-                "two sums); use a data-driven method such as 'snip'"
-            )
-        for node in graph_nodes(output):
-            if isinstance(node, torch.autograd.function.BackwardCFunction):
-                raise PathError(
-                    f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative "
-                    "of its own, which has no meaning for paths; write it with torch functions, or use a method that "
-                    "follows the real network ('snip', 'grasp', ...)"
-                )
-        return output, flow.exponent
-
-    def gradients(self, weights: Params, names: Iterable[str], *, image: Tensor | None = None) -> dict[str, Tensor]:
-        """d sum / d weights[name], up to the one common factor 2**exponent of `sum`."""
-        names = list(names)
-        leaves = {**weights, **{name: weights[name].detach().requires_grad_() for name in names}}
-        grads = gradients(self.sum(leaves, image=image).value, leaves, names)
-        check_growing(grads)
-        return grads
-
-    def _start(self, gates: Gates, tensors: Params, image: Tensor | None) -> Inputs:
         dtype = next(value.dtype for value in tensors.values() if value.is_floating_point())
+        gates = self.gates(self.net, self.handlers)
 
-        def source(tensor: Tensor) -> Tensor:
+        def start(tensor: Tensor) -> Tensor:
             one = tensor[:1] if tensor.dim() else tensor
             if not tensor.is_floating_point():
                 if image is not None:
@@ -131,9 +141,15 @@ class PathGraph:
                 )
             return gates.source(image.to(dtype=dtype, device=self.net.device)[None])
 
-        if image is not None and len(self.inputs.tensors()) != 1:
-            raise ValueError("a mean image needs a network with exactly one input tensor")
-        return self.inputs.map(source)
+        output, exponent = gates.forward(tensors, self.inputs, start)
+        for node in graph_nodes(output):
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                raise PathError(
+                    f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative "
+                    "of its own, which has no meaning for paths; write it with torch functions, or use a method that "
+                    "follows the real network ('snip', 'grasp', ...)"
+                )
+        return output, exponent
 
 
 def check_growing(grads: Mapping[str, Tensor]) -> None:
@@ -153,6 +169,10 @@ def check_growing(grads: Mapping[str, Tensor]) -> None:
 def _same_precision(tensors: Params) -> dict[str, Tensor]:
     """All weights in float64 if one of them is, else in float32: half precision has not the range for path sums, and
     networks of mixed precision convert activations on the way, which paths do not follow."""
-    double = any(value.dtype == torch.float64 for value in tensors.values())
-    dtype = torch.float64 if double else torch.float32
+    dtype = path_dtype(tensors)
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+def path_dtype(tensors: Params) -> torch.dtype:
+    """The precision of sums over paths."""
+    return torch.float64 if any(value.dtype == torch.float64 for value in tensors.values()) else torch.float32

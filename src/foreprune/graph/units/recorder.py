@@ -6,7 +6,7 @@ concatenations and flattening then need no code of their own: what they do to th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foreprune.core.net import Net, primary_output, scoring
+from foreprune.core.net import Net
 from foreprune.core.task import Inputs
-from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, PathError, flow_of
-from foreprune.graph.units.units import Ints, Join, Layer, UnitGraph
+from foreprune.graph.sums.gates import Call, Flow, Gates, Handlers, PathError, flow_of
+from foreprune.graph.sums.paths import path_dtype
+from foreprune.graph.units.unit_graph import Ints, Join, Layer, UnitGraph
 
 _MOST = 8  # kinds of places a layer may read without one unit for all of them; a class token makes two
 _SHARED = "_foreprune_shared"
@@ -52,7 +53,7 @@ class Recorder(Gates):
             costs nothing however large the images are.
     """
 
-    def __init__(self, net: Net, handlers: Mapping[str, Handler], *, axis: int | None, dense: bool) -> None:
+    def __init__(self, net: Net, handlers: Handlers, *, axis: int | None, dense: bool) -> None:
         super().__init__(net, handlers)
         self.axis, self.dense = axis, dense
         self.count = 0
@@ -62,7 +63,7 @@ class Recorder(Gates):
         self.constants: dict[str, Tensor] = {}
         # one precision throughout, as in the plain mode; contiguous, so that places in memory are positions; recording
         # gradients, so that what was computed from parameters can be told from constants
-        self.dtype = torch.float64 if torch.float64 in (value.dtype for value in net.params.values()) else torch.float32
+        self.dtype = path_dtype(net.params)
         self.params = {
             name: value.detach().to(self.dtype).contiguous().requires_grad_() if value.is_floating_point() else value
             for name, value in net.params.items()
@@ -75,13 +76,7 @@ class Recorder(Gates):
 
     def record(self, inputs: Inputs) -> UnitGraph:
         """Run the forward on numbers. Raises Mixed, Aliased and PathError."""
-        with scoring(self.net), self:
-            start = inputs.map(self._start)
-            result = start.call(lambda *args, **kwargs: self.net(self.params, *args, **kwargs))
-            output = self.resolve(primary_output(result))
-        flow = flow_of(output)
-        if flow is None or flow.logits:
-            raise PathError("the output does not depend on the inputs through operations that walks can follow")
+        output, _ = self.forward(self.params, inputs, self._start)
         outputs = np.sort(numbers_of(output), axis=None)
         outputs = outputs[np.diff(outputs, prepend=0) > 0]  # without repetitions and without 0
         inputs_ = np.concatenate(self.inputs) if self.inputs else np.zeros(0, np.int64)
@@ -102,7 +97,7 @@ class Recorder(Gates):
         self.raw += [numbers.ravel()] if numbers.size else []
         return self.mark(self.hold(numbers, shape), Flow())
 
-    def weigh(self, call: Call, result: Tensor, exponent: int) -> Tensor:
+    def weighted_sum(self, call: Call, result: Tensor, exponent: int) -> Tensor:
         return self.finish(call, result, Flow())
 
     def fresh(self, size: int) -> Ints:
@@ -200,11 +195,6 @@ class Recorder(Gates):
         if len(kinds) > _MOST:  # they differ by constants alone, as under a mask
             return kinds.max(axis=0, keepdims=True), np.zeros(len(places), np.int64)
         return kinds, where.reshape(-1)
-
-    def check_weight(self, call: Call, weight: Tensor, value: Tensor) -> None:
-        """Raise PathError for a weight that depends on the inputs."""
-        if flow_of(value) is None or flow_of(weight) is not None:
-            raise self.error(call.func, "computes its weight from the inputs, which has no meaning for paths")
 
     def is_parameter(self, weight: Tensor) -> bool:
         """Whether `weight` is a parameter or a view of one."""

@@ -6,29 +6,16 @@ layer's kernel masses, the weight inside the kernel from the few sums of that ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foreprune.graph.units.units import Ints, Join, Layer
+from foreprune.graph.units.unit_graph import Ints, Join, Layer
 
-Bias = Literal["weights", "uniform", "inverse"]
 Floats = NDArray[np.float64]
-_LARGEST = 1e290  # of 1/|w|, so that sums of many stay finite
-
-
-def preference(weights: NDArray[np.floating], bias: Bias) -> Floats:
-    """What the probability of a weight is proportional to: |w|, 1, or 1/|w|; 0 where it is exactly zero."""
-    size: Floats = np.abs(weights, dtype=np.float64)
-    if bias == "uniform":
-        size = (size > 0).astype(np.float64)
-    elif bias == "inverse":
-        with np.errstate(divide="ignore", over="ignore"):
-            size = np.where(size > 0, np.minimum(1 / size, _LARGEST), 0.0)
-    return size
+Preference = Callable[[NDArray[np.floating]], Floats]  # what the probabilities of weights are proportional to
 
 
 class Crossing:
@@ -40,17 +27,17 @@ class Crossing:
         in_order: positions count up through (group, target, source, place), as in a convolution.
     """
 
-    def __init__(self, layer: Layer, weights: NDArray[np.floating], *, start: int, bias: Bias) -> None:
-        self.layer, self.weights, self.start, self.bias = layer, weights, start, bias
+    def __init__(self, layer: Layer, weights: NDArray[np.floating], *, start: int, preference: Preference) -> None:
+        self.layer, self.weights, self.start, self.preference = layer, weights, start, preference
         self.sources, self.targets = layer.sources, layer.targets
         groups, inside, width = layer.columns.shape
         shape = (groups, layer.rows.shape[1], inside)
         self.in_order = np.prod(shape) * width == weights.size and _in_order(layer)
         if self.in_order:
             entries = weights.reshape(*shape, width)
-            self.mass = preference(entries[..., 0], bias)
+            self.mass = preference(entries[..., 0])
             for k in range(1, width):
-                self.mass += preference(entries[..., k], bias)
+                self.mass += preference(entries[..., k])
         else:
             self.mass = np.zeros(shape)
             for _, sizes in self.entries():
@@ -61,7 +48,7 @@ class Crossing:
         for k in range(self.layer.columns.shape[2]):
             columns = self.layer.columns[:, None, :, k]
             positions = self.layer.rows[:, :, None] + np.maximum(columns, 0)
-            yield positions, preference(self.weights[positions], self.bias) * (columns >= 0)
+            yield positions, self.preference(self.weights[positions]) * (columns >= 0)
 
     def close(self, alive: NDArray[np.bool_]) -> None:
         """Let no walk pass that leads from or to a dead unit."""
@@ -103,7 +90,7 @@ class Crossing:
         """The kernels between pairs of units, (n, K): positions in the parameter and preferences, 0 for padding."""
         columns = self.layer.columns[group, source]
         positions = self.layer.rows[group, target][:, None] + np.maximum(columns, 0)
-        return positions, np.where(columns >= 0, preference(self.weights[positions], self.bias), 0.0)
+        return positions, np.where(columns >= 0, self.preference(self.weights[positions]), 0.0)
 
     def weight(self, group: Ints, source: Ints, target: Ints, rng: np.random.Generator) -> Ints:
         """One position in the parameter for each kernel, drawn by preference."""
@@ -113,7 +100,7 @@ class Crossing:
             return only
         if self.in_order:  # one row of the parameter for each kernel
             row = (group * self.mass.shape[1] + target) * self.mass.shape[2] + source
-            sizes = preference(self.weights.reshape(-1, width).take(row, axis=0), self.bias)
+            sizes = self.preference(self.weights.reshape(-1, width).take(row, axis=0))
         else:
             positions, sizes = self.kernels(group, source, target)
         sums = np.cumsum(sizes, axis=1)

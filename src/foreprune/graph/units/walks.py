@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
-from foreprune.graph.units.steps import Bias, Crossing, Floats, Junction, choose
-from foreprune.graph.units.units import Ints, Layer, UnitGraph
+from foreprune.graph.units.steps import Crossing, Floats, Junction, Preference, choose
+from foreprune.graph.units.unit_graph import Ints, Layer, UnitGraph
 
 Visits = list[tuple[Ints, Ints]]  # numbers of walks and the prunable weights they visit, one entry per visit
 
@@ -17,7 +17,7 @@ Visits = list[tuple[Ints, Ints]]  # numbers of walks and the prunable weights th
 class Walker:
     """Draws walks over the graph of a network's units.
 
-    A walk is at a unit. Forward it takes one of the doors that lead through, all equally likely: a layer that reads the
+    A walk is at a unit. Forward it takes one of the exits that lead through, all equally likely: a layer that reads the
     unit, an addition, or the end at an output. Through a layer it goes on to a unit with a probability proportional to
     the mass of the kernel between them, the sum of the preferences of its weights, and visits one weight of that kernel
     in proportion to its preference. Backward it crosses the layer that made the unit by the same rule, or takes one of
@@ -26,7 +26,7 @@ class Walker:
     Args:
         net: the network; its weights give the preferences.
         graph: its units.
-        bias: the preference for a weight: |w|, 1 where w is not zero, or 1/|w|.
+        preference: weights -> what their probabilities are proportional to; 0 where no walk may pass.
         kernels: a visit to a weight counts for its whole kernel.
         rng: decides everything.
 
@@ -34,7 +34,9 @@ class Walker:
         ValueError: a weight is NaN or infinite.
     """
 
-    def __init__(self, net: Net, graph: UnitGraph, *, bias: Bias, kernels: bool, rng: np.random.Generator) -> None:
+    def __init__(
+        self, net: Net, graph: UnitGraph, *, preference: Preference, kernels: bool, rng: np.random.Generator
+    ) -> None:
         self.net, self.graph, self.kernels, self.rng = net, graph, kernels, rng
         self.offsets: dict[str, int] = {}
         self.total = 0  # prunable weights
@@ -42,14 +44,14 @@ class Walker:
             self.offsets[name] = self.total
             self.total += weight.numel()
         self.steps: list[Crossing | Junction] = [
-            Crossing(node, self._values(node.weight), start=self.offsets.get(node.weight, -1), bias=bias)
+            Crossing(node, self._values(node.weight), start=self.offsets.get(node.weight, -1), preference=preference)
             if isinstance(node, Layer)
             else Junction(node)
             for node in graph.nodes
         ]
         alive = self._close_dead_ends()
         self.inputs, self.outputs = (units[alive[units]] for units in (graph.inputs, graph.outputs))
-        self._open_doors()
+        self._find_exits()
 
     def _values(self, name: str) -> NDArray[np.floating]:
         weight = self.graph.constants[name] if name in self.graph.constants else self.net.params[name]
@@ -77,7 +79,7 @@ class Walker:
             step.close(alive)
         return alive
 
-    def _open_doors(self) -> None:
+    def _find_exits(self) -> None:
         """Which steps lead on from each unit, and at which place it stands there; which step made it, likewise."""
         count = self.graph.count
         self.maker, self.made_at = np.full(count, -1), np.zeros(count, np.int64)
@@ -93,10 +95,10 @@ class Walker:
                 found.append((step.sources[branch, places], places, number))
         units = np.concatenate([entry[0] for entry in found])
         order = np.argsort(units, kind="stable")
-        self.door_place = np.concatenate([entry[1] for entry in found])[order]
-        self.door_step = np.concatenate([np.full(len(entry[0]), entry[2]) for entry in found])[order]
-        self.doors = np.bincount(units, minlength=count)
-        self.first_door = np.cumsum(self.doors) - self.doors
+        self.exit_place = np.concatenate([entry[1] for entry in found])[order]
+        self.exit_step = np.concatenate([np.full(len(entry[0]), entry[2]) for entry in found])[order]
+        self.exits = np.bincount(units, minlength=count)
+        self.first_exit = np.cumsum(self.exits) - self.exits
 
     def free(self, count: int, *, begin: int) -> tuple[Ints, Ints]:
         """`count` walks, numbered `begin`, `begin + 1`, ...: even ones from an input, odd ones from an output, each
@@ -136,7 +138,7 @@ class Walker:
 
     def _onward(self, walks: Ints, units: Ints) -> Visits:
         visits: Visits = []
-        following, places = self._door(units)
+        following, places = self._exit(units)
         for number, step in enumerate(self.steps):
             chosen = np.flatnonzero(following == number)
             if not len(chosen):
@@ -147,13 +149,13 @@ class Walker:
                 pair = step.onward(places[chosen], self.rng)
                 visits.append(self._cross(step, walks[chosen], pair))
                 units = step.targets[pair[0], pair[2]]
-            following[chosen], places[chosen] = self._door(units)
+            following[chosen], places[chosen] = self._exit(units)
         return visits
 
-    def _door(self, units: Ints) -> tuple[Ints, Ints]:
-        """A door that leads on from each unit: the step behind it, and the place there."""
-        door = self.first_door[units] + choose(self.doors[units], self.rng)
-        return self.door_step[door], self.door_place[door]
+    def _exit(self, units: Ints) -> tuple[Ints, Ints]:
+        """An exit that leads on from each unit: the step behind it, and the place there."""
+        chosen = self.first_exit[units] + choose(self.exits[units], self.rng)
+        return self.exit_step[chosen], self.exit_place[chosen]
 
     def _back(self, walks: Ints, units: Ints) -> Visits:
         visits: Visits = []
@@ -203,9 +205,9 @@ class Walker:
         expected = np.zeros(self.total)
         units = np.zeros(self.graph.count + 1)
         units[self.inputs] = 1 / max(1, len(self.inputs))
-        doors = np.append(np.maximum(self.doors, 1), 1)
+        exits = np.append(np.maximum(self.exits, 1), 1)
         for step in self.steps:
-            leaving = units[step.sources] / doors[step.sources]
+            leaving = units[step.sources] / exits[step.sources]
             if isinstance(step, Junction):
                 np.add.at(
                     units, np.broadcast_to(step.targets, leaving.shape)[step.sources >= 0], leaving[step.sources >= 0]

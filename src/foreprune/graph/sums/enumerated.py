@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreprune.analysis.every_path import COUNTED, EVERY_PATH
-from foreprune.analysis.pruned import Pruned
-from foreprune.graph import PathError, PathGraph
-from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, flow_of, graph_nodes, leaves, walk
+from foreprune.core.masks import Masks
+from foreprune.core.net import Net
+from foreprune.core.task import Inputs
+from foreprune.graph.sums.counted import COUNTED, EVERY_PATH, WEIGHTED
+from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, Handlers, PathError, graph_nodes, known_flow
+from foreprune.graph.sums.paths import PathGraph
+from foreprune.graph.sums.reached import uses_weights
+from foreprune.graph.vocabulary import Family
 
 Weight = tuple[str, int]  # name of the parameter, position in the flattened tensor
-_WEIGHTED = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul rmatmul mm bmm mv
-dot einsum tensordot addmm addmv baddbmm mul multiply rmul"""
 _MOST_ENTRIES = 2**24  # of one matrix from cut to cut
 _MOST_EDGES = 2**26  # entries before times entries after times weights of one cut
 _LEADING = "ask for the leading eigenvalues: path_kernel(..., leading=10)"
@@ -45,16 +47,16 @@ class Path:
     coefficient: float
 
 
-def every_path(pruned: Pruned) -> list[Path]:
+def every_path(net: Net, inputs: Inputs, masks: Masks) -> list[Path]:
     """All paths along kept weights. Their number must be small: check it before.
 
     Raises:
         PathError: an operation that uses weights in a way that cannot be taken apart (torch's own attention).
         ValueError: layers too large for the matrices between them.
     """
-    cuts = _Recorder.of(pruned, EVERY_PATH, inside=True)
-    counted = _Recorder.of(pruned, COUNTED, inside=False)
-    kept = {name: mask.flatten().tolist() for name, mask in pruned.masks.items()}
+    cuts = _Dissection.of(net, inputs, EVERY_PATH, inside=True)
+    counted = _Dissection.of(net, inputs, COUNTED, inside=False)
+    kept = {name: mask.flatten().tolist() for name, mask in masks.items()}
     for stage in cuts.cuts:
         stage.inside = [e for e in stage.inside if e.weight[0] not in kept or kept[e.weight[0]][e.weight[1]]]
     live = _live(cuts)
@@ -94,7 +96,9 @@ class _Cut:
 
 
 @dataclass
-class _Recorder:
+class _Dissection:
+    """A run of the network with a cut wherever weights are used."""
+
     ones: dict[str, Tensor]
     inside: bool  # whether to look for the weights inside each cut
     cuts: list[_Cut] = field(default_factory=list)
@@ -103,43 +107,35 @@ class _Recorder:
     gates: Gates | None = None
 
     @classmethod
-    def of(cls, pruned: Pruned, handlers: Mapping[str, Handler], *, inside: bool) -> _Recorder:
-        ones = {name: torch.ones_like(value, dtype=torch.float64) for name, value in pruned.floating()}
-        recorder = cls({name: value.requires_grad_() for name, value in ones.items()}, inside)
-        table = {**handlers, **{name: recorder._cutting(handlers[name]) for name in _WEIGHTED.split()}}
-        output, exponent = PathGraph(pruned.net, pruned.inputs, table).outputs(recorder.ones)
-        recorder._arrive(output, exponent)
-        return recorder
+    def of(cls, net: Net, inputs: Inputs, handlers: Handlers, *, inside: bool) -> _Dissection:
+        real = {name: value for name, value in net.params.items() if value.is_floating_point()}
+        found = cls({n: torch.ones_like(v, dtype=torch.float64).requires_grad_() for n, v in real.items()}, inside)
+        cutting = {family: found._cutting(handlers[family]) for family in (*WEIGHTED, Family.MULTIPLICATION)}
+        output, exponent = PathGraph(net, inputs, {**handlers, **cutting}).outputs(found.ones)
+        found._arrive(output, exponent)
+        return found
 
     def _cutting(self, handler: Handler) -> Handler:
         def handle(gates: Gates, call: Call) -> Any:
-            tensors = [value for value in leaves((call.args, call.kwargs)) if isinstance(value, Tensor)]
-            flowing = [value for value in tensors if flow_of(value) is not None]
-            weights = [value for value in tensors if flow_of(value) is None and value.requires_grad]
-            if len(flowing) != 1 or not weights:
+            used = uses_weights(call)
+            if used is None:
                 return handler(gates, call)
-            value = flowing[0]
-            flow = flow_of(value)
-            assert flow is not None
+            value, weights = used
+            flow = known_flow(value)
 
             def run(entries: Tensor) -> Tensor:
                 marked = gates.mark(entries, Flow(rank=flow.rank))
-                parts = (
-                    walk(part, lambda item: marked if item is value else item) for part in (call.args, call.kwargs)
-                )
-                args, kwargs = parts
-                result: Tensor = handler(gates, Call(call.func, args, kwargs, False))
-                after = flow_of(result)
-                assert after is not None
-                return result * 2.0**after.exponent
+                again = call.map(lambda item: marked if item is value else item)
+                result: Tensor = handler(gates, Call(again.func, again.args, again.kwargs))
+                return result * 2.0 ** known_flow(result).exponent
 
             self.gates = gates
             self._arrive(value, flow.exponent)
             leaf = torch.ones_like(run(torch.ones_like(value).detach())).detach().requires_grad_()
             if self.inside:
-                used = {name: one for name, one in self.ones.items() if any(_depends(item, one) for item in weights)}
-                _check_size(value.numel() * leaf.numel() * sum(one.numel() for one in used.values()), _MOST_EDGES)
-                self.cuts[-1].inside = list(_edges(run, value, used))
+                names = {name: one for name, one in self.ones.items() if any(_depends(item, one) for item in weights)}
+                _check_size(value.numel() * leaf.numel() * sum(one.numel() for one in names.values()), _MOST_EDGES)
+                self.cuts[-1].inside = list(_edges(run, value, names))
             self.leaves.append(leaf)
             self.origin.append(len(self.cuts) - 1)
             return gates.finish(call, leaf.clone(), Flow())
@@ -199,9 +195,9 @@ def _edges(run: Callable[[Tensor], Tensor], value: Tensor, used: Mapping[str, Te
                 yield _Edge(start, int(stops[row]), (name, position), float(matrix[row, position]))
 
 
-def _live(recorder: _Recorder) -> list[set[int]]:
+def _live(found: _Dissection) -> list[set[int]]:
     """For each leaf, the entries from which the output can be reached."""
-    live: list[set[int]] = [set() for _ in recorder.leaves]
+    live: list[set[int]] = [set() for _ in found.leaves]
 
     def spread(cut: _Cut, entries: set[int]) -> None:
         rows = sorted(entries)
@@ -209,12 +205,12 @@ def _live(recorder: _Recorder) -> list[set[int]]:
             if block.numel():
                 live[leaf] |= set(block[rows].any(0).nonzero().flatten().tolist())
 
-    last = recorder.cuts[-1]
+    last = found.cuts[-1]
     spread(last, set(range(max((block.shape[0] for block in last.before), default=0))))
-    for leaf in reversed(range(len(recorder.leaves))):
-        cut = recorder.origin[leaf]
+    for leaf in reversed(range(len(found.leaves))):
+        cut = found.origin[leaf]
         if cut is not None:
-            spread(recorder.cuts[cut], {e.start for e in recorder.cuts[cut].inside if e.stop in live[leaf]})
+            spread(found.cuts[cut], {e.start for e in found.cuts[cut].inside if e.stop in live[leaf]})
     return live
 
 

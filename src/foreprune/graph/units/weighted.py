@@ -1,22 +1,76 @@
-"""Matrix products of unit numbers: linear layers in all their notations, and attention."""
+"""Operations with weights on unit numbers: convolutions, linear layers in all their notations, and attention."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import string
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from foreprune.graph.sums.gates import Call, Flow, Gates, flow_of, leaves
-from foreprune.graph.sums.operations import HANDLERS
-from foreprune.graph.units.recorder import Recorder, numbers_of, recorder_of
-from foreprune.graph.units.units import Ints
+from foreprune.graph.sums.gates import Call, Flow, Gates, flow_of
+from foreprune.graph.sums.operations import attended, check_weight, multi_head_arguments, plain
+from foreprune.graph.units.recorder import Recorder, along, numbers_of, recorder_of
+from foreprune.graph.units.unit_graph import Ints
+from foreprune.graph.vocabulary import Family
 
 Labels = tuple[str, str, str]  # a letter for each axis: of the factor, of the numbers, of the result, as in einsum
+
+
+def convolution(gates: Gates, call: Call) -> Tensor:
+    """One layer, whose weights between two channels are a kernel."""
+    recorder = recorder_of(gates)
+    value, weight = call.argument(0, "input"), call.argument(1, "weight")
+    check_weight(gates, call, weight, value)
+    transposed, dims = "transpose" in call.name, weight.dim() - 2
+    axis, groups = value.dim() - dims - 1, call.argument(6, "groups") or 1
+    places = [other for other in range(value.dim()) if other != axis]
+    units = recorder.merged(call, numbers_of(value), places).ravel()
+    sources = np.broadcast_to(units, (value.size(axis),)).reshape(groups, -1)
+    name, weight, offset = recorder.weight(call, weight)
+    shape, strides, kernel = list(value.shape), weight.stride(), np.zeros(1, np.int64)
+    shape[axis] = weight.size(1) * groups if transposed else weight.size(0)
+    for dim in range(dims):
+        place = axis + 1 + dim
+        taps, shape[place] = _taps(call, dim, dims, shape[place], weight.size(2 + dim))
+        kernel = (kernel[:, None] + taps * strides[2 + dim]).ravel()
+    group = np.arange(groups)[:, None]
+    if transposed:  # (in, out / groups, ...)
+        rows = np.arange(weight.size(1)) * strides[1] + 0 * group
+        columns = (group * (weight.size(0) // groups) + np.arange(weight.size(0) // groups)) * strides[0]
+    else:  # (out, in / groups, ...)
+        rows = (group * (weight.size(0) // groups) + np.arange(weight.size(0) // groups)) * strides[0]
+        columns = np.arange(weight.size(1)) * strides[1] + 0 * group
+    targets = recorder.layer(name, sources, rows + offset, columns[:, :, None] + kernel)
+    return recorder.finish(call, recorder.hold(along(targets.ravel(), axis, len(shape)), shape), Flow())
+
+
+def _taps(call: Call, dim: int, dims: int, size: int, kernel: int) -> tuple[Ints, int]:
+    """Along one axis, the places of the kernel that meet more than padding (a 3x3 kernel on one pixel has one), and the
+    size of the result."""
+    transposed = "transpose" in call.name
+
+    def option(position: int, name: str, default: int) -> Any:
+        given = call.argument(position, name)
+        if given is None or isinstance(given, (int, str)):
+            return default if given is None else given
+        return given[dim if len(given) == dims else 0]
+
+    stride, padding = option(3, "stride", 1), option(4, "padding", 0)
+    dilation = option(7 if transposed else 5, "dilation", 1)
+    reach = dilation * (kernel - 1)
+    before, both = (padding, 2 * padding) if isinstance(padding, int) else (0, 0)
+    if padding == "same":
+        before, both = reach // 2, reach
+    if transposed:
+        out = (size - 1) * stride - both + reach + option(5, "output_padding", 0) + 1
+    else:
+        out = (size + both - reach - 1) // stride + 1
+    steps, room = (size, out) if transposed else (out, size)
+    meets = np.arange(steps)[:, None] * stride - before + np.arange(kernel) * dilation
+    return np.flatnonzero(((meets >= 0) & (meets < room)).any(axis=0)), out
 
 
 def linear(gates: Gates, call: Call) -> Tensor:
@@ -29,11 +83,11 @@ def linear(gates: Gates, call: Call) -> Tensor:
 
 def product(gates: Gates, call: Call) -> Tensor:
     """A matrix product or einsum: with a parameter a linear layer, with constants (attention) a mixing of places."""
-    operands = [value for value in leaves((call.args, call.kwargs)) if isinstance(value, Tensor)]
-    added = call.name in ("addmm", "addmv", "baddbmm")
-    plain = not added or (flow_of(operands[0]) is None and "alpha" not in call.kwargs)
-    if not plain or sum(flow_of(value) is not None for value in operands) != 1:
-        result: Tensor = HANDLERS[call.name](gates, call)
+    operands = call.tensors()
+    added = call.family is Family.ADDED_PRODUCT
+    one_product = not added or (flow_of(operands[0]) is None and "alpha" not in call.kwargs)
+    if not one_product or sum(flow_of(value) is not None for value in operands) != 1:
+        result: Tensor = plain(gates, call)
         return result
     operands = operands[1:] if added else operands[::-1] if call.name == "rmatmul" else operands
     equation = call.args[0] if call.name == "einsum" else ""
@@ -64,7 +118,7 @@ def _einsum_labels(equation: str) -> Labels:
 
 def _contract(recorder: Recorder, call: Call, factor: Tensor, value: Tensor, labels: Labels) -> Tensor:
     """The product of `factor` (a parameter, a constant) and numbers, summed over the axes that the result lacks."""
-    recorder.check_weight(call, factor, value)
+    check_weight(recorder, call, factor, value)
     ours, theirs, out = labels
     for axis, label in reversed(list(enumerate(ours))):
         if label in theirs and factor.size(axis) == 1 < value.size(theirs.index(label)):
@@ -123,9 +177,7 @@ def _offsets(tensor: Tensor, labels: str, axes: list[str]) -> Ints:
 def attention(gates: Gates, call: Call) -> Tensor:
     """Uniform attention mixes places, not channels: the output has the units of the values."""
     recorder = recorder_of(gates)
-    query, value = call.argument(0, "query"), call.argument(2, "value")
-    if flow_of(value) is None:
-        raise gates.error(call.func, "attends to constant values, which has no meaning for paths")
+    query, value = call.argument(0, "query"), attended(gates, call, call.argument(2, "value"))
     numbers = recorder.merged(call, numbers_of(value), [-2])
     if numbers.ndim > 2 and numbers.shape[-3] > 1:  # grouped queries: each head of the values serves several of them
         numbers = numbers.repeat(query.size(-3) // value.size(-3), axis=-3)
@@ -135,18 +187,14 @@ def attention(gates: Gates, call: Call) -> Tensor:
 def multi_head_attention(gates: Gates, call: Call) -> tuple[Tensor, Tensor | None]:
     """torch's own attention: the projection of the values, uniform attention, the projection of the output."""
     recorder = recorder_of(gates)
-    bound = inspect.signature(F.multi_head_attention_forward).bind(*call.args, **call.kwargs)
-    bound.apply_defaults()
-    given = bound.arguments
-    query, value = given["query"], given["value"]
-    if flow_of(value) is None or given["static_v"] is not None:
-        raise gates.error(call.func, "attends to constant values, which has no meaning for paths")
+    given = multi_head_arguments(call)
+    query, value = given["query"], attended(gates, call, given["value"] if given["static_v"] is None else None)
     packed = given["in_proj_weight"]
     weight = given["v_proj_weight"] if packed is None else packed[2 * given["embed_dim_to_check"] :]
-    values = linear(gates, Call(call.func, (value, weight), {}, False))
+    values = linear(gates, Call(call.func, (value, weight), {}))
     numbers = recorder.merged(call, numbers_of(values), [0])
     mixed = recorder.mark(recorder.hold(numbers, (len(query), *values.shape[1:])), Flow())
-    output = linear(gates, Call(call.func, (mixed, given["out_proj_weight"]), {}, False))
+    output = linear(gates, Call(call.func, (mixed, given["out_proj_weight"]), {}))
     if not given["need_weights"]:
         return output, None
     heads = () if given["average_attn_weights"] else (given["num_heads"],)

@@ -1,0 +1,57 @@
+"""`PathGraph` by itself: masked weights, and gradients with factors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from foreprune.core.masks import Masks
+from foreprune.core.net import Net
+from foreprune.core.task import as_inputs
+from foreprune.graph import PathGraph, path_graph
+
+pytestmark = pytest.mark.usefixtures("with_and_without_replay")
+
+
+def paths() -> PathGraph:
+    """Weights of 1 to 3 to one unit, then 10 to each of two outputs."""
+    model = nn.Sequential(nn.Linear(3, 1), nn.ReLU(), nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -2.0, 3.0]]))
+        model[2].weight.fill_(10)
+    return path_graph(Net.of(model), as_inputs(torch.ones(1, 3)))
+
+
+MASKS = Masks({"0.weight": torch.tensor([[True, False, True]]), "2.weight": torch.tensor([[True], [True]])})
+
+
+def test_masked_weights_are_zero_where_pruned() -> None:
+    graph = paths()
+    assert graph.masked(torch.abs, MASKS)["0.weight"].tolist() == [[1, 0, 3]]
+    assert graph.masked(torch.square, MASKS)["0.weight"].tolist() == [[1, 0, 9]]
+    dense = graph.masked(torch.abs, Masks.dense(graph.net.weights))
+    assert dense["0.weight"].tolist() == [[1, 2, 3]]
+    assert graph.net.weights["0.weight"].tolist() == [[1, -2, 3]]
+
+
+def test_gradients_come_with_factors_if_they_are_given() -> None:
+    graph = paths()
+    for _ in range(4):
+        weights = graph.masked(torch.abs, MASKS)
+        plain = graph.gradients(weights)
+        assert plain["0.weight"].tolist() == [[20, 20, 20]]
+        assert plain["2.weight"].tolist() == [[4], [4]]
+        times = graph.gradients(weights, times=weights)
+        assert times["0.weight"].tolist() == [[20, 0, 60]]
+        assert times["2.weight"].tolist() == [[40], [40]]
+        assert weights["0.weight"].tolist() == [[1, 0, 3]]
+
+
+def test_an_image_multiplies_each_path() -> None:
+    graph, weights = paths(), paths().masked(torch.abs, MASKS)
+    for entries in ((1.0, 5.0, 0.5), (2.0, 0.0, 1.0)):
+        for _ in range(4):
+            found = graph.gradients(weights, image=torch.tensor(entries))
+            assert found["0.weight"].tolist() == [[20 * entry for entry in entries]]
+            assert found["2.weight"].tolist() == [[entries[0] + 3 * entries[2]]] * 2
