@@ -63,9 +63,9 @@ def test_ablations_with_a_value() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("shufle", "unknown ablation 'shufle'; did you mean shuffle"),
+        ("shufle", "unknown ablation 'shufle'; did you mean 'shuffle'"),
         ("none", "unknown ablation 'none'"),
-        ("xyz", "choose from shuffle, reinit"),
+        ("xyz", "known: shuffle, reinit"),
         ("shuffle:0.5", "only widen takes a value"),
         ("widen:1.5", "from 0 to 1; write e.g. widen:0.5"),
         ("widen:nan", "from 0 to 1"),

@@ -198,7 +198,7 @@ def test_compare_has_a_dry_run_too(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("sweep", "frankle-figure-33"), "did you mean frankle-figure-3"),
+        (("sweep", "frankle-figure-33"), "did you mean 'frankle-figure-3'"),
         (("sweep",), "nothing to run: name a table or figure; `foreprune papers` lists them"),
         (("sweep", "frankle-figure-3", "--methods", "phew"), "no run here uses the method 'phew'"),
         (("sweep", "frankle-figure-3", "--densities", "0.3"), "no run here has the density 0.3"),
@@ -206,7 +206,7 @@ def test_compare_has_a_dry_run_too(
         (("sweep", "frankle-figure-3", "--epochs", "0"), "magnitude-after need at least one epoch"),
         (("sweep", "frankle-figure-3", "--scale", "small"), "cifar-10 is read from files: pass data_dir="),
         (("sweep", "frankle-figure-3", "--address", "auto"), "--address belongs to --executor ray"),
-        (("papers", "frankle"), "there is no table or figure 'frankle'"),
+        (("papers", "frankle"), "`foreprune papers` lists them"),
         (("papers", "--measure"), "--measure belongs to a table or figure"),
         (("compare", "--methods", "magnitude-afte", "--dry-run"), "did you mean 'magnitude-after'"),
         (("compare", "--methods", "phew", "--ablations", "invert", "--dry-run"), "no scores to invert"),

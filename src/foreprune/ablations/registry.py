@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal, TypeVar
+
+from foreprune.core.names import unknown
 
 Changed = Literal["masks", "weights", "method"]
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -83,10 +84,7 @@ def get_ablation(name: str) -> Ablation:
     """
     _discover()
     if name not in _REGISTRY:
-        names = [one.name for one in list_ablations()]
-        near = difflib.get_close_matches(name, names, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
-        raise ValueError(f"unknown ablation {name!r}; {hint}")
+        raise unknown("ablation", name, (one.name for one in list_ablations()))
     return _REGISTRY[name]
 
 

@@ -6,7 +6,6 @@ methods, or a `Method`, as an entry point of the group "foreprune.methods".
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib
 import importlib.metadata
@@ -20,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from foreprune.core.method import Method, Scores, register, registry
+from foreprune.core.names import unknown
 from foreprune.core.task import NEEDS
 
 GROUP = "foreprune.methods"
@@ -53,9 +53,7 @@ def get_method(name: str) -> Method | Any:
     procedures = _procedures()
     if name in procedures:
         return procedures[name]
-    near = difflib.get_close_matches(name, [*registry(), *procedures], n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(sorted(registry()))}"
-    raise ValueError(f"unknown method {name!r}; {hint}")
+    raise unknown("method", name, [*sorted(registry()), *sorted(procedures)])
 
 
 def as_method(what: MethodLike) -> Method:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from functools import cache
 
+from foreprune.core.names import unknown
 from foreprune.papers.entry import SCALES, Entry, Runs, Scale, registry, together
 
 __all__ = ["SCALES", "Entry", "Runs", "Scale", "entries", "find", "together"]
@@ -33,7 +33,5 @@ def find(name: str) -> Entry:
     _discover()
     known = registry()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`foreprune papers` lists them"
-        raise ValueError(f"there is no table or figure {name!r}; {hint}")
+        raise unknown("table or figure", name, known, see="`foreprune papers` lists them")
     return known[name]

@@ -7,7 +7,6 @@ function under `@procedure`; checks, costs, runs and the command line find it by
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -17,6 +16,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from foreprune.ablations import Ablation, Changed, get_ablation, list_ablations
+from foreprune.core.names import unknown
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.records import Experiment, Scalar
 
@@ -178,9 +178,7 @@ def get_procedure(name: str) -> Procedure:
     """
     known = registry()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(sorted(known))}"
-        raise ValueError(f"unknown procedure {name!r}; {hint}")
+        raise unknown("procedure", name, sorted(known))
     return known[name]
 
 
