@@ -6,7 +6,6 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,19 @@ from torch import Tensor, nn
 from foreprune.analysis import analyze, unit_histograms
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
-from foreprune.core.net import primary_output
+from foreprune.core.net import modes_kept, primary_output
 from foreprune.procedures.shared import RunContext, channels_last, dense_run, start_of, train, warn_of_collapse
-from foreprune.records import Epoch, Experiment, LayerRecord, Record, is_full, make_folder, run_folder, write_record
+from foreprune.records import (
+    Epoch,
+    Experiment,
+    LayerRecord,
+    Record,
+    is_full,
+    make_folder,
+    now,
+    run_folder,
+    write_record,
+)
 from foreprune.zoo import datasets
 from foreprune.zoo.datasets import load_cached
 from foreprune.zoo.images import Images
@@ -90,7 +99,7 @@ def run_experiment(
         OSError: the disk is full.
     """
     folder = make_folder(run_folder(out, experiment))
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = now()
     facts: dict[str, Any] = {}
     note = ""
     with warnings.catch_warnings(record=True) as caught:
@@ -119,7 +128,7 @@ def run_experiment(
                 **(environment or {}),
                 **({"data_note": note} if note else {}),
                 "started": started,
-                "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+                "ended": now(),
             },
             **facts,
         }
@@ -191,17 +200,14 @@ def _weight_distance(first: dict[str, Tensor], last: dict[str, Tensor], masks: M
 
 def _outputs(run: RunContext, model: nn.Module) -> Tensor:
     """Outputs (N, everything else) of the first test images, in evaluation mode; modes are put back."""
-    modes = [(module, module.training) for module in model.modules()]
     found: list[Tensor] = []
     batches = run.data.test.batches(_OUTPUTS_AT_ONCE, seed=None, epoch=0, augment=False, device=run.device)
-    model.eval()
-    with torch.no_grad():
+    with modes_kept(model), torch.no_grad():
+        model.eval()
         for images, _ in batches:
             found.append(primary_output(model(images)).double().flatten(1))
             if sum(map(len, found)) >= _OUTPUT_IMAGES:
                 break
-    for module, training in modes:
-        module.training = training
     return torch.cat(found)[:_OUTPUT_IMAGES]
 
 

@@ -7,7 +7,7 @@ except ImportError as error:
 
 from foreprune.records.experiment import Experiment, Scalar
 from foreprune.records.frame import frame, load_frame
-from foreprune.records.provenance import command_line, commit, environment
+from foreprune.records.provenance import command_line, commit, environment, now
 from foreprune.records.run_record import FORMAT, LayerRecord, Record
 from foreprune.records.store import (
     RECORD,
@@ -47,6 +47,7 @@ __all__ = [
     "is_full",
     "load_frame",
     "make_folder",
+    "now",
     "read_record",
     "read_records",
     "remove_unfinished",

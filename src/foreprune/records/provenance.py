@@ -7,12 +7,18 @@ import platform
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import foreprune
+
+
+def now() -> str:
+    """The time in UTC, to the second, as records, logs and locks name it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def command_line() -> str:

@@ -12,10 +12,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
+
+from foreprune.records import now
 
 LOCK = ".lock"
 _PATIENCE = 30.0  # seconds for the runs of a runner that was killed to go
@@ -108,8 +109,3 @@ def _is_dead(pid: str, host: str) -> bool:
 
 def _host() -> str:
     return socket.gethostname() or "?"
-
-
-def now() -> str:
-    """The time, to the second, as records and locks name it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -14,9 +14,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records import RUNS, Epoch, Experiment, Record, make_folder, remove_unfinished, run_folder, write_record
+from foreprune.records import (
+    RUNS,
+    Epoch,
+    Experiment,
+    Record,
+    make_folder,
+    now,
+    remove_unfinished,
+    run_folder,
+    write_record,
+)
 from foreprune.runner.executor import Job
-from foreprune.runner.locks import now
 
 if TYPE_CHECKING:
     from foreprune.zoo.datasets import DataSet
