@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -29,7 +27,6 @@ from foreprune.zoo.models import create
 from foreprune.zoo.transformation import (
     TransformedImages,
     angles,
-    draw_examples,
     rotate_and_shear,
     shears,
     transformed_by_class,
@@ -213,29 +210,6 @@ def test_targets_that_do_not_fit() -> None:
         replace(transformed_by_class(split), augmentation=(RandomShift(2),))
     augmented = replace(split, augmentation=(RandomShift(2),))
     assert transformed_by_class(augmented).augmentation == ()
-
-
-def test_examples_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = transformed_by_class(labeled())
-    plain = replace(split)
-    plain.images[:] = 120 + split.labels.to(torch.uint8)[:, None, None, None]
-    plain.targets[:] = 20 + split.labels.to(torch.uint8)[:, None]
-    plain.images[10:] = plain.targets[10:] = 0  # only the first of each class is drawn
-    with Image.open(draw_examples(plain, tmp_path / "examples.png")) as image:
-        assert image.format == "PNG"
-        gray = np.asarray(image.convert("L"))
-    middles = range(60, 1200, 120)
-    assert [int(gray[80, column]) for column in middles] == list(range(120, 130))
-    assert [int(gray[220, column]) for column in middles] == list(range(20, 30))
-    with pytest.raises(ValueError, match="class 1 has no image to draw; take a larger subset"):
-        draw_examples(split.take([0, 2]), tmp_path / "no.png")
-    odd = replace(split, targets=split.targets[:, :10])
-    with pytest.raises(ValueError, match=r"targets have their size, not of images \(1, 8, 8\) with 10 targets"):
-        draw_examples(odd, tmp_path / "no.png")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"needs matplotlib: pip install 'foreprune\[report\]'"):
-        draw_examples(split, tmp_path / "no.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["examples.png"]
 
 
 # --- the data sets

@@ -13,20 +13,17 @@ squared error. What the paper leaves open is decided here:
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foreprune.core.atomic import atomic_write
 from foreprune.zoo.images import Device, ImageSet
 
-__all__ = ["TransformedImages", "angles", "draw_examples", "rotate_and_shear", "shears", "transformed_by_class"]
+__all__ = ["TransformedImages", "angles", "rotate_and_shear", "shears", "transformed_by_class"]
 
 # With shears in tenths, halves are common; whether they come out a trace too low must not depend on the machine.
 _HALF = 0.5 + 1e-9
@@ -137,38 +134,3 @@ def transformed_by_class(split: ImageSet) -> TransformedImages:
     return TransformedImages(
         split.images, split.labels, split.mean, split.std, classes=split.classes, targets=targets.flatten(1)
     )
-
-
-def draw_examples(split: TransformedImages, file: Path | str) -> Path:
-    """Write a PNG with the first image of every class above its target, in the manner of the paper's figure 9.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the targets are no images of one channel and the size of the inputs, or a class has no image.
-        OSError: `file` cannot be written.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing examples needs matplotlib: pip install 'foreprune[report]'") from error
-    shape = split.images.shape[1:]
-    if shape[0] != 1 or split.targets.shape[1] != shape.numel():
-        raise ValueError(
-            f"examples are drawn of one-channel images whose targets have their size, not of images {tuple(shape)} "
-            f"with {split.targets.shape[1]} targets"
-        )
-    figure = Figure(figsize=(split.classes, 2.4), layout="constrained")
-    columns = figure.subplots(2, split.classes, squeeze=False).T
-    amounts = zip(angles(split.classes), shears(split.classes), strict=True)
-    for label, ((above, below), (degrees, shear)) in enumerate(zip(columns, amounts, strict=True)):
-        members = (split.labels == label).nonzero()[:, 0]
-        if not len(members):
-            raise ValueError(f"class {label} has no image to draw; take a larger subset")
-        for axes, pixels in ((above, split.images), (below, split.targets)):
-            shown = pixels[members[0]].reshape(*shape[1:], 1).expand(-1, -1, 3)
-            axes.imshow(shown.cpu().numpy(), interpolation="nearest")
-            axes.set_axis_off()
-        above.set_title(f"{degrees:g}°, {shear:+.2f}", fontsize=9)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-    return atomic_write(file, stream.getvalue())
