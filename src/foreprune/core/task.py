@@ -108,12 +108,7 @@ class Task:
                     )
                 output = output / temperature
             value = self.loss(output, target)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"loss must return one number (the mean over the batch), got {found}; use reduction='mean'"
-            )
-        return value.reshape(()) * (batch.size / self.samples)
+        return one_number(value) * (batch.size / self.samples)
 
     def weight_grads(self, net: Net, params: Params) -> dict[str, Tensor]:
         """Gradient of the mean loss over all samples with respect to the prunable tensors of `params`."""
@@ -131,6 +126,18 @@ def require_grad(params: Params, names: Iterable[str]) -> dict[str, Tensor]:
     for name in names:
         leaves[name] = params[name].detach().requires_grad_()
     return leaves
+
+
+def one_number(loss: Any) -> Tensor:
+    """What a loss function has returned, as a scalar tensor.
+
+    Raises:
+        ValueError: it is not one number.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"loss must return one number (the mean over the batch), got {found}; use reduction='mean'")
+    return loss.reshape(())
 
 
 def task_for(

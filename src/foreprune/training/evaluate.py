@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foreprune.core.net import isolated_randomness, modes_kept, primary_output
-from foreprune.core.task import Loss
+from foreprune.core.task import Loss, one_number
 from foreprune.training.batches import Data, batches_of, reiterable
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -129,11 +129,7 @@ def loss_value(loss: Loss | None, output: Any, target: Any, *, label_smoothing: 
     """
     if loss is None:
         return F.cross_entropy(primary_output(output), target, label_smoothing=label_smoothing)
-    value = loss(output, target)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss must return one number (the mean over the batch), got {found}; use reduction='mean'")
-    return value.reshape(())
+    return one_number(loss(output, target))
 
 
 def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
