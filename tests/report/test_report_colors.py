@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
+from foreprune.procedures import get_procedure, registry
 from foreprune.report.colors import (
     COLORS,
     DASHES,
     DENSE_COLOR,
-    LATER,
     MARKERS,
-    ablation_style,
+    ablation_styles,
     method_order,
     style_of,
     translucent,
@@ -113,17 +113,26 @@ def test_dense_comes_first_then_baselines_then_the_unknown_by_name() -> None:
 def test_methods_that_see_the_trained_network_are_upper_references() -> None:
     names = ["gmp", "zeta", "ltr", "synflow", "imp", "magnitude-after", "dense"]
     assert sorted(names, key=method_order) == ["dense", "synflow", "zeta", "magnitude-after", "ltr", "imp", "gmp"]
-    styles = [style_of(name) for name in LATER]
+    styles = [style_of(name) for name in ("gmp", "imp", "ltr", "magnitude-after")]
     assert {style.color for style in styles} == {DENSE_COLOR}
     assert len({style.marker for style in styles}) == len(styles)
     assert {style.dash for style in styles} == {"longdash"}
     assert style_of("ltr", variant=1).dash == "solid"
 
 
+def test_a_procedure_of_another_file_is_an_upper_reference_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert style_of("smallest-first").color != DENSE_COLOR
+    monkeypatch.setitem(registry(), "smallest-first", get_procedure("gmp"))
+    assert style_of("smallest-first").color == DENSE_COLOR
+    assert style_of("smallest-first").dash == "longdash"
+    assert sorted(["smallest-first", "gmp", "zeta"], key=method_order) == ["zeta", "gmp", "smallest-first"]
+
+
 def test_ablations_have_styles_of_their_own() -> None:
     words = ["original", "shuffled", "reinitialized", "reinitialized per layer", "reinitialized per neuron", "inverted"]
-    styles = [ablation_style(each) for each in words] + [ablation_style("widened 0.5", variant=at) for at in range(4)]
-    assert len(set(styles)) == len(styles)
+    words += [f"widened 0.{at}" for at in range(1, 4)] + ["another"]
+    styles = list(ablation_styles(words).values())
+    assert len(set(styles)) == len(styles) == 10
     assert all(style.marker in MARKERS and style.color in COLORS and style.dash in DASHES for style in styles)
 
 

@@ -7,7 +7,11 @@ tritanopia (tested); markers tell methods apart where a color has to serve twice
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from foreprune.procedures import registry
 
 COLORS = ("#173F81", "#BA0D01", "#1F7265", "#D066B1", "#773AC1", "#55243E", "#979836", "#3480FC")
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "pentagon", "star")
@@ -35,9 +39,8 @@ _KNOWN = {
     "prospr": (5, 3),
     "px": (3, 0),
 }
-# Methods that look at the trained network, and their markers: upper references, in the dense network's color, after
-# those that prune before training.
-LATER = {"magnitude-after": 1, "ltr": 7, "imp": 3, "gmp": 5}
+# Markers of the procedures people compare most, in their order.
+_PROCEDURES = {"magnitude-after": 1, "ltr": 7, "imp": 3, "gmp": 5}
 # what was done to a pruned network -> (color, marker, dash)
 _ABLATIONS = {
     "original": (0, 0, 0),
@@ -58,6 +61,14 @@ class Style:
     dash: str = "solid"
 
 
+def prunes_later(method: str) -> bool:
+    """Whether `method` is a procedure, which looks at weights that were trained.
+
+    Such methods are upper references, in the dense network's color, after those that prune before training.
+    """
+    return method in registry()
+
+
 def style_of(method: str, *, variant: int = 0) -> Style:
     """The style of `method`; its variants (other settings, counted from 0) share color and marker and differ in dash.
 
@@ -65,28 +76,32 @@ def style_of(method: str, *, variant: int = 0) -> Style:
     """
     if method == DENSE:
         return Style(color=DENSE_COLOR, marker=None, dash="dash")
-    if method in LATER:
-        dash = DASHES[(variant + DASHES.index("longdash")) % len(DASHES)]
-        return Style(color=DENSE_COLOR, marker=MARKERS[LATER[method]], dash=dash)
     digest = hashlib.sha256(method.encode()).digest()
+    if prunes_later(method):
+        dash = DASHES[(variant + DASHES.index("longdash")) % len(DASHES)]
+        return Style(color=DENSE_COLOR, marker=MARKERS[_PROCEDURES.get(method, digest[1] % len(MARKERS))], dash=dash)
     color, marker = _KNOWN.get(method, (digest[0] % len(COLORS), digest[1] % len(MARKERS)))
     return Style(color=COLORS[color], marker=MARKERS[marker], dash=DASHES[variant % len(DASHES)])
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """Sort key of methods: dense, the known ones with baselines first, others by name, then those of `LATER`."""
+    """Sort key of methods: dense, the known ones with baselines first, others by name, then procedures in this way."""
     if method == DENSE:
         return (-1, method)
-    known = list(_KNOWN)
-    if method in LATER:
-        return (len(known) + 1 + list(LATER).index(method), method)
-    return (known.index(method) if method in _KNOWN else len(known), method)
+    later = prunes_later(method)
+    known = [*_PROCEDURES] if later else [*_KNOWN]
+    place = known.index(method) if method in known else len(known)
+    return (place + later * (len(_KNOWN) + 1), method)
 
 
-def ablation_style(words: str, *, variant: int = 0) -> Style:
-    """The style of an ablation, such as "shuffled"; `variant` counts the fractions of widening, told apart by dash."""
-    color, marker, dash = _ABLATIONS.get(words, (4, 5, variant))
-    return Style(color=COLORS[color], marker=MARKERS[marker], dash=DASHES[dash % len(DASHES)])
+def ablation_styles(words: Iterable[str]) -> dict[str, Style]:
+    """The style of each ablation, such as "shuffled"; those without an entry of their own are told apart by dash."""
+    found: dict[str, Style] = {}
+    others = itertools.count()
+    for each in words:
+        color, marker, dash = _ABLATIONS.get(each) or (4, 5, next(others))
+        found[each] = Style(color=COLORS[color], marker=MARKERS[marker], dash=DASHES[dash % len(DASHES)])
+    return found
 
 
 def translucent(color: str, alpha: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foreprune.ablations import get_ablation, list_ablations
+from foreprune.ablations import Ablation, get_ablation, list_ablations
 from foreprune.records import Experiment, Record
 from foreprune.report.colors import DENSE, method_order
 
@@ -60,12 +60,18 @@ def ablation_words(experiment: Experiment) -> str:
     return f"{found.words} {experiment.widen:g}" if found.value else found.words
 
 
+def ablation_called(words: str) -> Ablation | None:
+    """The ablation of which `ablation_words` speak; None for the original."""
+    for found in list_ablations():
+        if words == found.words or (found.value and words.startswith(f"{found.words} ")):
+            return found
+    return None
+
+
 def ablation_order(words: str) -> tuple[int, str]:
     """Sort key of `ablation_words`: the original first, those that take a value last and by it."""
-    for at, found in enumerate(list_ablations()):
-        if words == found.words or (found.value and words.startswith(f"{found.words} ")):
-            return (at, words)
-    return (len(list_ablations()) if words else -1, words)
+    found = ablation_called(words)
+    return (-1 if found is None else list_ablations().index(found), words)
 
 
 def variants(records: Sequence[Record]) -> dict[str, Variant]:

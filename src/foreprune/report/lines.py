@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
+from foreprune.ablations import Changed
 from foreprune.analysis.statistics import Spread
 from foreprune.report.charts import Axis, Chart, Heatmap, Series, View
 from foreprune.report.colors import DENSE, Style
+from foreprune.report.labels import ablation_called
 from foreprune.report.measures import Measure, density_label, density_texts
 from foreprune.report.sections import Condition, Row, Section
 
@@ -113,15 +115,19 @@ def density_axis(densities: Sequence[float]) -> Axis:
 
 
 def density_views(
-    section: Section, draw: Callable[[float, Condition], Iterable[Chart | None]], *kinds: str
+    section: Section,
+    draw: Callable[[float, Condition], Iterable[Chart | None]],
+    *,
+    changed: Container[Changed] = ("masks", "weights", "method"),
 ) -> tuple[View, ...]:
     """A view for each condition and density of which there are charts.
 
-    Of ablations only those of these `kinds` count, if any are given: the others would look like the original.
+    Of ablations only those count that have `changed` one of these: the others would look like the original.
     """
     found = []
     for condition in section.conditions():
-        if kinds and condition.ablation and not condition.ablation.startswith(kinds):
+        ablation = ablation_called(condition.ablation)
+        if ablation is not None and ablation.changes not in changed:
             continue
         for density in section.densities():
             charts = tuple(chart for chart in draw(density, condition) if chart is not None)

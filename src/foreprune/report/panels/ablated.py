@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from foreprune.analysis.statistics import spread
 from foreprune.report.charts import Axis, Chart, Panel, Series, View
-from foreprune.report.colors import Style, ablation_style
-from foreprune.report.labels import ORIGINAL, ablation_order
+from foreprune.report.colors import Style, ablation_styles
+from foreprune.report.labels import ORIGINAL, ablation_called, ablation_order
 from foreprune.report.lines import (
     dense_level,
     dense_words,
@@ -21,8 +21,6 @@ from foreprune.report.measures import density_label
 from foreprune.report.panels import panel
 from foreprune.report.sections import Section
 
-_INVERTED = "inverted"
-
 
 def _bases(section: Section) -> tuple[str, ...]:
     """Labels of the original runs of which there are ablated ones, in the order of legends."""
@@ -32,13 +30,15 @@ def _bases(section: Section) -> tuple[str, ...]:
 
 
 def _styles(section: Section) -> dict[str, Style]:
-    """Style of "original" and of every ablation of the section; fractions of widening differ in dash."""
-    found = {ORIGINAL: ablation_style(ORIGINAL)}
-    widened = 0
-    for words in sorted({variant.ablation for variant in section.variants.values()} - {""}, key=ablation_order):
-        found[words] = ablation_style(words, variant=widened)
-        widened += words.startswith("widened")
-    return found
+    """Style of "original" and of every ablation of the section."""
+    ablated = {variant.ablation for variant in section.variants.values()} - {""}
+    return ablation_styles((ORIGINAL, *sorted(ablated, key=ablation_order)))
+
+
+def _chosen_otherwise(words: str) -> bool:
+    """Whether the ablation changed the method, as inverting its scores does."""
+    found = ablation_called(words)
+    return found is not None and found.changes == "method"
 
 
 @panel("ablations")
@@ -103,8 +103,8 @@ def _changes(section: Section, densities: Sequence[float]) -> tuple[Chart, ...]:
             if points:
                 found[base].append(mean_line(words, style, points, factor=measure.factor))
     every = [line for lines in found.values() for line in lines]
-    # inverting often costs everything; beside that, what the other ablations do could not be seen
-    limits = _limits([line for line in every if line.label != _INVERTED] or every, around=(0.0,))
+    # another choice of weights often costs everything; beside that, what the other ablations do could not be seen
+    limits = _limits([line for line in every if not _chosen_otherwise(line.label)] or every, around=(0.0,))
     return _charts(
         found, densities, f"difference ({measure.difference_unit})" if measure.unit else "difference", limits
     )

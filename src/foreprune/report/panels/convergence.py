@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from foreprune.analysis.statistics import LeastSquares, least_squares
 from foreprune.records import Record
 from foreprune.report.charts import Axis, Chart, Panel, Series, View
-from foreprune.report.colors import DENSE_COLOR, LATER, Style
+from foreprune.report.colors import DENSE_COLOR, Style, prunes_later
 from foreprune.report.measures import density_texts
 from foreprune.report.panels import panel
 from foreprune.report.sections import Section
@@ -67,7 +67,7 @@ def _chart(section: Section, name: str, value: Value) -> tuple[Chart, list[str]]
     fits: list[Series] = []
     every: list[tuple[float, float]] = []
     for label, runs in section.pruned().items():
-        early = [run for run in runs if not run.experiment.prune_at and run.experiment.method not in LATER]
+        early = [run for run in runs if not (run.experiment.prune_at or prunes_later(run.experiment.method))]
         mine = [(x, y, run) for run in early if (x := trace(run)) is not None and (y := value(run)) is not None]
         if not mine:
             continue

@@ -63,7 +63,7 @@ def layer_density(section: Section) -> Panel:
             "The fraction of weights each method keeps in each layer, on a logarithmic axis: mean over seeds, with a "
             "band of one standard deviation. A point at “none” is a layer that lost every weight."
         ),
-        views=density_views(section, lambda *view: [_density_chart(section, *view)], "inverted"),
+        views=density_views(section, lambda *view: [_density_chart(section, *view)], changed=("method",)),
     )
 
 
@@ -101,7 +101,7 @@ def layer_width(section: Section) -> Panel:
             "The share of each layer's output units (neurons or channels) that still have an incoming weight, for each "
             "method: mean over seeds, with a band of one standard deviation. Units that are not fed can be removed."
         ),
-        views=density_views(section, lambda *view: [_width_chart(section, *view)], "shuffled", "inverted", "widened"),
+        views=density_views(section, lambda *view: [_width_chart(section, *view)], changed=("masks", "method")),
     )
 
 

@@ -33,7 +33,7 @@ def neuron_collapse(section: Section) -> Panel:
             "sparse, for each method. The rightmost point is the share of units that lost every incoming weight. Means "
             "over seeds with a band of one standard deviation."
         ),
-        views=density_views(section, lambda *view: [_chart(section, *view)], "shuffled", "inverted", "widened"),
+        views=density_views(section, lambda *view: [_chart(section, *view)], changed=("masks", "method")),
     )
 
 

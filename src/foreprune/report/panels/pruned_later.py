@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foreprune.report.charts import Axis, Chart, Panel, View
-from foreprune.report.colors import DENSE, LATER
+from foreprune.report.colors import DENSE, prunes_later
 from foreprune.report.lines import dense_level, dense_words, leading, level, result_line
 from foreprune.report.measures import density_label
 from foreprune.report.panels import panel
@@ -46,7 +46,7 @@ def _chart(section: Section, rows: list[Row], ablation: str) -> Chart | None:
     for row in rows:
         if row.method == DENSE or row.value(section.measure) is None:
             continue
-        if row.method in LATER and not section.condition(row.label).step:
+        if prunes_later(row.method) and not section.condition(row.label).step:
             later.append(row)
         else:
             timed.setdefault(section.name(row.label), {})[section.variants[row.label].step] = row
