@@ -332,9 +332,7 @@ def test_networks_shrink_with_their_steps() -> None:
 
 
 def test_unknown_names_and_scales_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="unknown table or figure 'frankle-figure-33'; did you mean 'frankle-fig"
-    ):
+    with pytest.raises(ValueError, match="unknown table or figure 'frankle-figure-33'; did you mean 'frankle-fig"):
         find("frankle-figure-33")
     with pytest.raises(ValueError, match="`foreprune papers` lists them"):
         find("x")

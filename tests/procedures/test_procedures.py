@@ -28,9 +28,7 @@ def test_names_are_their_own() -> None:
     assert not set(names) & {found.name for found in list_methods()}
     assert settings_of(experiment("imp", hyper={"rate": 0.5})) == {"rewind_to": 0, "rate": 0.5}
     assert settings_of(experiment("snip")) == {}
-    with pytest.raises(
-        ValueError, match=r"^unknown procedure 'lrt'; did you mean 'ltr'\? known: gmp, imp, ltr, "
-    ):
+    with pytest.raises(ValueError, match=r"^unknown procedure 'lrt'; did you mean 'ltr'\? known: gmp, imp, ltr, "):
         get_procedure("lrt")
     with pytest.raises(ValueError, match=r"^unknown procedure 'snip'; known: gmp, imp, ltr, magnitude-after$"):
         get_procedure("snip")
