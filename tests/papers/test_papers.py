@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from foreprune.experiments import check_methods, run_experiment
+from foreprune.experiments import check_names, run_experiment
 from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil
 from foreprune.papers import entry as entry_module
 from foreprune.papers import frankle_networks as frankle
@@ -99,7 +99,7 @@ def test_smoke_needs_no_files_and_small_is_small(entry: Entry) -> None:
 def test_every_run_names_things_that_exist(scale: entry_module.Scale) -> None:
     runs = everything(scale)
     kinds = {(run.method, str(run.hyper), run.ablation, run.prune_at): run for run in runs}
-    check_methods(list(kinds.values()))
+    check_names(list(kinds.values()))
     assert {run.data for run in runs} <= set(datasets.names())
     assert {run.init for run in runs} <= set(initializers.initializers())
     for model in {run.model for run in runs}:

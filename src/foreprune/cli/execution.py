@@ -64,10 +64,10 @@ def carry_out(experiments: Sequence[Experiment], *, out: Path, execution: Execut
 
 def _dry_run(experiments: Sequence[Experiment], *, out: Path, title: str) -> None:
     """Say what would be run."""
-    from foreprune.experiments import check_methods
+    from foreprune.experiments import check_names
     from foreprune.records import finished
 
-    check_methods(experiments)
+    check_names(experiments)
     left = [experiment for experiment in experiments if finished(out, experiment) is None]
     screen.print(title, highlight=False, markup=False)
     screen.print(networks_table(experiments))

@@ -9,14 +9,14 @@ from foreprune.experiments.grid import grid, parse_method, parse_timed_method, s
 from foreprune.experiments.selection import in_epochs, limited
 
 if TYPE_CHECKING:
-    from foreprune.experiments.checks import check, check_methods, resolve_device
+    from foreprune.experiments.checks import check, check_names, resolve_device
     from foreprune.experiments.cost import RATE, estimate, measured_rate
     from foreprune.experiments.run import run_experiment
 
 __all__ = [
     "RATE",
     "check",
-    "check_methods",
+    "check_names",
     "estimate",
     "grid",
     "in_epochs",

@@ -13,8 +13,9 @@ from foreprune.methods import as_method
 from foreprune.procedures import ablation_of, check_procedure, procedure_of, steps_of
 from foreprune.procedures.shared import check_step
 from foreprune.records import Experiment
-from foreprune.zoo.datasets import load_cached
-from foreprune.zoo.models import create
+from foreprune.zoo.datasets import describe, load_cached
+from foreprune.zoo.initializers import check_initializer
+from foreprune.zoo.models import builder, create
 
 
 def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
@@ -23,7 +24,7 @@ def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
     Raises:
         ValueError, TypeError, FileNotFoundError: what the runs would have raised.
     """
-    check_methods(experiments)
+    check_names(experiments)
     settings = {(e.data, e.model, e.init): e for e in sorted(experiments, key=lambda e: e.data)}  # each is read once
     totals: dict[tuple[str, str, str], int] = {}
     images: dict[str, int] = {}
@@ -40,12 +41,18 @@ def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
             check_step(step, steps)
 
 
-def check_methods(experiments: Sequence[Experiment]) -> None:
-    """Look up every method and procedure with its settings; no data and no network is needed.
+def check_names(experiments: Sequence[Experiment]) -> None:
+    """Look up every method and procedure with its settings, every data set, network and initialization; nothing is read
+    or built, and networks of the user's own are not imported.
 
     Raises:
         ValueError, TypeError: what the runs would have raised.
     """
+    for data, model, init in {(each.data, each.model, each.init) for each in experiments}:
+        describe(data)
+        if ":" not in model:
+            builder(model)
+            check_initializer(init)
     for experiment in experiments:
         if procedure_of(experiment):
             check_procedure(experiment)

@@ -17,7 +17,7 @@ from foreprune.records import Experiment
 from foreprune.zoo.models import create
 
 RATE = 5e10  # FLOP/s of training: half of what gradients alone reach on two idle cores of a server CPU (ResNet-20)
-START = 3.0  # seconds of a run outside training: a process starts, reads data, prunes, analyses
+START = 3.0  # seconds of a run outside training: a process starts, reads data, prunes, analyzes
 
 
 @dataclass(frozen=True)
