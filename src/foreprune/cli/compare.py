@@ -29,8 +29,7 @@ class Compare:
     """
 
     methods: tuple[str, ...] = ("random", "erk", "magnitude", "snip", "grasp", "synflow")
-    """methods to compare, with settings as name:setting=value, e.g. grasp:keep=magnitude; snip@1000 prunes after 1,000
-    steps of dense training; `foreprune methods` lists them"""
+    """methods to compare (`foreprune methods`), with settings (grasp:keep=magnitude), after 1,000 steps (snip@1000)"""
     densities: tuple[float, ...] = ()
     """fractions of weights to keep; default 0.2 0.05 0.02 0.01"""
     sparsities: tuple[float, ...] = ()
@@ -40,13 +39,11 @@ class Compare:
     seeds: int = 3
     """how many seeds, from 0 on; a seed decides weights, masks and order of the data"""
     data: str = "digits"
-    """digits, mnist, cifar-10, cifar-100, tiny-imagenet, modified-tiny-imagenet, imagenet, digits-transformation or
-    mnist-transformation"""
+    """digits, mnist, cifar-10, cifar-100, (modified-)tiny-imagenet, imagenet, digits- or mnist-transformation"""
     model: str = "lenet-300-100"
     """a network of the zoo, or package.module:factory"""
     ablations: tuple[str, ...] = ()
-    """also run every method with its masks shuffled within layers (shuffle) or over lost units too (widen:0.5), its
-    weights drawn anew (reinit, reinit-layer, reinit-neuron), or its scores inverted (invert)"""
+    """also run every method with each of these changes, such as shuffle or widen:0.5; `foreprune methods` lists them"""
     init: str = "kaiming-normal-fan-in"
     """distribution of the initial weights (zoo networks)"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
@@ -93,7 +90,7 @@ class Report:
     """Draw the report again from the records of a folder."""
 
     folder: tyro.conf.Positional[Path] = Path("runs/compare")
-    """folder that `foreprune compare` wrote"""
+    """folder that `foreprune compare` or `foreprune sweep` wrote"""
     out: Path | None = None
     """where to write; default: the same folder"""
 

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 import tyro
 
+from foreprune.ablations import Ablation, list_ablations
 from foreprune.cli.consoles import screen
 from foreprune.procedures import list_procedures
 from foreprune.training.recipes import RECIPES
 
+# what an ablation changes, for a sentence with its words
+_SUBJECTS = {"masks": "The masks are", "weights": "The weights are", "method": "The scores are"}
+
 
 @dataclass(frozen=True)
 class Methods:
-    """List the pruning methods: what each keeps, what it needs, where it comes from.
+    """List the pruning methods: what each keeps, what it needs, where it comes from. And the ablations.
 
     With names, everything about those: formula, settings, what the authors'
     code does differently.
@@ -30,6 +34,8 @@ class Methods:
 
     def run(self) -> int:
         if self.recipes:
+            if self.names:
+                raise ValueError(f"--recipes lists all recipes; leave out {' '.join(self.names)}, or --recipes")
             _print_recipes()
             return 0
         from foreprune.methods import get_method, list_methods
@@ -47,7 +53,16 @@ class Methods:
             _print_entries(
                 (found.name, found.summary, "a training", found.settings, found.paper) for found in list_procedures()
             )
+            screen.print("\nAblations: change what a method gave; for compare --ablations", style="bold")
+            _print_entries(
+                (found.name, f"{_SUBJECTS[found.changes]} {found.words}.", _value(found), {}, found.paper)
+                for found in list_ablations()
+            )
         return 0
+
+
+def _value(ablation: Ablation) -> str:
+    return f"a value, {ablation.meaning}: {ablation.name}:0.5" if ablation.value else ""
 
 
 def _print_entries(entries: Iterable[tuple[str, str, str, Mapping[str, object], str]]) -> None:
