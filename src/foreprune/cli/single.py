@@ -27,8 +27,7 @@ class Network:
     model: str
     """a network of the zoo, or package.module:factory (given input_shape, classes and seed if it takes them)"""
     data: str | None = None
-    """data set, which also sets input shape and classes; data-driven methods score on it, and the tangent kernel is
-    measured on it"""
+    """data set, which also sets input shape and classes; for methods that score on data, and the tangent kernel"""
     data_dir: Path | None = None
     """folder with the data; default: the environment variable FOREPRUNE_DATA"""
     input_shape: tuple[int, int, int] = (3, 32, 32)
@@ -53,6 +52,8 @@ class Network:
 @dataclass(frozen=True)
 class Prune:
     """Prune one network and write the masks. Prints how many weights each layer keeps.
+
+    One of density, sparsity and compression says how many weights are kept.
 
       foreprune prune --model resnet-20 --method synflow --density 0.05
       foreprune prune --model my.package:build --method snip --sparsity 0.9 \\
@@ -101,6 +102,8 @@ class Prune:
 @dataclass(frozen=True)
 class Train:
     """Train one network, sparse if masks are given, and write weights and training curve.
+
+    Without a recipe, it is trained by the one that suits data and network.
 
       foreprune train --model lenet-300-100 --masks masks.safetensors \\
           --data mnist --data-dir ~/data
