@@ -127,10 +127,36 @@ def test_methods_lists_and_describes(monkeypatch: pytest.MonkeyPatch, capsys: py
     listed = capsys.readouterr().out
     for name in ("random", "snip", "grasp", "synflow", "erk"):
         assert name in listed
+    for name in ("magnitude-after", "shuffle", "widen:0.5"):
+        assert name in listed
     assert run(monkeypatch, "methods", "grasp") == 0
     assert "temperature=200" in capsys.readouterr().out
     assert run(monkeypatch, "methods", "--recipes") == 0
     assert "frankle-lenet-mnist" in "".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("factory", ["raises", "misfits"])
+def test_what_a_network_raises_is_one_line_that_says_where(
+    factory: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_networks.py").write_text(
+        "from torch import nn\n\n"
+        "def raises():\n    raise KeyError('depth')\n\n"
+        "def misfits():\n    return nn.Linear(3, 4)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("--method", "synflow", "--density", "0.5", "--out", str(tmp_path / "masks"))
+    assert run(monkeypatch, "prune", "--model", f"own_networks:{factory}", *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    found = {"raises": f"error: KeyError: 'depth' ({tmp_path / 'own_networks.py'}, line 4); see that the "}
+    assert line.startswith(found.get(factory, "error: RuntimeError: mat1 and mat2 shapes cannot be multiplied (96x32"))
+    assert line.endswith("takes inputs of the shape given by --data or --input-shape")
+
+
+def test_help_that_is_not_read_to_the_end_is_no_error() -> None:
+    program = f"{sys.executable} -c 'from foreprune.cli import main; main()' compare --help | true"
+    done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -152,6 +178,10 @@ def test_methods_lists_and_describes(monkeypatch: pytest.MonkeyPatch, capsys: py
         (("compare", "--data", "mnist", "--data-dir", "/nowhere"), "/nowhere"),
         (("train", "--model", "fc-8", "--masks", "/nowhere/m"), "no mask file at /nowhere/m"),
         (("report", "/nowhere"), "/nowhere"),
+        (("compare", "--data", "mnst", "--dry-run"), "unknown data set 'mnst'; did you mean 'mnist'"),
+        (("compare", "--model", "resnet-2O", "--dry-run"), "unknown network 'resnet-2O'"),
+        (("compare", "--init", "kaiming", "--dry-run"), "unknown init 'kaiming'"),
+        (("methods", "--recipes", "snip"), "--recipes lists all recipes; leave out snip, or --recipes"),
     ],
 )
 def test_errors_are_one_clear_line(

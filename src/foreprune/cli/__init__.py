@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 NEEDS = ("pydantic", "rich", "tyro")
@@ -15,4 +16,8 @@ def main() -> None:
         if error.name not in NEEDS:
             raise
         sys.exit(f"error: the foreprune command needs {error.name}, write: pip install 'foreprune[cli]'")
-    run()
+    try:
+        run()
+    except BrokenPipeError:  # whoever read the help has seen enough, as in `foreprune compare --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

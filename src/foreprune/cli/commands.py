@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
@@ -61,4 +62,16 @@ def run() -> NoReturn:
         code = 2
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:  # of a network or its layers: whatever a user's model can raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = " ".join(str(error).split())
+        errors.print(
+            f"error: {type(error).__name__}: {what} ({place.filename}, line {place.lineno}); see that the network can "
+            "be built and takes inputs of the shape given by --data or --input-shape",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        code = 2
     sys.exit(code)
