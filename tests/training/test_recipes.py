@@ -214,3 +214,7 @@ def test_optimizers_have_the_settings_of_the_recipe() -> None:
 def test_recipes_and_history_do_not_import_torch() -> None:
     program = "import sys, foreprune.training.recipes, foreprune.training.history; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_last_batch_of_an_epoch_may_be_smaller() -> None:
+    assert [Recipe(batch_size=100).steps_per_epoch(images) for images in (1, 100, 101, 250)] == [1, 1, 2, 3]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +35,7 @@ def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
     for experiment in experiments:
         keep_count(experiment.density, totals[experiment.data, experiment.model, experiment.init])
         recipe = experiment.recipe
-        steps = recipe.epochs * math.ceil((experiment.train_size or images[experiment.data]) / recipe.batch_size)
+        steps = recipe.epochs * recipe.steps_per_epoch(experiment.train_size or images[experiment.data])
         for step in steps_of(experiment):
             check_step(step, steps)
 

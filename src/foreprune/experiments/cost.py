@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -105,7 +104,7 @@ def _dense_epochs(experiment: Experiment) -> float:
     steps = steps_of(experiment)
     if END in steps:
         return float(experiment.recipe.epochs)
-    each = math.ceil(images(experiment) / experiment.recipe.batch_size)
+    each = experiment.recipe.steps_per_epoch(images(experiment))
     return max(steps, default=0) / each
 
 

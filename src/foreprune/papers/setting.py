@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -42,7 +41,7 @@ class Setting:
     @property
     def steps(self) -> int:
         """Optimizer steps of one training."""
-        return self.recipe.epochs * math.ceil(self.images / self.recipe.batch_size)
+        return self.recipe.epochs * self.recipe.steps_per_epoch(self.images)
 
     def shrunk(self, *, epochs: int, images: int = 0, densities: Sequence[float], seeds: int = 3) -> Setting:
         """The same with fewer epochs, images (0: all), densities and seeds; the step to rewind to moves along."""

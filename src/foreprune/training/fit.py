@@ -243,7 +243,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 def steps_per_epoch(train: Data, recipe: Recipe, *, seed: int = 0) -> int:
     """Optimizer steps in one epoch; 1 if the data cannot tell how many they are and the schedule does not ask."""
     if isinstance(train, ImageSource):
-        return max(1, math.ceil(len(train) / recipe.batch_size))
+        return max(1, recipe.steps_per_epoch(len(train)))
     try:
         return max(1, len(train))  # type: ignore[arg-type]
     except TypeError:  # a generator of batches, or a DataLoader over an IterableDataset

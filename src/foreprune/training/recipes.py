@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ class Recipe:
             )
         if any(mark < 1 for mark in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise and begin at epoch 1 or later, not {self.milestones}")
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Optimizer steps in an epoch over so many images; the last batch may be smaller."""
+        return math.ceil(images / self.batch_size)
 
 
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
