@@ -148,7 +148,7 @@ def test_what_a_network_raises_is_one_line_that_says_where(
     words = ("--method", "synflow", "--density", "0.5", "--out", str(tmp_path / "masks"))
     assert run(monkeypatch, "prune", "--model", f"own_networks:{factory}", *words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    found = {"raises": f"error: KeyError: 'depth' ({tmp_path / 'own_networks.py'}, line 4); see that the "}
+    found = {"raises": f"error: KeyError: 'depth' ({tmp_path / 'own_networks.py'}, line 4); if the network "}
     assert line.startswith(found.get(factory, "error: RuntimeError: mat1 and mat2 shapes cannot be multiplied (96x32"))
     assert line.endswith("takes inputs of the shape given by --data or --input-shape")
 

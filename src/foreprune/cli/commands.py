@@ -66,8 +66,8 @@ def run() -> NoReturn:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = " ".join(str(error).split())
         errors.print(
-            f"error: {type(error).__name__}: {what} ({place.filename}, line {place.lineno}); see that the network can "
-            "be built and takes inputs of the shape given by --data or --input-shape",
+            f"error: {type(error).__name__}: {what} ({place.filename}, line {place.lineno}); if the network raised "
+            "it, see that it can be built and takes inputs of the shape given by --data or --input-shape",
             style="red",
             markup=False,
             highlight=False,
