@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from walked_nets import case
 
 import foreprune
+from foreprune.analysis.analyzed import Analysis, analyze
 from foreprune.analysis.effective import effective_masks
 from foreprune.analysis.flops import cost
 from foreprune.analysis.linearized import linearize
 from foreprune.analysis.path_kernel import path_kernel
 from foreprune.analysis.path_sums import path_count, path_kernel_trace, path_norm, synflow_objective
-from foreprune.analysis.summary import Analysis, analyze
 from foreprune.analysis.tangent_kernel import ntk
 from foreprune.analysis.widths import layer_widths, units_by_sparsity
 from foreprune.core.masks import Masks
@@ -121,7 +121,7 @@ def test_data_add_the_tangent_kernel() -> None:
 
 def test_large_tangent_kernels_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     given = example("mlp")
-    monkeypatch.setattr("foreprune.analysis.summary._ROWS", 10)
+    monkeypatch.setattr("foreprune.analysis.analyzed._ROWS", 10)
     found = analyze(given.model, inputs=given.x, data=(given.x, given.y))
     kernel = ntk(given.model, inputs=given.x)
     deviation = float((2 * (kernel - kernel.diag().diag()).square().sum()).sqrt())  # of the estimate from one vector

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foreprune.analysis.agreement import overlap
+    from foreprune.analysis.analyzed import Analysis, analyze
     from foreprune.analysis.effective import effective_masks
     from foreprune.analysis.eigen import Spectrum
     from foreprune.analysis.flops import Cost, cost
     from foreprune.analysis.linearized import Linearized, linearize
     from foreprune.analysis.path_sums import path_count, path_kernel_trace, path_norm, synflow_objective
     from foreprune.analysis.statistics import MaskOverlap, Overlap
-    from foreprune.analysis.summary import Analysis, analyze
     from foreprune.analysis.tangent_kernel import ntk
     from foreprune.analysis.widths import Width, layer_widths, unit_histograms, units_by_sparsity
 
@@ -29,7 +29,7 @@ _FILES = {
     "linearized": ("Linearized", "linearize"),
     "path_sums": ("path_count", "path_kernel_trace", "path_norm", "synflow_objective"),
     "statistics": ("MaskOverlap", "Overlap"),
-    "summary": ("Analysis", "analyze"),
+    "analyzed": ("Analysis", "analyze"),
     "tangent_kernel": ("ntk",),
     "widths": ("Width", "layer_widths", "unit_histograms", "units_by_sparsity"),
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from foreprune.analysis.summary import Analysis
+    from foreprune.analysis.analyzed import Analysis
 
 
 def table(analysis: Analysis) -> Group:

@@ -8,18 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from foreprune.ablations import get_ablation, list_ablations
 from foreprune.records import Experiment, Record
 from foreprune.report.colors import DENSE, method_order
 
-_WORDS: dict[str, str] = {
-    "none": "",
-    "shuffle": "shuffled",
-    "reinit": "reinitialized",
-    "reinit-layer": "reinitialized per layer",
-    "reinit-neuron": "reinitialized per neuron",
-    "invert": "inverted",
-    "widen": "widened",
-}
 ORIGINAL = "original"
 
 
@@ -62,15 +54,18 @@ class Variant:
 
 def ablation_words(experiment: Experiment) -> str:
     """What the ablation made of the network: "shuffled", "widened 0.5"; "" without one."""
-    word = _WORDS[experiment.ablation]
-    return f"{word} {experiment.widen:g}" if experiment.ablation == "widen" else word
+    if experiment.ablation == "none":
+        return ""
+    found = get_ablation(experiment.ablation)
+    return f"{found.words} {experiment.widen:g}" if found.value else found.words
 
 
 def ablation_order(words: str) -> tuple[int, str]:
-    """Sort key of `ablation_words`: the original first, widening by its fraction last."""
-    kinds = list(_WORDS.values())
-    kind = "widened" if words.startswith("widened") else words
-    return (kinds.index(kind) if kind in kinds else len(kinds), words)
+    """Sort key of `ablation_words`: the original first, those that take a value last and by it."""
+    for at, found in enumerate(list_ablations()):
+        if words == found.words or (found.value and words.startswith(f"{found.words} ")):
+            return (at, words)
+    return (len(list_ablations()) if words else -1, words)
 
 
 def variants(records: Sequence[Record]) -> dict[str, Variant]:
