@@ -80,13 +80,7 @@ def _print_entries(entries: Iterable[tuple[str, str, str, Mapping[str, object], 
 
 
 def _print_recipes() -> None:
-    from rich.table import Table
-
     from foreprune.training.recipes import SOURCES
 
-    table = Table(
-        "recipe", "epochs", "batch", "optimizer", "lr", "source", box=None, pad_edge=False, header_style="bold"
-    )
-    for name, value in RECIPES.items():
-        table.add_row(name, str(value.epochs), str(value.batch_size), value.optimizer, f"{value.lr:g}", SOURCES[name])
-    screen.print(table, markup=False)
+    for_each = "{0.epochs} epochs, batches of {0.batch_size}, {0.optimizer}, lr {0.lr:g}"
+    _print_entries((name, for_each.format(value), "", {}, SOURCES[name]) for name, value in RECIPES.items())
