@@ -161,6 +161,20 @@ def test_reinitialize_counts_what_each_unit_keeps(layer: nn.Module) -> None:
     assert not drawn[~mask].any()
 
 
+def test_what_is_no_masks() -> None:
+    given = dict(masks())
+    for call in (
+        lambda: ablations.shuffle(given),
+        lambda: ablations.widen(given, fraction=0.5),
+        lambda: ablations.reinitialize(net(), given),
+    ):
+        with pytest.raises(TypeError, match=r"masks must be foreprune.Masks.*, not dict"):
+            call()
+    for odd in ("0.5", True):
+        with pytest.raises(TypeError, match=f"bring back must be a number, not {odd!r}"):
+            ablations.widen(masks(), fraction=odd)  # type: ignore[arg-type]
+
+
 def test_reinitialize_explains_itself() -> None:
     with pytest.raises(ValueError, match="scheme must be"):
         ablations.reinitialize(net(), scheme="sparse")  # type: ignore[arg-type]

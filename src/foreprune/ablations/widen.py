@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING
 
 from foreprune.ablations.registry import ablation
@@ -34,12 +35,16 @@ def widen(masks: Masks, *, fraction: float, model: nn.Module | None = None, seed
     for transposed convolutions and transformers' Conv1D (GPT-2): pass `model` where there are any.
 
     Raises:
+        TypeError: `masks` are no `Masks`, or `fraction` is no number.
         ValueError: `fraction` outside [0, 1], or masks of another model.
     """
     from foreprune.core.layer_units import unit_index
-    from foreprune.core.masks import Masks, parameters_of
+    from foreprune.core.masks import Masks, check_masks, parameters_of
     from foreprune.core.seeds import generator_for
 
+    check_masks(masks)
+    if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
+        raise TypeError(f"fraction of the lost units to bring back must be a number, not {fraction!r}")
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction of the lost units to bring back must be in [0, 1], not {fraction!r}")
     if model is not None:
