@@ -10,6 +10,12 @@ from foreprune.core.masks import unwrapped
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
+def is_conv1d(layer: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D (GPT-2), whose weights are (in, out)."""
+    # by name: importing transformers to ask would cost seconds
+    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
+
+
 def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> Tensor:
     """Number of the unit that each entry of the weight `name` feeds, int64, in a shape that broadcasts to `shape`.
 
@@ -23,7 +29,7 @@ def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> T
         inputs, outputs = shape[:2]
         group = torch.arange(inputs) // max(inputs // owner.groups, 1)
         return (group[:, None] * outputs + torch.arange(outputs)).view(inputs, outputs, *ones)
-    if type(owner).__name__ == "Conv1D" and hasattr(owner, "nf") and len(shape) == 2:
+    if owner is not None and is_conv1d(owner) and len(shape) == 2:
         return torch.arange(shape[1]).view(1, shape[1])
     if not shape:
         return torch.zeros((), dtype=torch.int64)
