@@ -9,7 +9,7 @@ import torch
 from contract.nets import example
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import foreprune
 from foreprune.core.net import Net
@@ -26,6 +26,12 @@ def test_sizes_and_targets() -> None:
     assert batches[1].inputs.kwargs.keys() == {"x"}
     assert len(batches[2].inputs.args) == 2
     assert torch.equal(batches[2].target["boxes"], Y[:1])
+
+
+def test_inputs_alone_as_loaders_give_them() -> None:
+    for data in (X, [X[:2], X[2:]], DataLoader(TensorDataset(X), batch_size=2), [(X,)], DataLoader(X.unbind(), 3)):
+        batches = materialize(data, CPU, labeled=False)
+        assert torch.equal(torch.cat([batch.inputs.tensors()[0] for batch in batches]), X)
 
 
 def test_inputs_are_detached() -> None:
@@ -185,7 +191,14 @@ def test_the_mean_image_is_that_of_all_samples() -> None:
 @pytest.mark.parametrize(
     ("needs", "given", "message"),
     [
-        ({"images"}, {"inputs": X}, r"method 'm' needs data: pass data=\(x, y\) or an iterable"),
+        ({"images"}, {"inputs": X}, r"method 'm' needs data: pass data=x or an iterable of such batches \("),
+        ({"labels"}, {"inputs": X}, r"method 'm' needs data: pass data=\(x, y\) or an iterable of such batches \("),
+        ({"images"}, {"data": TensorDataset(X)}, r"not TensorDataset; e.g. data=x or a DataLoader"),
+        (
+            {"images"},
+            {"data": [(X, Y, Y)]},
+            r"each batch must be inputs, or \(input, target\), not tuple of 3",
+        ),
         ({"labels"}, {"data": X}, r"data must be a batch \(input, target\)"),
         ({"shape"}, {}, r"method 'm' needs example inputs, .* inputs=torch.zeros"),
         ({"mean image"}, {"inputs": X}, r"method 'm' needs the mean image of the data: pass mean_image= .* or data="),
