@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+# Errors of 0.1.0 that were mended: key -> what was wrong. Listed, but no failure.
+INTENDED = {
+    r".*/transposed/.*/neuron": "new weights per neuron took the input channels of transposed convolutions for units"
+}
 SKIPPED = ("ImportError", "AttributeError", "ModuleNotFoundError")  # never a result: the snapshot itself is wrong
 
 
@@ -185,10 +190,14 @@ def main() -> None:
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", earlier], cwd=ROOT, check=True)
     differing = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    for name in differing:
+    wrong = [name for name in differing if not any(re.fullmatch(pattern, name) for pattern in INTENDED)]
+    for name in wrong:
         sys.stdout.write(f"{name}: {before.get(name, 'not there')} before, {after.get(name, 'not there')} now\n")
-    sys.stdout.write(f"{len(before)} results compared with {chosen.against}, {len(differing)} differ\n")
-    sys.exit(bool(differing))
+    for pattern, reason in INTENDED.items():
+        count = sum(re.fullmatch(pattern, name) is not None for name in differing)
+        sys.stdout.write(f"{count} differ on purpose: {reason}\n")
+    sys.stdout.write(f"{len(before)} results compared with {chosen.against}, {len(wrong)} differ\n")
+    sys.exit(bool(wrong))
 
 
 if __name__ == "__main__":

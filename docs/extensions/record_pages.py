@@ -134,6 +134,7 @@ def ablation_page(one: Ablation) -> str:
     function, fixed = (one.apply.func, one.apply.keywords) if isinstance(one.apply, partial) else (one.apply, {})
     given = [{"masks": "masks", "weights": "model, masks", "method": '"snip"'}[one.changes]]
     given += [f"{name}={value!r}" for name, value in fixed.items()] + ([f"{one.value}=0.5"] if one.value else [])
+    given += ["model=model"] if one.takes_model else []
     return page(
         f"# {one.name}",
         text(paragraphs(function.__doc__ or "")[0]),

@@ -80,6 +80,8 @@ def prune(
     found = as_method(method)
     found.check_settings(settings)
     _check_scope_and_seed(scope, seed)
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
     metadata |= {f"hyper.{name}": repr(value) for name, value in settings.items() if not isinstance(value, Tensor)}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
@@ -115,7 +117,8 @@ def score(
 ) -> dict[str, Tensor]:
     """One scoring pass of `method` on the dense model: name -> scores of the weight's shape, larger means keep.
 
-    Arguments as in `prune`. Scores of path methods (synflow and its relatives) are defined up to one common factor.
+    Arguments as in `prune`; the settings `rounds` and `schedule` make no difference to one pass. Scores of path methods
+    (synflow and its relatives) are defined up to one common factor.
 
     Raises:
         ValueError: the method has no scores (layer-density methods build masks directly), or bad arguments.

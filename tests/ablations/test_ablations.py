@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import foreprune as fp
 from foreprune import ablations
 from foreprune.analysis import layer_widths
+from foreprune.core.layer_units import unit_index
 from foreprune.core.masks import Masks
 from foreprune.zoo import models
 
@@ -50,6 +51,44 @@ def test_widen_brings_units_back_with_the_same_count(fraction: float) -> None:
     assert (after == before) is (fraction == 0)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], not 1.5"):
         ablations.widen(before, fraction=1.5)
+
+
+class Conv1D(nn.Module):
+    """As transformers' GPT-2: weights are (in, out)."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf = nf
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ConvTranspose2d(6, 10, 3), nn.ConvTranspose2d(6, 10, 3, groups=2), Conv1D(10, 6), nn.Linear(6, 10)]
+)
+def test_widen_counts_units_by_the_layer(layer: nn.Module) -> None:
+    """Two units of ten are left, and every one of their weights."""
+    model = nn.Sequential(layer)
+    shape = tuple(model[0].weight.shape)
+    units = unit_index(layer, "weight", shape).expand(shape)
+    before = Masks({"0.weight": (units == 3) | (units == 8)})
+    assert layer_widths(model, before)["0.weight"].fed == 2
+    after = ablations.widen(before, model=model, fraction=0.5, seed=0)
+    assert after.kept == before.kept
+    assert layer_widths(model, after)["0.weight"].fed == 6
+    assert ablations.widen(before, model=model, fraction=0, seed=0) == before
+    with pytest.raises(ValueError, match=r"masks belong to another model: it has no parameter '0.weight'"):
+        ablations.widen(before, model=layer, fraction=0.5)
+
+
+def test_tensors_without_entries_stay_as_they_are() -> None:
+    empty = Masks({"0.weight": torch.ones(2, 2).bool(), "1.weight": torch.ones(0, 2).bool()})
+    assert ablations.widen(empty, fraction=1.0) == empty
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = nn.Parameter(torch.ones(0, 2))
+    assert ablations.reinitialize(model, empty, scheme="neuron")["1.weight"].shape == (0, 2)
 
 
 def test_invert_keeps_exactly_what_the_method_removes() -> None:
@@ -102,6 +141,38 @@ def test_reinitialize_keeps_masks_and_scales_the_variance(scheme: ablations.Sche
     assert torch.equal(weights["2.weight"], ablations.reinitialize(model, seed=5)["2.weight"])
     model.load_state_dict(weights, strict=False)
     assert torch.equal(model[0].weight, drawn)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ConvTranspose2d(400, 4, 1), nn.ConvTranspose2d(800, 2, 1, groups=2), Conv1D(4, 400)]
+)
+def test_reinitialize_counts_what_each_unit_keeps(layer: nn.Module) -> None:
+    model = nn.Sequential(layer)
+    shape = tuple(model[0].weight.shape)
+    units = unit_index(layer, "weight", shape).expand(shape)
+    torch.manual_seed(0)
+    mask = torch.rand(shape) < torch.tensor([0.9, 0.1, 0.5, 0.2])[units]
+    drawn = ablations.reinitialize(model, Masks({"0.weight": mask}), scheme="neuron", seed=2)["0.weight"]
+    dense = ablations.reinitialize(model, seed=2)["0.weight"]
+    for unit in range(4):
+        own = mask & (units == unit)
+        share = float(own.sum()) / 400
+        torch.testing.assert_close(drawn[own], dense[own] / math.sqrt(share))
+    assert not drawn[~mask].any()
+
+
+def test_what_is_no_masks() -> None:
+    given = dict(masks())
+    for call in (
+        lambda: ablations.shuffle(given),
+        lambda: ablations.widen(given, fraction=0.5),
+        lambda: ablations.reinitialize(net(), given),
+    ):
+        with pytest.raises(TypeError, match=r"masks must be foreprune.Masks.*, not dict"):
+            call()
+    for odd in ("0.5", True):
+        with pytest.raises(TypeError, match=f"bring back must be a number, not {odd!r}"):
+            ablations.widen(masks(), fraction=odd)  # type: ignore[arg-type]
 
 
 def test_reinitialize_explains_itself() -> None:

@@ -173,6 +173,15 @@ def test_the_table() -> None:
     assert "parts.[red].weight" in printed(analyze(Odd(), inputs=torch.zeros(1, 2)))
 
 
+def test_data_need_no_targets() -> None:
+    given = example("mlp")
+    wanted = analyze(given.model, data=(given.x, given.y))
+    assert wanted.ntk_samples == len(given.x)
+    assert analyze(given.model, data=given.x) == wanted
+    assert analyze(given.model, data=[given.x[:1], given.x[1:]]) == wanted
+    assert analyze(given.model, data=[(given.x, given.y)]) == wanted
+
+
 def test_the_dictionary_is_plain() -> None:
     given = example("encoder")
     plain = analyze(given.model, inputs=given.x, data=(given.x, given.y)).to_dict()

@@ -158,8 +158,8 @@ def test_they_are_untouched_after_a_loss_that_fails(method: Method) -> None:
         foreprune.prune(given.model, method.name, density=0.3, loss=loss, **given.arguments(method))
     except Fails:
         raised = True
-    assert raised == called, "an error of the loss was swallowed"
-    assert called or "labels are not looked at" in " ".join(method.doc.split())
+    assert called
+    assert raised, "an error of the loss was swallowed"
     assert differences(before, photograph(given.model)) == []
 
 

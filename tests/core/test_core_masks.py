@@ -88,6 +88,8 @@ def test_what_is_no_mask() -> None:
         Masks({"a": torch.ones(2)})
     with pytest.raises(TypeError, match="mask 'a' must be a boolean tensor, not list"):
         Masks({"a": [True]})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="masks are made of a mapping name -> boolean tensor, not list"):
+        Masks([True])  # type: ignore[arg-type]
     for nothing in ({}, {"a": torch.ones(0, dtype=torch.bool)}):
         with pytest.raises(ValueError, match="masks without a single weight; give at least one non-empty tensor"):
             Masks(nothing)

@@ -9,13 +9,13 @@ import torch
 from contract.nets import example
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import foreprune
 from foreprune.core.net import Net
 from foreprune.core.task import NEEDS, Inputs, Task, as_inputs, materialize, task_for
 
-X, Y = torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
+X, Y = torch.linspace(0.01, 0.99, 12).view(4, 3), torch.tensor([0, 1, 0, 1])
 CPU = torch.device("cpu")
 
 
@@ -26,6 +26,12 @@ def test_sizes_and_targets() -> None:
     assert batches[1].inputs.kwargs.keys() == {"x"}
     assert len(batches[2].inputs.args) == 2
     assert torch.equal(batches[2].target["boxes"], Y[:1])
+
+
+def test_inputs_alone_as_loaders_give_them() -> None:
+    for data in (X, [X[:2], X[2:]], DataLoader(TensorDataset(X), batch_size=2), [(X,)], DataLoader(X.unbind(), 3)):
+        batches = materialize(data, CPU, labeled=False)
+        assert torch.equal(torch.cat([batch.inputs.tensors()[0] for batch in batches]), X)
 
 
 def test_inputs_are_detached() -> None:
@@ -185,11 +191,18 @@ def test_the_mean_image_is_that_of_all_samples() -> None:
 @pytest.mark.parametrize(
     ("needs", "given", "message"),
     [
-        ({"images"}, {"inputs": X}, r"method 'm' needs data: pass data=\(x, y\) or an iterable"),
+        ({"images"}, {"inputs": X}, r"method 'm' needs data: pass data=x or an iterable of such batches \("),
+        ({"labels"}, {"inputs": X}, r"method 'm' needs data: pass data=\(x, y\) or an iterable of such batches \("),
+        ({"images"}, {"data": TensorDataset(X)}, r"not TensorDataset; e.g. data=x or a DataLoader"),
+        (
+            {"images"},
+            {"data": [(X, Y, Y)]},
+            r"each batch must be inputs, or \(input, target\), not tuple of 3",
+        ),
         ({"labels"}, {"data": X}, r"data must be a batch \(input, target\)"),
         ({"shape"}, {}, r"method 'm' needs example inputs, .* inputs=torch.zeros"),
         ({"mean image"}, {"inputs": X}, r"method 'm' needs the mean image of the data: pass mean_image= .* or data="),
-        ({"mean image"}, {"mean_image": -X}, r"the mean image has negative entries \(smallest -0.*raw pixels"),
+        ({"mean image"}, {"mean_image": -X}, r"the mean image has negative entries \(smallest -0.99\).*raw pixels"),
         ({"mean image"}, {"mean_image": [1.0]}, r"mean_image must be a tensor of finite numbers"),
         (set(), {"mean_image": X}, r"method 'm' takes no mean_image; leave it out, or use 'synflow-dist'"),
         (set(), {"loss": 3}, r"loss must be callable as loss\(output, target\), not int"),

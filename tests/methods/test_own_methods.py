@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from contract.nets import example
-from torch import Tensor
+from torch import Tensor, nn
 
 import foreprune as fp
 from foreprune.core import method as method_room
@@ -125,8 +125,9 @@ def test_functions_that_are_no_scores() -> None:
         fp.prune(model, lambda model: model, density=0.5)  # type: ignore[arg-type, misc]
     with pytest.raises(TypeError, match="scores must be a mapping from parameter name to tensor, not Tensor"):
         fp.prune(model, lambda net, task, masks: torch.ones(3), density=0.5)  # type: ignore[arg-type, return-value]
-    with pytest.raises(TypeError, match=r"method must be a name such as 'synflow', a Method, a function .* not int"):
-        fp.prune(model, 3, density=0.5)  # type: ignore[arg-type]
+    for odd, kind in ((3, "int"), (None, "NoneType"), (torch.ones(3), "Tensor")):
+        with pytest.raises(TypeError, match=rf"must be a name such as 'synflow', a Method, a function .* not {kind}"):
+            fp.prune(model, odd, density=0.5)  # type: ignore[arg-type]
 
     def score(net: Any, task: Any, masks: Any, *, rounds: int = 3) -> dict[str, Tensor]:
         raise AssertionError
@@ -180,7 +181,7 @@ def test_a_new_method_is_found_by_its_registration() -> None:
     assert masks.kept == 41
     assert not (masks & fp.prune(model, "magnitude", density=0.25)).kept
 
-    @fp.masker("first")
+    @fp.masker("first", exact=False)
     def first(net: Any, task: Any, density: float) -> fp.Masks:
         """Keep the first layer."""
         return fp.Masks({name: torch.full_like(w, name[0] == "0", dtype=torch.bool) for name, w in net.weights.items()})
@@ -188,6 +189,54 @@ def test_a_new_method_is_found_by_its_registration() -> None:
     assert fp.get_method("first").score is None
     with pytest.warns(fp.LayerCollapse):
         assert fp.prune(model, first, density=0.5).kept == 60
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda net: dict(net.weights), "method 'odd' must return foreprune.Masks, not dict"),
+        (
+            lambda net: fp.Masks({"2.weight": torch.ones(8, 10).bool()}),
+            "the masks of method 'odd' belong to another model: they lack '0.weight'",
+        ),
+        (
+            lambda net: fp.Masks({name: torch.ones(3).bool() for name in net.weights}),
+            "the masks of method 'odd' belong to another model: '0.weight' has shape",
+        ),
+        (
+            lambda net: fp.Masks({name: torch.ones_like(w).bool() for name, w in net.weights.items()}),
+            "method 'odd' keeps 164 weights where 82 are to be kept; keep as many, or register it with exact=False",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit(make: Any, message: str) -> None:
+    method = fp.Method("odd", "", "", masks=lambda net, task, density: make(net))
+    with pytest.raises((TypeError, ValueError), match=message):
+        fp.prune(example("mlp").model, method, density=0.5)
+
+
+def test_functions_that_cannot_be_methods() -> None:
+    model = example("mlp").model
+    with pytest.raises(TypeError, match=r"a score is a function .*, and abs does not say what it takes; wrap it"):
+        fp.prune(model, torch.abs, density=0.5)
+    with pytest.raises(TypeError, match=r"a score is a function .*, and Linear is a class; pass a function"):
+        fp.prune(model, nn.Linear, density=0.5)
+    with pytest.raises(
+        TypeError, match=r"makes masks is a function \(net, task, density\) -> Masks, and m takes \(net\)"
+    ):
+        fp.masker("m")(lambda net: net)
+    with pytest.raises(TypeError, match=r"and s takes \(net, task, masks, \*, k\); settings .* have defaults"):
+        fp.scorer("s")(lambda net, task, masks, *, k: net)
+    for decorator in (fp.scorer, fp.masker):
+        with pytest.raises(
+            TypeError, match=r'a method needs a name: write @(scorer|masker)\("my-method"\), not function'
+        ):
+            decorator(lambda net, task, masks: net)  # type: ignore[arg-type]
+
+
+def test_a_procedure_is_no_method() -> None:
+    with pytest.raises(ValueError, match=r"'imp' trains the network in order to prune it, .*compare --methods imp"):
+        fp.prune(example("mlp").model, fp.get_method("imp"), density=0.5)
 
 
 @pytest.mark.usefixtures("own_registry")

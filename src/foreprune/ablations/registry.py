@@ -29,6 +29,7 @@ class Ablation:
         apply: the function. If there is a `value`, `apply` takes it as the keyword of that name.
         value: name of the number in [0, 1] that it takes, as in widen:0.5; "" if it takes none.
         meaning: what that number is, for messages.
+        takes_model: whether `apply`, which acts on masks, takes the network as the keyword `model` besides.
     """
 
     name: str
@@ -38,13 +39,22 @@ class Ablation:
     apply: Callable[..., Any]
     value: str = ""
     meaning: str = ""
+    takes_model: bool = False
 
 
 _REGISTRY: dict[str, Ablation] = {}
 
 
 def ablation(
-    name: str, *, changes: Changed, words: str, paper: str, value: str = "", meaning: str = "", **fixed: Any
+    name: str,
+    *,
+    changes: Changed,
+    words: str,
+    paper: str,
+    value: str = "",
+    meaning: str = "",
+    takes_model: bool = False,
+    **fixed: Any,
 ) -> Callable[[_F], _F]:
     """Register a function as an ablation; arguments as the attributes of `Ablation`, and `fixed` ones of the function.
 
@@ -57,7 +67,7 @@ def ablation(
         apply = partial(function, **fixed) if fixed else function
         if known is not None and (place := _place(known.apply)) != _place(apply):
             raise ValueError(f"an ablation named {name!r} is registered already by {place}; choose another name")
-        _REGISTRY[name] = Ablation(name, changes, words, paper, apply, value, meaning)
+        _REGISTRY[name] = Ablation(name, changes, words, paper, apply, value, meaning, takes_model)
         return function
 
     return wrap

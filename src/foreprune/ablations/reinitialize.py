@@ -49,10 +49,12 @@ def reinitialize(
     is not changed.
 
     Raises:
+        TypeError: `masks` are no `Masks`.
         ValueError: unknown scheme, a sparse scheme without masks, or masks of another model.
     """
     from foreprune.core.init import fresh
-    from foreprune.core.masks import check_same_weights
+    from foreprune.core.layer_units import incoming, unit_index
+    from foreprune.core.masks import check_masks, check_same_weights
     from foreprune.core.net import Net
     from foreprune.core.seeds import generator_for
 
@@ -60,6 +62,7 @@ def reinitialize(
         raise ValueError(f'scheme must be "dense", "layer" or "neuron", not {scheme!r}')
     if scheme != "dense" and masks is None:
         raise ValueError(f"scheme {scheme!r} depends on what is kept: give masks=")
+    check_masks(masks, optional=True)
     net = Net.of(model, prunable=list(masks) if masks is not None else None)
     drawn = fresh(net, generator_for("reinitialise", seed))  # names a stream of numbers: another word, other weights
     if masks is None:
@@ -70,8 +73,9 @@ def reinitialize(
         if scheme == "layer":
             drawn[name].mul_(1 / math.sqrt(max(masks.layer_densities()[name], 1 / mask.numel())))
         elif scheme == "neuron":
-            rows = mask.flatten(1)
-            density = rows.sum(1).clamp(min=1) / rows.size(1)
-            drawn[name].mul_(density.rsqrt().view(-1, *[1] * (mask.dim() - 1)).to(drawn[name].dtype))
+            kept = incoming(net.module, name, mask)
+            density = kept.clamp(min=1) / (mask.numel() // max(len(kept), 1))
+            units = unit_index(net.module, name, tuple(mask.shape)).to(mask.device)
+            drawn[name].mul_(density.rsqrt()[units].to(drawn[name].dtype))
         drawn[name].mul_(mask)
     return drawn

@@ -16,12 +16,16 @@ def shuffle(masks: Masks, *, seed: int = 0) -> Masks:
 
     Frankle et al., ICLR 2021, section 5. The shuffle of several published codes permutes a local variable and changes
     nothing.
+
+    Raises:
+        TypeError: `masks` are no `Masks`.
     """
     import torch
 
-    from foreprune.core.masks import Masks
+    from foreprune.core.masks import Masks, check_masks
     from foreprune.core.seeds import generator_for
 
+    check_masks(masks)
     generator = generator_for("shuffle", seed)
     shuffled = {}
     for name, mask in masks.items():

@@ -138,16 +138,16 @@ def analyze(model: nn.Module, masks: Masks | None = None, *, inputs: Any = None,
         masks: what is kept; None: every prunable weight.
         inputs: example inputs: a tensor, a tuple of them (positional) or a mapping (keywords), batch axis first. Only
             shapes and types count.
-        data: one batch `(input, target)` or an iterable of batches. With it the tangent kernel on these samples is
-            measured too (targets do not matter); its cost grows with samples times outputs, so pass few. The first
-            batch stands for `inputs` if there are none.
+        data: one batch of inputs, or `(input, target)`, of which the target does not matter, or an iterable of batches.
+            With it the tangent kernel on these samples is measured too; its cost grows with samples times outputs, so
+            pass few. The first batch stands for `inputs` if there are none.
 
     Raises:
         TypeError: neither inputs nor data, or of the wrong kind.
         ValueError: masks of another model, or batches with samples of different shapes.
     """
     with undisturbed():
-        batches = materialize(data, torch.device("cpu")) if data is not None else ()
+        batches = materialize(data, torch.device("cpu"), labeled=False) if data is not None else ()
         pruned = Pruned.of(model, masks, batches[0].inputs if inputs is None and batches else inputs)
         notes: list[str] = []
         net, kept = pruned.net, pruned.masks

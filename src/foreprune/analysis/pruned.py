@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from foreprune.core.masks import Masks, check_same_weights, parameters_of
+from foreprune.core.masks import Masks, check_masks, check_same_weights, parameters_of
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.task import Inputs, as_inputs
 
@@ -59,11 +59,10 @@ def with_masks(model: nn.Module, masks: Masks | None) -> tuple[Net, Masks]:
         TypeError: `masks` are no `Masks`.
         ValueError: they belong to another model.
     """
+    check_masks(masks, optional=True)
     if masks is None:
         net = Net.of(model)
         return net, Masks.dense(net.weights)
-    if not isinstance(masks, Masks):
-        raise TypeError(f"masks must be foreprune.Masks or None (every weight is kept), not {type(masks).__name__}")
     if isinstance(model, nn.Module):
         parameters_of(model, masks.shapes)
     net = Net.of(model, prunable=list(masks))

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.layer_units import is_conv1d
 from foreprune.core.net import Net, isolated_randomness
 
 Init = Literal["kaiming", "own"]
@@ -89,7 +90,7 @@ def fans(layer: nn.Module, weight: Tensor) -> tuple[int, int]:
     if isinstance(layer, nn.modules.conv._ConvNd):
         field = math.prod(layer.kernel_size)
         return layer.in_channels // layer.groups * field, layer.out_channels // layer.groups * field
-    if type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"):
+    if is_conv1d(layer):
         return weight.shape[0], weight.shape[1]
     return math.prod(weight.shape[1:]), weight.shape[0]
 

@@ -10,20 +10,26 @@ from foreprune.core.masks import unwrapped
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def unit_index(module: nn.Module, name: str, shape: tuple[int, ...]) -> Tensor:
+def is_conv1d(layer: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D (GPT-2), whose weights are (in, out)."""
+    # by name: importing transformers to ask would cost seconds
+    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
+
+
+def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> Tensor:
     """Number of the unit that each entry of the weight `name` feeds, int64, in a shape that broadcasts to `shape`.
 
     Told by the type of the layer, so that it is known for every network: axis 0 counts units, except in transposed
     convolutions, whose weights are (in, out / groups, ...) and whose output channels are numbered group after group,
-    and in transformers' Conv1D, whose weights are (in, out).
+    and in transformers' Conv1D, whose weights are (in, out). Without a module axis 0 counts units.
     """
-    owner = unwrapped(module).get_submodule(name.rpartition(".")[0])
+    owner = None if module is None else unwrapped(module).get_submodule(name.rpartition(".")[0])
     ones = (1,) * (len(shape) - 2)
     if isinstance(owner, _TRANSPOSED) and len(shape) > 2:
         inputs, outputs = shape[:2]
         group = torch.arange(inputs) // max(inputs // owner.groups, 1)
         return (group[:, None] * outputs + torch.arange(outputs)).view(inputs, outputs, *ones)
-    if type(owner).__name__ == "Conv1D" and hasattr(owner, "nf") and len(shape) == 2:
+    if owner is not None and is_conv1d(owner) and len(shape) == 2:
         return torch.arange(shape[1]).view(1, shape[1])
     if not shape:
         return torch.zeros((), dtype=torch.int64)

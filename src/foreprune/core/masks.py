@@ -26,13 +26,15 @@ class Masks(Mapping[str, Tensor]):
     not take part in comparisons.
 
     Raises:
-        TypeError: a value is not a boolean tensor.
+        TypeError: no mapping, or a value that is not a boolean tensor.
         ValueError: no weights at all.
     """
 
     __slots__ = ("_kept", "_tensors", "metadata")
 
     def __init__(self, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+        if not isinstance(tensors, Mapping):
+            raise TypeError(f"masks are made of a mapping name -> boolean tensor, not {type(tensors).__name__}")
         for name, mask in tensors.items():
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
                 found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
@@ -206,6 +208,15 @@ class Masks(Mapping[str, Tensor]):
         )
 
 
+def check_masks(masks: object, *, optional: bool = False) -> None:
+    """Raise TypeError for what is no `Masks`; `optional`: None is allowed too."""
+    if not isinstance(masks, Masks) and not (optional and masks is None):
+        raise TypeError(
+            f"masks must be foreprune.Masks{' or None (every weight is kept)' if optional else ''}, not "
+            f"{type(masks).__name__}"
+        )
+
+
 def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *, what: str) -> None:
     """Raise ValueError that names the first difference between two mappings name -> shape."""
     missing = [name for name in expected if name not in given]
@@ -216,7 +227,8 @@ def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *,
     for name, shape in expected.items():
         if tuple(given[name]) != tuple(shape):
             raise ValueError(
-                f"{what} belong to another model: {name!r} has shape {tuple(given[name])} instead of {tuple(shape)}"
+                f"{what} belong to another model: {name!r} has shape {tuple(given[name])} instead of {tuple(shape)}; "
+                "use masks made for this one"
             )
 
 
@@ -250,6 +262,7 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
             raise ValueError(f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)")
         if found[name] != shape:
             raise ValueError(
-                f"masks belong to another model: {name!r} has shape {found[name]} there and {shape} in the masks"
+                f"masks belong to another model: {name!r} has shape {found[name]} there and {shape} in the masks; use "
+                "masks made for this one"
             )
     return {name: own[name] for name in shapes}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from foreprune.core.density import keep_count
-from foreprune.core.masks import Masks
+from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName, densities
 from foreprune.core.select import NoSignal, Scope, keep_best
@@ -79,11 +79,29 @@ class Method:
             raise TypeError(f"method {self.name!r} must have either a score or a function that makes masks")
         if odd := sorted((self.needs | self.optional) - NEEDS.keys()):
             raise ValueError(f"method {self.name!r} cannot need {odd[0]!r}; a method may need {', '.join(NEEDS)}")
+        self._check_signature()
         if self.rounds is not None and (taken := {"rounds", "schedule"} & defaults_of(self.function).keys()):
             raise TypeError(
                 f"{self.name!r} has a setting {min(taken)!r}, which is what the rounds of pruning are set by; "
                 "give it another name"
             )
+
+    def _check_signature(self) -> None:
+        what = "a score is a function (net, task, masks) -> {name: tensor}"
+        if self.score is None:
+            what = "what makes masks is a function (net, task, density) -> Masks"
+        if isinstance(self.function, type):
+            raise TypeError(f"{what}, and {self.name} is a class; pass a function or an instance with __call__")
+        try:
+            signature = inspect.signature(self.function)
+        except ValueError:
+            raise TypeError(f"{what}, and {self.name} does not say what it takes; wrap it in a function") from None
+        try:
+            signature.bind(None, None, None)
+        except TypeError:
+            raise TypeError(
+                f"{what}, and {self.name} takes {signature}; settings must be keyword-only and have defaults"
+            ) from None
 
     def __str__(self) -> str:
         settings = ", ".join(f"{name}={default!r}" for name, default in self.settings.items()) or "none"
@@ -131,18 +149,32 @@ class Method:
         """The masks of `net` at `density`; `settings` have been checked.
 
         Raises:
-            ValueError: `scope` is "local" for a method that sets the layer densities itself.
+            TypeError, ValueError: what the score or the function that makes masks returns does not fit the network;
+                `scope` is "local" for a method that sets the layer densities itself.
         """
         if self.masks is not None:
             if scope != "global":
                 raise ValueError(f'method {self.name!r} sets the layer densities itself; leave scope="global"')
-            return self.masks(net, task, density, **settings)
+            made = self.masks(net, task, density, **settings)
+            self._check_made(made, net, keep_count(density, net.total))
+            return made
         assert self.score is not None
         if self.rounds is not None:
             settings = {"rounds": self.rounds, "schedule": self.schedule, **settings}
         return by_score(
             self.score, net, task, density, scope=scope, revives=self.revives, progress=progress, **settings
         )
+
+    def _check_made(self, made: Any, net: Net, keep: int) -> None:
+        if not isinstance(made, Masks):
+            raise TypeError(f"method {self.name!r} must return foreprune.Masks, not {type(made).__name__}")
+        shapes = {name: tuple(weight.shape) for name, weight in net.weights.items()}
+        check_same_weights(shapes, made.shapes, what=f"the masks of method {self.name!r}")
+        if self.exact and made.kept != keep:
+            raise ValueError(
+                f"method {self.name!r} keeps {made.kept:,} weights where {keep:,} are to be kept; keep as many, or "
+                "register it with exact=False"
+            )
 
 
 _REGISTRY: dict[str, Method] = {}
@@ -173,6 +205,11 @@ def _place(method: Method) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
+def _check_name(name: object, decorator: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f'a method needs a name: write @{decorator}("my-method"), not {type(name).__name__}')
+
+
 def scorer(
     name: str,
     *,
@@ -188,6 +225,8 @@ def scorer(
     The other arguments are attributes of `Method`. `rounds` makes it iterative, with settings `rounds` and `schedule`.
     """
 
+    _check_name(name, "scorer")
+
     def wrap(score: Callable[..., Scores]) -> Callable[..., Scores]:
         doc = inspect.getdoc(score) or ""
         register(
@@ -202,6 +241,8 @@ def masker(
     name: str, *, paper: str = "", needs: Iterable[Need] = (), exact: bool = True
 ) -> Callable[[Callable[..., Masks]], Callable[..., Masks]]:
     """Register a function (net, task, density, **settings) -> Masks as a method; otherwise as `scorer`."""
+
+    _check_name(name, "masker")
 
     def wrap(make: Callable[..., Masks]) -> Callable[..., Masks]:
         register(Method(name, paper, inspect.getdoc(make) or "", frozenset(needs), masks=make, exact=exact))

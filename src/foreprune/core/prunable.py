@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
+from foreprune.core.layer_units import is_conv1d
+
 Predicate = Callable[[str, nn.Parameter], bool]
 Prunable = str | Iterable[str] | Predicate | None
 
@@ -31,8 +33,7 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 def _weight_attributes(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, nn.MultiheadAttention):
         return _ATTENTION
-    # transformers' Conv1D (GPT-2) is recognized by name: importing transformers to ask would cost seconds
-    if isinstance(module, _WEIGHTED) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf")):
+    if isinstance(module, _WEIGHTED) or is_conv1d(module):
         return ("weight",)
     return ()
 

@@ -98,7 +98,7 @@ def keep_best(
 def _check_finite(scores: Mapping[str, Tensor]) -> None:
     for name, score in scores.items():
         if not score.is_floating_point():
-            raise TypeError(f"scores of {name!r} are {score.dtype}; scores must be floating point")
+            raise TypeError(f"scores of {name!r} are {score.dtype}; make them floating point: scores.float()")
         # the sum of finite numbers can overflow, so only a sum that is not finite is worth the closer look
         if not math.isfinite(score.detach().sum()) and not torch.isfinite(score).all():
             kind = "NaN" if torch.isnan(score).any() else "infinite"
@@ -129,5 +129,6 @@ def _check_count(keep: int, living: int, *, least: int = 1, of: str = "") -> Non
 def _no_signal() -> NoSignal:
     return NoSignal(
         "every score is zero, so no weight is better than another: no signal reaches the prunable weights "
-        "(dead network, zero loss gradient, or layers that the output does not depend on)"
+        "(dead network, zero loss gradient, or layers that the output does not depend on); look at the weights, the "
+        "inputs and the loss, or exclude what cannot be reached with prunable="
     )

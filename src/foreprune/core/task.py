@@ -174,8 +174,8 @@ def task_for(
     example = as_inputs(inputs) if inputs is not None else batches[0].inputs if batches else None
     if not batches and needs & {"images", "labels"}:
         raise ValueError(
-            f"method {asking!r} needs data: pass data=(x, y) or an iterable of such batches "
-            "(data-free methods: 'synflow', 'magnitude', 'erk', 'random')"
+            f"method {asking!r} needs data: pass data={'(x, y)' if 'labels' in needs else 'x'} or an iterable of such "
+            "batches (data-free methods: 'synflow', 'magnitude', 'erk', 'random')"
         )
     if "shape" in needs and example is None:
         raise ValueError(
@@ -213,7 +213,8 @@ def materialize(data: Any, device: torch.device, *, labeled: bool = True) -> tup
     """Batches from one batch `(input, target)` or an iterable of them, moved to `device`.
 
     `input` is a tensor, a tuple of tensors (positional arguments) or a mapping (keyword arguments). A mapping with
-    "labels" is a batch by itself. Where labels are not needed, a tensor or a mapping is a batch of inputs.
+    "labels" is a batch by itself. Where labels are not needed, a tensor, a mapping or a list of one tensor is a batch
+    of inputs.
 
     Raises:
         TypeError: something that is neither.
@@ -224,7 +225,7 @@ def materialize(data: Any, device: torch.device, *, labeled: bool = True) -> tup
     elif isinstance(data, Tensor) or not isinstance(data, Iterable):
         raise TypeError(
             f"data must be a batch (input, target) or an iterable of batches, not {type(data).__name__}; "
-            "for a method without labels pass inputs= instead"
+            + ("for a method without labels pass inputs= instead" if labeled else "e.g. data=x or a DataLoader")
         )
     else:
         batches = data
@@ -280,11 +281,14 @@ def _to_batch(batch: Any, device: torch.device, *, labeled: bool) -> Batch:
         inputs, target = {key: value for key, value in batch.items() if key != "labels"}, batch.get("labels")
     elif isinstance(batch, Tensor) and not labeled:
         inputs = batch
+    elif isinstance(batch, (tuple, list)) and len(batch) == 1 and not labeled:  # as of a TensorDataset of inputs
+        inputs = batch[0]
     elif isinstance(batch, (tuple, list)) and len(batch) == 2:
         inputs, target = batch
     else:
+        allowed = "a pair (input, target) or a mapping with 'labels'"
         raise TypeError(
-            f"each batch must be a pair (input, target) or a mapping with 'labels', not {type(batch).__name__}"
+            f"each batch must be {allowed if labeled else 'inputs, or (input, target)'}, not {type(batch).__name__}"
             + (f" of {len(batch)}" if isinstance(batch, (tuple, list)) else "")
         )
     moved = as_inputs(inputs).map(lambda tensor: tensor.detach().to(device))

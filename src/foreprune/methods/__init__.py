@@ -75,11 +75,12 @@ def as_method(what: MethodLike) -> Method:
         _discover()
         known = [method for method in registry().values() if method.function is what]
         return known[0] if known else _unregistered(what)
-    found = get_method(what)
+    procedures: list[Any] = [] if isinstance(what, str) else list(_procedures().values())
+    found: Any = what if any(one is what for one in procedures) else get_method(what)
     if not isinstance(found, Method):
         raise ValueError(
-            f"{what!r} trains the network in order to prune it, which this call does not do; run it with "
-            f"`foreprune compare --methods {what}`, or prune with a method from foreprune.list_methods()"
+            f"{found.name!r} trains the network in order to prune it, which this call does not do; run it with "
+            f"`foreprune compare --methods {found.name}`, or prune with a method from foreprune.list_methods()"
         )
     return found
 
@@ -96,13 +97,6 @@ def _ready(scores: Mapping[str, Tensor]) -> Callable[..., Scores]:
 
 def _unregistered(score: Callable[..., Scores]) -> Method:
     name = getattr(score, "__name__", type(score).__name__)
-    try:
-        inspect.signature(score).bind(None, None, None)
-    except TypeError:
-        raise TypeError(
-            f"a score is a function (net, task, masks) -> {{name: tensor}}, and {name} takes "
-            f"{inspect.signature(score)}; settings must be keyword-only and have defaults"
-        ) from None
     return Method(name, "", inspect.getdoc(score) or "", score=score, rounds=1, optional=frozenset(NEEDS))
 
 

@@ -114,7 +114,7 @@ def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, T
     Raises:
         ValueError: batch normalization over a single value, or two evaluations that take different ways.
     """
-    for name, mask in masks._tensors.items():
+    for name, mask in masks.items():
         dead = ~mask
         draw.weights[name].masked_fill_(dead, 0)  # several times as fast as a product with booleans
         draw.perturbed[name].masked_fill_(dead, 0)

@@ -78,4 +78,4 @@ def test_a_package_without_the_folder_passes_the_same_tests(tmp_path: Path) -> N
             [sys.executable, *command], cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert " passed" in done.stdout or "%]" in done.stdout
+    assert "%]" in done.stdout  # a run without a single test prints no progress

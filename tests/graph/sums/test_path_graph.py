@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import foreprune.graph
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
@@ -55,3 +59,11 @@ def test_an_image_multiplies_each_path() -> None:
             found = graph.gradients(weights, image=torch.tensor(entries))
             assert found["0.weight"].tolist() == [[20 * entry for entry in entries]]
             assert found["2.weight"].tolist() == [[entries[0] + 3 * entries[2]]] * 2
+
+
+def test_a_replay_folder_without_files_is_no_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `git rm` leaves behind: the folder with its compiled files."""
+    (tmp_path / "replay" / "__pycache__").mkdir(parents=True)
+    monkeypatch.setattr(foreprune.graph, "__path__", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "foreprune.graph.replay", raising=False)
+    assert type(paths()) is PathGraph

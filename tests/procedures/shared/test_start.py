@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from foreprune import ablations
 from foreprune.api import prune
+from foreprune.core.masks import Masks
 from foreprune.experiments import run_experiment
 from foreprune.procedures.shared import (
     start_of,
@@ -88,6 +90,19 @@ def test_widening_is_an_ablation_of_a_run(tmp_path: Path) -> None:
     wide = run(experiment("phew", density=0.05, model="fc-16", ablation="widen", widen=0.4), tmp_path)
     assert masks_of(wide, tmp_path) == ablations.widen(masks_of(usual, tmp_path), fraction=0.4, seed=0)
     assert wide.layers[0].units_alive > usual.layers[0].units_alive
+
+
+def test_ablations_that_ask_for_the_network_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[object] = []
+
+    def note(masks: Masks, *, model: object, fraction: float, seed: int) -> Masks:
+        got.append(model)
+        return masks
+
+    noting = replace(ablations.get_ablation("widen"), apply=note)
+    monkeypatch.setattr("foreprune.procedures.shared.start.ablation_of", lambda _: noting)
+    start = start_of(context(experiment("magnitude", ablation="widen", widen=0.5), tmp_path))
+    assert got == [start.model]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def path_graph(net: Net, inputs: Inputs) -> PathGraph:
 
     With the folder `foreprune/graph/replay` later rounds are faster; without it the results are the same.
     """
-    if importlib.util.find_spec("foreprune.graph.replay") is None:
+    found = importlib.util.find_spec("foreprune.graph.replay")
+    if found is None or found.origin is None:  # a folder that holds only compiled files has no origin
         return PathGraph(net, inputs)
     from foreprune.graph.replay import ReplayedPaths
 

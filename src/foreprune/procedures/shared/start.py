@@ -45,7 +45,8 @@ def _ablated(start: Start, experiment: Experiment) -> Start:
         return start
     value = {ablation.value: experiment.widen} if ablation.value else {}
     if ablation.changes == "masks":
-        return replace(start, masks=ablation.apply(start.masks, seed=experiment.seed, **value))
+        network = {"model": start.model} if ablation.takes_model else {}
+        return replace(start, masks=ablation.apply(start.masks, seed=experiment.seed, **network, **value))
     # another draw than the one that was scored, which has the same seed
     weights = ablation.apply(start.model, start.masks, seed=experiment.seed + _REINIT_SEEDS, **value)
     start.model.load_state_dict(weights, strict=False)  # buffers stay
