@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +17,19 @@ from contract.nets import example
 from torch import Tensor, nn
 
 import foreprune as fp
-from foreprune.core import method as method_room
-from foreprune.core.method import register
+from foreprune.core.method import register, registry
 from foreprune.methods import as_method
 
 
 @pytest.fixture
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    fp.list_methods()
-    monkeypatch.setattr(method_room, "_REGISTRY", dict(method_room._REGISTRY))
+def own_registry() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    before = {method.name: method for method in fp.list_methods()}
+    yield
+    methods = registry()
+    assert isinstance(methods, dict)
+    methods.clear()
+    methods.update(before)
 
 
 def weights_of(given: Any) -> dict[str, Tensor]:
