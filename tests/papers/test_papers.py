@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from foreprune.core.init import initializers
 from foreprune.experiments import check_names, run_experiment
 from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil
 from foreprune.papers import entry as entry_module
@@ -17,7 +18,7 @@ from foreprune.papers.setting import DIGITS, Setting
 from foreprune.procedures import END, procedure_of, steps_of
 from foreprune.records import Experiment
 from foreprune.training.recipes import Recipe
-from foreprune.zoo import datasets, initializers, models
+from foreprune.zoo import datasets, models
 
 NAMES = {
     *(f"frankle-figure-{number}" for number in (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16)),
@@ -101,7 +102,7 @@ def test_every_run_names_things_that_exist(scale: entry_module.Scale) -> None:
     kinds = {(run.method, str(run.hyper), run.ablation, run.prune_at): run for run in runs}
     check_names(list(kinds.values()))
     assert {run.data for run in runs} <= set(datasets.names())
-    assert {run.init for run in runs} <= set(initializers.initializers())
+    assert {run.init for run in runs} <= set(initializers())
     for model in {run.model for run in runs}:
         models.builder(model)
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from foreprune.zoo.initializers import initialize_, initializers
+from foreprune.core.init import initializers
+from foreprune.zoo.initializers import initialize_
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -7,40 +7,11 @@ variances, so the choice is named with every network instead of being a framewor
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.init import NORMS, WEIGHTED, fans, own_reset
-from foreprune.core.names import unknown
-
-# (fan-in, fan-out) -> standard deviation of the weights; the gain of ReLU is sqrt(2)
-_DEVIATIONS: dict[str, Callable[[int, int], float]] = {
-    "kaiming-normal-fan-in": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
-    "kaiming-normal-fan-out": lambda fan_in, fan_out: math.sqrt(2 / fan_out),
-    "kaiming-uniform-fan-in": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
-    "xavier-normal": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
-    "xavier-uniform": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
-    "normal-0.1": lambda fan_in, fan_out: 0.1,
-    "constant-variance": lambda fan_in, fan_out: 1.0,
-}
-
-
-def initializers() -> tuple[str, ...]:
-    """Names that `initialize_` and `create` take as `init`."""
-    return tuple(_DEVIATIONS)
-
-
-def check_initializer(init: str) -> None:
-    """Refuse a name that is not in `initializers()`.
-
-    Raises:
-        ValueError: unknown name, with near ones.
-    """
-    if init not in _DEVIATIONS:
-        raise unknown("init", init, _DEVIATIONS)
+from foreprune.core.init import NORMS, WEIGHTED, check_initializer, draw_weight_, fans, own_reset
 
 
 @torch.no_grad()
@@ -68,7 +39,7 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
 
     Args:
         module: any module; its device and dtype stay.
-        init: one of `initializers()`.
+        init: one of `foreprune.core.init.initializers()`.
         generator: the only source of randomness. Numbers are drawn on its device and copied, so that a CPU generator
             gives the same weights on every device.
 
@@ -81,7 +52,7 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
         _require_drawable(name, layer)
     for _, layer in layers:
         if isinstance(layer, WEIGHTED):
-            _draw_(layer.weight, init, *fans(layer, layer.weight), generator)
+            _draw_(layer.weight, init, fans(layer, layer.weight), generator)
             if layer.bias is not None:
                 layer.bias.zero_()
         elif isinstance(layer, NORMS):
@@ -109,16 +80,9 @@ def _require_drawable(name: str, layer: nn.Module) -> None:
         )
 
 
-def _draw_(weight: Tensor, init: str, fan_in: int, fan_out: int, generator: torch.Generator) -> None:
-    deviation = _DEVIATIONS[init](fan_in, fan_out)
+def _draw_(weight: Tensor, init: str, fan: tuple[int, int], generator: torch.Generator) -> None:
     wide = weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
-    drawn = torch.empty(weight.shape, dtype=wide, device=generator.device)
-    if "uniform" in init:
-        bound = math.sqrt(3) * deviation
-        drawn.uniform_(-bound, bound, generator=generator)
-    else:
-        drawn.normal_(0.0, deviation, generator=generator)
-    weight.copy_(drawn)
+    weight.copy_(draw_weight_(torch.empty(weight.shape, dtype=wide, device=generator.device), init, fan, generator))
 
 
 def _reset_by_itself_(layer: nn.Module, generator: torch.Generator) -> None:

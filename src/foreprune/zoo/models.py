@@ -23,9 +23,10 @@ import torch
 from torch import nn
 
 from foreprune.core.fields import checked
+from foreprune.core.init import check_initializer
 from foreprune.core.names import unknown
 from foreprune.zoo.feedforward import Shape, lenet5, mlp, vgg
-from foreprune.zoo.initializers import check_initializer, initialize_
+from foreprune.zoo.initializers import initialize_
 from foreprune.zoo.resnets import cifar_resnet, resnet18, resnet50
 
 Builder = Callable[[Shape, int], nn.Module]
@@ -107,7 +108,7 @@ def create(
         name: which network.
         input_shape: (channels, height, width) of one image.
         classes: number of outputs.
-        init: distribution of the weights, one of `foreprune.zoo.initializers.initializers()`.
+        init: distribution of the weights, one of `foreprune.core.init.initializers()`.
         seed: of the generator that draws them; equal seeds give bit-identical weights.
 
     Returns:
