@@ -224,12 +224,16 @@ def test_a_distribution_by_name_draws_biases_and_normalizations_too(init: str) -
         "xavier-uniform": 2 / (fan_in + fan_out),
         "normal-0.1": 0.01,
         "constant-variance": 1,
-    }[init]
+    }[init.removesuffix("+uniform-scale")]
     assert float(drawn["0.weight"].var()) == pytest.approx(variance, rel=0.05)
-    assert bool(drawn["0.weight"].abs().max() <= math.sqrt(3 * variance)) is ("uniform" in init)
+    assert bool(drawn["0.weight"].abs().max() <= math.sqrt(3 * variance)) is ("-uniform" in init)
     for name in ("0.bias", "1.bias", "3.bias"):
         assert not drawn[name].any()
-    assert drawn["1.weight"].eq(1).all()
+    scale = drawn["1.weight"]
+    if init.endswith("+uniform-scale"):
+        assert 0 <= float(scale.min()) < 0.25 < 0.75 < float(scale.max()) <= 1
+    else:
+        assert scale.eq(1).all()
 
 
 @pytest.mark.parametrize("init", initializers())
@@ -262,5 +266,8 @@ def test_fresh_running_statistics() -> None:
 
 
 def test_an_unknown_initializer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown init 'he'; known: kaiming, own, kaiming-normal-fan-in, .*variance$"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown init 'he'; known: .*variance, kaiming, own; and the first 7",
+    ):
         fresh(Net.of(nn.Linear(2, 2)), generator(), init="he")

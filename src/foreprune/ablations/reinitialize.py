@@ -63,17 +63,15 @@ def reinitialize(
         TypeError: `masks` are no `Masks`.
         ValueError: unknown scheme or init, a sparse scheme without masks, or masks of another model.
     """
-    from foreprune.core.init import fresh, fresh_statistics, initializers
+    from foreprune.core.init import check_initializer, fresh, fresh_statistics
     from foreprune.core.layer_units import incoming, unit_index
     from foreprune.core.masks import check_masks, check_same_weights
-    from foreprune.core.names import unknown
     from foreprune.core.net import Net
     from foreprune.core.seeds import generator_for
 
     if scheme not in ("dense", "layer", "neuron"):
         raise ValueError(f'scheme must be "dense", "layer" or "neuron", not {scheme!r}')
-    if init != "own" and init not in initializers():
-        raise unknown("init", init, (*initializers(), "own"))
+    check_initializer(init, also=("own",))
     if scheme != "dense" and masks is None:
         raise ValueError(f"scheme {scheme!r} depends on what is kept: give masks=")
     check_masks(masks, optional=True)

@@ -30,21 +30,24 @@ _DEVIATIONS: dict[str, Callable[[int, int], float]] = {
     "normal-0.1": lambda fan_in, fan_out: 0.1,
     "constant-variance": lambda fan_in, fan_out: 1.0,
 }
+UNIFORM_SCALE = "+uniform-scale"
 
 
 def initializers() -> tuple[str, ...]:
-    """The distributions that `check_initializer` lets pass."""
-    return tuple(_DEVIATIONS)
+    """The names that `check_initializer` lets pass: a distribution of the weights, or one of them followed by
+    "+uniform-scale", which draws the scales of batch normalization from U(0, 1)."""
+    return (*_DEVIATIONS, *(name + UNIFORM_SCALE for name in _DEVIATIONS))
 
 
-def check_initializer(init: str) -> None:
-    """Refuse a name that is not in `initializers()`.
+def check_initializer(init: str, *, also: tuple[str, ...] = ()) -> None:
+    """Refuse a name that is neither in `initializers()` nor in `also`.
 
     Raises:
         ValueError: unknown name, with near ones.
     """
-    if init not in _DEVIATIONS:
-        raise unknown("init", init, _DEVIATIONS)
+    if init not in (known := (*initializers(), *also)):
+        see = f"known: {', '.join((*_DEVIATIONS, *also))}; and the first {len(_DEVIATIONS)} with {UNIFORM_SCALE}"
+        raise unknown("init", init, known, see=see)
 
 
 @torch.no_grad()
@@ -53,11 +56,12 @@ def fresh(
 ) -> dict[str, Tensor]:
     """A new draw of every parameter of `net`; the module's own tensors are not touched.
 
-    With the name of a distribution, weights of linear and convolution layers follow it, their biases become 0,
-    normalizations scale 1 and shift 0, and any other layer (attention, embeddings, recurrent) is drawn by its own
-    `reset_parameters`. `init="kaiming"` is "kaiming-normal-fan-in" with biases left as they are. With `init="own"`
-    every layer is drawn by its own. What no layer knows how to draw follows the distribution (Kaiming normal for "own")
-    if it is prunable and a matrix or more, and stays as it is otherwise; a distribution's name warns of that.
+    With one of `initializers()`, weights of linear and convolution layers follow that distribution, their biases become
+    0, normalizations scale 1 (or what the name says) and shift 0, and any other layer (attention, embeddings,
+    recurrent) is drawn by its own `reset_parameters`. `init="kaiming"` is "kaiming-normal-fan-in" with biases left as
+    they are. With `init="own"` every layer is drawn by its own. What no layer knows how to draw follows the
+    distribution (Kaiming normal for "own") if it is prunable and a matrix or more, and stays as it is otherwise, of
+    which one of `initializers()` warns.
 
     Args:
         net: the network.
@@ -72,12 +76,12 @@ def fresh(
     Raises:
         ValueError: unknown `init`.
     """
+    check_initializer(init, also=("kaiming", "own"))
     special = init in ("kaiming", "own")
-    if not special and init not in _DEVIATIONS:
-        raise unknown("init", init, ("kaiming", "own", *_DEVIATIONS))
     weights = "kaiming-normal-fan-in" if special else init
     drawn = {name: torch.empty_like(value) for name, value in net.params.items()} if out is None else dict(out)
     by_themselves: list[nn.Module] = []
+    scales: list[Tensor] = []
     left: list[str] = []
     for prefix, layer in net.module.named_modules():
         own = {key: f"{prefix}.{key}".lstrip(".") for key, value in layer._parameters.items() if value is not None}
@@ -90,6 +94,7 @@ def fresh(
                 continue
             if simple and isinstance(layer, NORMS):
                 drawn[name].fill_(1.0 if key == "weight" else 0.0)
+                scales += [drawn[name]] if key == "weight" and scale_is_drawn(layer, init) else []
             elif (simple and key == "weight") or (not itself and _is_weight(net, name)):
                 draw_weight_(drawn[name], weights, fans(layer, net.params[name]), generator)
             elif not special and key == "bias" and (simple or is_conv1d(layer)):
@@ -101,6 +106,8 @@ def fresh(
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         with isolated_randomness(seed):
             _reset(by_themselves, net, drawn)
+    for scale in scales:
+        draw_scale_(scale, generator)
     if left and not special:
         warnings.warn(
             f"no layer knows how to draw {', '.join(left)}: left as they are; give the layer a reset_parameters()",
@@ -122,16 +129,31 @@ def fresh_statistics(net: Net) -> dict[str, Tensor]:
 
 def draw_weight_(weight: Tensor, init: str, fan: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Fill `weight` in place from the distribution called `init` for a layer of that (fan-in, fan-out)."""
-    deviation = _DEVIATIONS[init](max(fan[0], 1), max(fan[1], 1))
-    if "uniform" in init:
-        bound = math.sqrt(3) * deviation
-        return _in_order(weight, generator, lambda tensor: tensor.uniform_(-bound, bound, generator=generator))
+    name = init.removesuffix(UNIFORM_SCALE)
+    deviation = _DEVIATIONS[name](max(fan[0], 1), max(fan[1], 1))
+    if "uniform" in name:
+        return _uniform_(weight, -math.sqrt(3) * deviation, math.sqrt(3) * deviation, generator)
     return normal_(weight, deviation, generator)
+
+
+def scale_is_drawn(layer: nn.Module, init: str) -> bool:
+    """Whether `init` draws the scale of `layer`: that of batch normalization only, as OpenLTH does."""
+    return init.endswith(UNIFORM_SCALE) and isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
+def draw_scale_(scale: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill the scale of a normalization with U(0, 1) in place. To be called when all weights have been drawn: they are
+    then the same numbers with and without "+uniform-scale"."""
+    return _uniform_(scale, 0.0, 1.0, generator)
 
 
 def normal_(tensor: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
     """Fill `tensor` with N(0, deviation^2) in place, drawn on the generator's device."""
     return _in_order(tensor, generator, lambda tensor: tensor.normal_(0.0, deviation, generator=generator))
+
+
+def _uniform_(tensor: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return _in_order(tensor, generator, lambda tensor: tensor.uniform_(low, high, generator=generator))
 
 
 def _in_order(tensor: Tensor, generator: torch.Generator, draw: Callable[[Tensor], Tensor]) -> Tensor:

@@ -11,7 +11,16 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.init import NORMS, WEIGHTED, check_initializer, draw_weight_, fans, own_reset
+from foreprune.core.init import (
+    NORMS,
+    WEIGHTED,
+    check_initializer,
+    draw_scale_,
+    draw_weight_,
+    fans,
+    own_reset,
+    scale_is_drawn,
+)
 
 
 @torch.no_grad()
@@ -19,10 +28,16 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     """Draw every weight of `module` anew, in place, and return it.
 
     Weights of linear, convolutional and transposed convolutional layers follow `init`; their biases become 0.
-    Normalization layers become scale 1, shift 0, running mean 0 and running variance 1. (OpenLTH, the code of Frankle
-    et al. 2021, draws the scales of batch normalization from U(0, 1) by default; SynFlow, GraSP and this library use
-    1.) Layers of other kinds that own parameters (embeddings, attention projections, recurrent layers) are drawn by
-    their own `reset_parameters()`, under a forked global generator.
+    Normalization layers become scale 1, shift 0, running mean 0 and running variance 1. Layers of other kinds that own
+    parameters (embeddings, attention projections, recurrent layers) are drawn by their own `reset_parameters()`, under
+    a forked global generator.
+
+    Any name followed by `+uniform-scale` draws the scales of batch normalization from U(0, 1), as Frankle et al. 2021
+    do (appendix D.4). They are drawn when all weights have been, so that the weights of a seed are the same with it and
+    without. Layer, group and instance normalization keep scale 1: no paper here draws theirs, and OpenLTH, the code of
+    Frankle et al., draws `BatchNorm2d` only. (That code leaves biases as PyTorch draws them; here they are 0.) SynFlow,
+    GraSP and NTK-SAP publish code with scale 1. Patil and Dovrolis 2021, Gebhart et al. 2021 and the text of NTK-SAP
+    say nothing of the scale: their entries in `foreprune papers` take 1.
 
     | init | weights |
     | --- | --- |
@@ -33,6 +48,7 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     | xavier-uniform | uniform with variance 2 / (fan-in + fan-out), Glorot and Bengio 2010 |
     | normal-0.1 | standard deviation 0.1 in every layer (Patil and Dovrolis 2021, section 5.2) |
     | constant-variance | N(0, 1) in every layer: magnitudes say nothing of layers (Frankle et al. 2021, section 5) |
+    | ...+uniform-scale | weights as without; scales of batch normalization U(0, 1) (Frankle et al. 2021, D.4) |
 
     Fans count true connections: inputs and outputs of the same group, with the two sides of a transposed convolution in
     their places.
@@ -52,13 +68,17 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
         _require_drawable(name, layer)
     for _, layer in layers:
         if isinstance(layer, WEIGHTED):
-            _draw_(layer.weight, init, fans(layer, layer.weight), generator)
+            weight = _wide(layer.weight, generator)
+            layer.weight.copy_(draw_weight_(weight, init, fans(layer, layer.weight), generator))
             if layer.bias is not None:
                 layer.bias.zero_()
         elif isinstance(layer, NORMS):
             _reset_norm_(layer)
         elif _owns_parameters(layer):
             _reset_by_itself_(layer, generator)
+    for _, layer in layers:
+        if scale_is_drawn(layer, init) and isinstance(scale := layer.weight, Tensor):
+            scale.copy_(draw_scale_(_wide(scale, generator), generator))
     return module
 
 
@@ -80,9 +100,10 @@ def _require_drawable(name: str, layer: nn.Module) -> None:
         )
 
 
-def _draw_(weight: Tensor, init: str, fan: tuple[int, int], generator: torch.Generator) -> None:
-    wide = weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
-    weight.copy_(draw_weight_(torch.empty(weight.shape, dtype=wide, device=generator.device), init, fan, generator))
+def _wide(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Room for as many numbers on the generator's device, in single precision at least."""
+    dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.float32
+    return torch.empty(tensor.shape, dtype=dtype, device=generator.device)
 
 
 def _reset_by_itself_(layer: nn.Module, generator: torch.Generator) -> None:
