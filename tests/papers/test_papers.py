@@ -55,6 +55,10 @@ def test_every_table_and_figure_is_there() -> None:
     assert len(entries()) == len(NAMES) == 37
 
 
+def test_entries_are_in_the_order_of_the_files() -> None:
+    assert [entry.make.__module__ for entry in entries()] == sorted(entry.make.__module__ for entry in entries())
+
+
 def test_entries_need_no_torch() -> None:
     code = (
         "import sys\nfrom foreprune.papers import SCALES, entries\n"
@@ -213,13 +217,37 @@ def test_ablations_of_figure_4() -> None:
     runs = paper("frankle-figure-4")
     for model, seeds in (("resnet-20", 5), ("vgg-16", 5), ("resnet-18-imagenet", 3)):
         own = [run for run in runs if run.model == model]
-        kinds = Counter((run.method, run.ablation, run.init == "constant-variance") for run in own)
+        kinds = Counter((run.method, run.ablation, run.init.startswith("constant-variance")) for run in own)
         variants = [(name, ablation, False) for name in EARLY for ablation in ("none", "shuffle", "reinit", "invert")]
         variants += [(name, "none", True) for name in EARLY]
         variants += [("magnitude-after", ablation, False) for ablation in ("none", "shuffle", "reinit")]
         assert kinds == {**dict.fromkeys(variants, 18 * seeds), ("dense", "none", False): seeds}
     limited = Counter(run.ablation for run in runs if run.model == "resnet-50" and run.method != "dense")
     assert limited == dict.fromkeys(("none", "shuffle", "reinit"), 5 * 13 * 3)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_scales_of_batch_normalization_are_drawn_in_every_entry_of_frankle(scale: entry_module.Scale) -> None:
+    theirs = [run for each in entries() if each.paper == frankle.PAPER for run in runs_of(each.name, scale)]
+    inits = {(run.model == "lenet-300-100", run.init) for run in theirs}
+    assert inits == {
+        (True, "kaiming-normal-fan-in"),
+        (False, "kaiming-normal-fan-in+uniform-scale"),
+        (False, "constant-variance+uniform-scale"),
+    }
+    others = {run.init for each in entries() if each.paper != frankle.PAPER for run in runs_of(each.name, scale)}
+    assert not any(init.endswith("+uniform-scale") for init in others)
+
+
+def test_ids_of_runs_that_stay_what_they_were() -> None:
+    """LeNet-300-100 has no batch normalization, and the other papers take scales of 1."""
+    assert {
+        "mnist_lenet-300-100_dense_d1_s0_216eb97685",
+        "mnist_lenet-300-100_snip_d0.8_s0_679c2fbb2b",
+        "mnist_lenet-300-100_synflow_d0.0180144_s4_c1ac683693",
+    } <= ids(paper("frankle-appendix-k"))
+    assert "mnist_fc-100_dense_d1_s0_948295912f" in ids(paper("gebhart-figure-1"))
+    assert "cifar-10_resnet-20_dense_d1_s0_e76fe9fd9f" in ids(paper("ntksap-table-12"))
 
 
 def test_figure_6_goes_from_initialization_to_the_end_at_one_density() -> None:

@@ -1,4 +1,7 @@
-"""Frankle, Dziugaite, Roy & Carbin 2021, "Pruning Neural Networks at Initialization": tables and figures."""
+"""Frankle, Dziugaite, Roy & Carbin 2021, "Pruning Neural Networks at Initialization": tables and figures.
+
+Scales of batch normalization are drawn from U(0, 1) in all of them (appendix D.4; `foreprune.papers.frankle_networks`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from foreprune.papers.frankle_networks import (
     MODIFIED_RESNET_18,
     PAPER,
     RESNET_50,
+    SMOKE,
+    UNIT_VARIANCE,
     along_training,
     at_matching,
     at_the_end,
@@ -84,12 +89,12 @@ def appendix_l(scale: Scale) -> Runs:
     if scale == "paper":
         setting = MODIFIED_RESNET_18
     else:
-        setting = smoke("resnet-8") if scale == "smoke" else small_resnet_20(densities=powers(0.8, (6, 14)))
+        setting = SMOKE if scale == "smoke" else small_resnet_20(densities=powers(0.8, (6, 14)))
     late = ("magnitude-after",) if scale == "small" else at_the_end(setting)
     return together(
         [
             setting.runs(*EARLY, ablations=("shuffle", "reinit", "invert")),
-            setting.runs(*EARLY, init="constant-variance", dense=False),
+            setting.runs(*EARLY, init=UNIT_VARIANCE, dense=False),
             setting.runs("random", "grasp:keep=magnitude", f"ltr:rewind_to={setting.rewind_to}"),
             setting.runs(*late, ablations=("shuffle", "reinit")),
         ]
@@ -104,7 +109,8 @@ def figure_3(scale: Scale) -> Runs:
     """Early methods at initialization.
 
     The paper scores in one shot (SynFlow in 100 rounds) on ten images of each class, without new weights
-    afterwards.
+    afterwards. Here as in all entries of this paper scales of batch normalization are drawn from U(0, 1), as its
+    appendix D.4 says.
     """
     methods = ("random", *EARLY, "magnitude-after")
     return together(setting.runs(*methods) for setting in networks(scale))
@@ -118,8 +124,9 @@ def figure_3(scale: Scale) -> Runs:
 def figure_4(scale: Scale) -> Runs:
     """Ablations at initialization.
 
-    The early methods also run with weights of variance 1 in every layer (`init constant-variance`), and train from
-    them. Magnitude pruning after training (bottom row) is shuffled and reinitialized only.
+    The early methods also run with weights of variance 1 in every layer (`init constant-variance`; scales of batch
+    normalization stay uniform), and train from them. Magnitude pruning after training (bottom row) is shuffled and
+    reinitialized only.
 
     ResNet-50 had "limited ablations" that the paper does not list: here shuffle and reinitialize.
 
@@ -131,7 +138,7 @@ def figure_4(scale: Scale) -> Runs:
             runs.append(setting.runs(*EARLY, "magnitude-after", ablations=("shuffle", "reinit")))
             continue
         runs.append(setting.runs(*EARLY, ablations=("shuffle", "reinit", "invert")))
-        runs.append(setting.runs(*EARLY, init="constant-variance", dense=False))
+        runs.append(setting.runs(*EARLY, init=UNIT_VARIANCE, dense=False))
         runs.append(setting.runs("magnitude-after", ablations=("shuffle", "reinit")))
     return together(runs)
 
