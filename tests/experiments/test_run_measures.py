@@ -126,16 +126,22 @@ def test_a_last_image_alone_has_no_statistics(model: str, counted: int, tmp_path
     assert len(_outputs(run, run.network())) == counted
 
 
-@pytest.mark.slow
-def test_outputs_of_pruned_residual_networks_move_a_reasonable_way(tmp_path: Path) -> None:
-    """With running statistics GraSP's went hundreds of times as far as the dense network's."""
-    recipe = Recipe(epochs=2, batch_size=64, lr=0.05, momentum=0.9)
-    moved = {}
-    for method in ("dense", "grasp", "random"):
-        record = run_experiment(experiment(method, model="resnet-20", recipe=recipe), out=tmp_path)
-        assert record.status == "finished", record.error
-        moved[method] = record.analysis["output_distance"]
-    assert all(1 < value < 30 for value in moved.values()), moved
+@pytest.mark.parametrize("method", ["dense", "grasp"])
+def test_outputs_do_not_hang_on_the_scale_of_what_is_normalized(method: str, tmp_path: Path) -> None:
+    """By running statistics of 0 and 1 they would grow with the product of all layers."""
+    data = load_cached("digits", None)
+    run = RunContext(experiment(model="resnet-8"), data, data.train, tmp_path, "cpu")
+    model = run.network()
+    if method == "grasp":
+        batches = data.train.scoring_batches(per_class=10, seed=0, device="cpu")
+        prune(model, method, density=0.3, data=batches).apply_(model)
+    found = _outputs(run, model)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, nn.Conv2d):
+                part.weight.mul_(100)
+    torch.testing.assert_close(_outputs(run, model), found, rtol=1e-2, atol=1e-2)
+    assert 0.1 < float(torch.linalg.vector_norm(found, dim=1).mean()) < 30
 
 
 def test_at_most_a_thousand_images_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
