@@ -97,6 +97,12 @@ def at_matching(setting: Setting) -> Setting:
     return replace(setting, densities=(setting.matching,))
 
 
+def collapsing_networks(scale: Scale) -> tuple[Setting, ...]:
+    """The networks of figure 5, each at its highest matching sparsity."""
+    settings = (RESNET_20, VGG_16) if scale == "small" else networks(scale)
+    return tuple(map(at_matching, settings))
+
+
 def at_the_end(setting: Setting) -> tuple[str, ...]:
     """The early methods applied to the trained dense network; magnitude under the name of the baseline."""
     return ("magnitude-after", *(f"{name}@{setting.steps}" for name in EARLY if name != "magnitude"))
@@ -151,13 +157,28 @@ def synflow_networks(scale: Scale) -> tuple[Setting, ...]:
     """The unpruned networks of table 7, ResNet-18 with two sets of hyperparameters on each data set."""
     if scale == "smoke":
         return (SMOKE, smoke("lenet-300-100"))
-    vggs = tuple(_replicated(model, (1.0,)) for model in ("vgg-11", "vgg-16"))
+    *vggs, cifar, tiny = _as_synflow((1.0,))
     if scale == "small":
         return tuple(map(_briefly, vggs))
-    cifar = _replicated("resnet-18", (1.0,))
-    authors: dict[str, Any] = {"lr": 0.01, "batch_size": 128, "gamma": 0.2}
-    tiny = replace(MODIFIED_RESNET_18, densities=(1.0,))
-    tried = ((cifar, authors), (cifar, {"lr": 0.2, "batch_size": 256}), (tiny, {"lr": 0.01, "batch_size": 128}))
-    resnets = [replace(setting, recipe=replace(setting.recipe, **new)) for setting, new in tried]
-    resnets[2] = replace(resnets[2], recipe=shortened(resnets[2].recipe, 100))
-    return (*vggs, *resnets, tiny)
+    authors: dict[str, Any] = {"lr": 0.01, "batch_size": 128}
+    cifar_authors = replace(cifar, recipe=replace(cifar.recipe, **authors, gamma=0.2))
+    tiny_authors = replace(tiny, recipe=shortened(replace(tiny.recipe, **authors), 100))
+    return (*vggs, cifar_authors, cifar, tiny_authors, tiny)
+
+
+def extreme_networks(scale: Scale) -> tuple[Setting, ...]:
+    """The networks of figure 7, from half of the weights to a thousandth."""
+    halves = powers(0.5, range(1, 11))
+    if scale == "smoke":
+        return (SMOKE,)
+    if scale == "small":
+        return tuple(replace(setting, densities=halves, seeds=3) for setting in (VGG_16, RESNET_20))
+    return _as_synflow(halves)
+
+
+def _as_synflow(densities: tuple[float, ...]) -> tuple[Setting, ...]:
+    """The networks of appendix D: VGG-11, VGG-16 and ResNet-18 with a 3x3 stem on CIFAR-10, the last on TinyImageNet
+    too, with this paper's rates."""
+    cifar = [_replicated(model, densities) for model in ("vgg-11", "vgg-16", "resnet-18")]
+    cifar[2] = replace(cifar[2], recipe=replace(cifar[2].recipe, lr=0.2, batch_size=256))
+    return (*cifar, replace(MODIFIED_RESNET_18, densities=densities))
