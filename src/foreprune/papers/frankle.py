@@ -157,8 +157,8 @@ def figure_5(scale: Scale) -> Runs:
     Pruned and measured, not trained. The other methods are shuffled too, which the paper does for SynFlow only.
 
     At the scale small ResNet-20 and VGG-16 exactly as in the paper, with all seeds: minutes on a CPU. ResNet-18 is left
-    out, for no other images have its shape and 200 classes (with ten classes SynFlow empties 63 % of its channels
-    instead of 67 %, of seed 0); what needs no images can be had by `foreprune prune --model resnet-18-imagenet --input-shape 3 64
+    out, for no other images have its shape and 200 classes (with ten, SynFlow empties 63 % of its channels at seed 0
+    instead of 67 %). What needs no images can be had by `foreprune prune --model resnet-18-imagenet --input-shape 3 64
     64 --classes 200 --init kaiming-normal-fan-in+uniform-scale`.
     """
     return together(
