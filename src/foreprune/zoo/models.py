@@ -89,8 +89,8 @@ def create(
     any VGG.
 
     `package.module:factory` calls that factory with those of input_shape, classes and seed that it names, and torch's
-    generator seeded around it; it draws its own weights, whatever `init` says. (The ablations `reinit`, `reinit-layer` and
-    `reinit-neuron` of such a network draw by `init`.)
+    generator seeded around it; it draws its own weights, whatever `init` says. (The ablations
+    `reinit`, `reinit-layer` and `reinit-neuron` of such a network draw by `init`.)
 
     **Depths of wide ResNets** are counted as for every CIFAR ResNet, 6n + 2: n blocks of two convolutions in each of
     three stages, the stem and the classifier. `wrn-14-8` has n = 2 and stages of 128, 256 and 512 channels. Zagoruyko
