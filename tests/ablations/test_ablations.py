@@ -230,7 +230,7 @@ def test_reinitialize_explains_itself() -> None:
         ablations.reinitialize(net(), scheme="sparse")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give masks="):
         ablations.reinitialize(net(), scheme="layer")
-    with pytest.raises(ValueError, match=r"unknown init 'kaiming'; known: .*variance, own; and the first 7"):
+    with pytest.raises(ValueError, match=r"unknown init 'kaiming'; known: .*, each also with .uniform-scale, own$"):
         ablations.reinitialize(net(), init="kaiming")
     with pytest.raises(ValueError, match=r"fits no parameter|no parameter|another model"):
         ablations.reinitialize(net(), Masks({"nope": torch.ones(2, dtype=torch.bool)}))

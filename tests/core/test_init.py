@@ -223,6 +223,7 @@ def test_a_distribution_by_name_draws_biases_and_normalizations_too(init: str) -
         "xavier-normal": 2 / (fan_in + fan_out),
         "xavier-uniform": 2 / (fan_in + fan_out),
         "normal-0.1": 0.01,
+        "normal-variance-0.1": 0.1,
         "constant-variance": 1,
     }[init.removesuffix("+uniform-scale")]
     assert float(drawn["0.weight"].var()) == pytest.approx(variance, rel=0.05)
@@ -268,6 +269,6 @@ def test_fresh_running_statistics() -> None:
 def test_an_unknown_initializer_is_refused() -> None:
     with pytest.raises(
         ValueError,
-        match=r"unknown init 'he'; known: .*variance, kaiming, own; and the first 7",
+        match=r"unknown init 'he'; known: .*variance, each also with .uniform-scale, kaiming, own$",
     ):
         fresh(Net.of(nn.Linear(2, 2)), generator(), init="he")

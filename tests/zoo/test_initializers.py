@@ -25,6 +25,7 @@ def seeded(seed: int = 0) -> torch.Generator:
         ("xavier-normal", 2 / 800),
         ("xavier-uniform", 2 / 800),
         ("normal-0.1", 0.01),
+        ("normal-variance-0.1", 0.1),
         ("constant-variance", 1.0),
     ],
 )
@@ -51,6 +52,7 @@ def test_every_initializer_is_tested_above_and_listed() -> None:
         "xavier-normal",
         "xavier-uniform",
         "normal-0.1",
+        "normal-variance-0.1",
         "constant-variance",
     }
 
@@ -194,5 +196,7 @@ def test_unknown_init_names_near_ones() -> None:
         initialize_(nn.Linear(2, 2), init="kaiming-normal", generator=seeded())
     with pytest.raises(ValueError, match=r"'constant-variance\+uniform'; did you mean 'constant-variance\+un"):
         initialize_(nn.Linear(2, 2), init="constant-variance+uniform", generator=seeded())
-    with pytest.raises(ValueError, match=r"'zzz'; known: kaiming-normal-fan-in, .*; and the first 7 with \+unif"):
+    with pytest.raises(
+        ValueError, match=r"'zzz'; known: kaiming-normal-fan-in, .*variance, each also with \+uniform-scale$"
+    ):
         initialize_(nn.Linear(2, 2), init="zzz", generator=seeded())

@@ -28,6 +28,7 @@ _DEVIATIONS: dict[str, Callable[[int, int], float]] = {
     "xavier-normal": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
     "xavier-uniform": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
     "normal-0.1": lambda fan_in, fan_out: 0.1,
+    "normal-variance-0.1": lambda fan_in, fan_out: math.sqrt(0.1),
     "constant-variance": lambda fan_in, fan_out: 1.0,
 }
 UNIFORM_SCALE = "+uniform-scale"
@@ -46,7 +47,7 @@ def check_initializer(init: str, *, also: tuple[str, ...] = ()) -> None:
         ValueError: unknown name, with near ones.
     """
     if init not in (known := (*initializers(), *also)):
-        see = f"known: {', '.join((*_DEVIATIONS, *also))}; and the first {len(_DEVIATIONS)} with {UNIFORM_SCALE}"
+        see = ", ".join((f"known: {', '.join(_DEVIATIONS)}, each also with {UNIFORM_SCALE}", *also))
         raise unknown("init", init, known, see=see)
 
 

@@ -21,7 +21,6 @@ def _discover() -> None:
 def entries() -> tuple[Entry, ...]:
     """Every entry, paper by paper, in the order of the files."""
     _discover()
-    # whoever has imported one file first must not change it
     return tuple(sorted(registry().values(), key=lambda entry: entry.make.__module__))
 
 

@@ -47,6 +47,7 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     | xavier-normal | N(0, 2 / (fan-in + fan-out)), Glorot and Bengio 2010 |
     | xavier-uniform | uniform with variance 2 / (fan-in + fan-out), Glorot and Bengio 2010 |
     | normal-0.1 | standard deviation 0.1 in every layer (Patil and Dovrolis 2021, section 5.2) |
+    | normal-variance-0.1 | variance 0.1 in every layer: N(0, 0.1) as the code of the same paper draws it |
     | constant-variance | N(0, 1) in every layer: magnitudes say nothing of layers (Frankle et al. 2021, section 5) |
     | ...+uniform-scale | weights as without; scales of batch normalization U(0, 1) (Frankle et al. 2021, D.4) |
 
