@@ -23,6 +23,7 @@ def seeded(seed: int = 0) -> torch.Generator:
         ("xavier-normal", 2 / 800),
         ("xavier-uniform", 2 / 800),
         ("normal-0.1", 0.01),
+        ("normal-variance-0.1", 0.1),
         ("constant-variance", 1.0),
     ],
 )
@@ -47,6 +48,7 @@ def test_every_initializer_is_tested_above_and_listed() -> None:
         "xavier-normal",
         "xavier-uniform",
         "normal-0.1",
+        "normal-variance-0.1",
         "constant-variance",
     }
 

@@ -35,9 +35,11 @@ class Record(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     `top1` and `top5` are test accuracies of the *last* epoch, fractions in [0, 1] (`top5` only with 6 classes or more).
     `analysis` holds the numbers of `foreprune.analyze` on the pruned initial network: effective_density, width (mean
     over layers of the share of units on a kept path), dead_layers, log10_paths, log10_path_norm,
-    log10_path_kernel_trace, macs, dense_macs; and two that training adds, weight_distance and output_distance: the
+    log10_path_kernel_trace, macs, dense_macs; and what training adds: weight_distance and output_distance, the
     Euclidean distance of the kept weights, and the mean over up to 1,000 test images of that of the outputs, between
-    the first and the last step (Gebhart et al. 2021, figures 1-2). None where they have no meaning or are infinite.
+    the first and the last step (Gebhart et al. 2021, figures 1-2), and, for networks pruned before training,
+    log10_path_kernel_trace_1, the trace with the weights after the first epoch (figure 1). None where they have no
+    meaning or are infinite.
     `warnings` are what the library warned of, such as layers that lost all their weights. `attempts` counts the
     processes that the last sweep started for the run: more than one if some of them died.
     """

@@ -24,6 +24,7 @@ _DEVIATIONS: dict[str, Callable[[int, int], float]] = {
     "xavier-normal": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
     "xavier-uniform": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
     "normal-0.1": lambda fan_in, fan_out: 0.1,
+    "normal-variance-0.1": lambda fan_in, fan_out: math.sqrt(0.1),
     "constant-variance": lambda fan_in, fan_out: 1.0,
 }
 
@@ -61,6 +62,7 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     | xavier-normal | N(0, 2 / (fan-in + fan-out)), Glorot and Bengio 2010 |
     | xavier-uniform | uniform with variance 2 / (fan-in + fan-out), Glorot and Bengio 2010 |
     | normal-0.1 | standard deviation 0.1 in every layer (Patil and Dovrolis 2021, section 5.2) |
+    | normal-variance-0.1 | variance 0.1 in every layer: N(0, 0.1) as the code of the same paper draws it |
     | constant-variance | N(0, 1) in every layer: magnitudes say nothing of layers (Frankle et al. 2021, section 5) |
 
     Fans count true connections: inputs and outputs of the same group, with the two sides of a transposed convolution in
