@@ -27,7 +27,7 @@ NAMES = {
     "patil-early-loss",
     *(f"gebhart-figure-{number}" for number in (1, 2, 3)),
     *(f"ntksap-table-{number}" for number in (1, 12, 13, 14)),
-    *("ntksap-main-comparison", "ntksap-appendix-c", "ntksap-number-of-resamplings"),
+    *("ntksap-main-figure", "ntksap-appendix-c", "ntksap-ablation-r"),
 }
 EARLY = ("magnitude", "snip", "grasp", "synflow")
 PRUNED_ONLY = ("frankle-figure-5", "frankle-figure-16", *(f"patil-figure-{n}" for n in (1, 2, 8, 11)))
@@ -168,9 +168,9 @@ COUNTS = {
     "gebhart-figure-1": (4 * 5 + 4 * 3) * (8 * 6 + 1),
     "gebhart-figure-2": (4 * 5 + 4 * 3) * (8 * 6 + 1),
     "gebhart-figure-3": (4 * 5 + 8 * 3) * (6 * 6 + 1),
-    "ntksap-main-comparison": 3 * (7 * 9 + 1) * 3,
+    "ntksap-main-figure": 3 * (7 * 9 + 1) * 3,
     "ntksap-appendix-c": (5 * 9 + 1) * 3 + (4 * 9 + 1) * 3,
-    "ntksap-number-of-resamplings": (4 * 9 + 1) * 3,
+    "ntksap-ablation-r": (4 * 9 + 1) * 3,
     "ntksap-table-1": 2 * (7 * 2 + 1),
     "ntksap-table-12": (4 * 9 + 1) * 3,
     "ntksap-table-13": (4 * 9 + 1) * 3,
@@ -333,7 +333,7 @@ def test_ntk_sap_is_run_with_the_settings_of_each_table() -> None:
 
 def test_ntk_sap_entries_share_the_runs_that_are_the_same() -> None:
     tables = set[str]().union(*(ids(paper(f"ntksap-table-{number}")) for number in (12, 13, 14)))
-    comparison = paper("ntksap-main-comparison")
+    comparison = paper("ntksap-main-figure")
     assert len(ids(comparison) & tables) == 3 * (9 + 1) * 3  # NTK-SAP as in the first row of each table, and dense
     assert {run.id for run in comparison if run.method in ("ntk-sap", "dense")} <= tables
     rounds = {(run.model, run.hyper.get("rounds", 20)) for run in paper("ntksap-appendix-c") if run.method == "ntk-sap"}
@@ -341,9 +341,7 @@ def test_ntk_sap_entries_share_the_runs_that_are_the_same() -> None:
         *(("resnet-20", count) for count in (1, 2, 4, 8, 20)),
         *(("resnet-18-imagenet", count) for count in (1, 5, 20, 100)),
     }
-    draws = {
-        run.hyper.get("resamplings", 5) for run in paper("ntksap-number-of-resamplings") if run.method == "ntk-sap"
-    }
+    draws = {run.hyper.get("resamplings", 5) for run in paper("ntksap-ablation-r") if run.method == "ntk-sap"}
     assert draws == {1, 2, 5, 10}
 
 

@@ -63,7 +63,8 @@ def px(
     z1 = torch.stack([tensor * 2.0 ** (exponent - largest) for tensor, exponent in parts]).sum(0)
     flow = gradients((z2.flatten() * z1).sum(), squares, net.prunable)  # dR / d(w^2)
     if signed:
-        return {name: flow[name].abs_().mul_(masks(net.params)[name].square()) for name in net.prunable}
+        real = masks(net.params)
+        return {name: flow[name].abs_().mul_(real[name].square()) for name in net.prunable}
     check_growing(flow)
     return {name: flow[name].mul_(squares[name].detach()) for name in net.prunable}
 

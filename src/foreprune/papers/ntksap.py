@@ -1,4 +1,4 @@
-"""Wang, Li & Sun 2023 (NTK-SAP): the main comparison, tables 1 and 12-14, and the numbers of rounds and resamplings.
+"""Wang, Li & Sun 2023 (NTK-SAP): the main figure, tables 1 and 12-14, and the numbers of rounds and resamplings.
 
 The tables give means and standard deviations without a number of seeds; three are run here, and one on ImageNet, where
 single numbers are printed. Batch normalization begins with gamma = 1 and beta = 0, as in the authors' code.
@@ -74,14 +74,14 @@ def perturbations(setting: Setting, *, rounds: int, resamplings: int, samples: i
 
 
 @figure(
-    "section 6.1, main comparison",
+    "section 6.1, main figure",
     "Accuracy against density, beside digits read off the figure (within 0.1) at 89.3, 95.6 and 98.2 % sparsity. "
     "ResNet-20: NTK-SAP 87.9, 83.8, 77.7; GraSP 87.4, 83.4, 76.9; SynFlow 86.8, 82.5, 75.2; SNIP 87.5, 82.8, below 75; "
     "magnitude 83.2 and 76 at the last two; random 86.4 and 80.6 at the first two. VGG-16: NTK-SAP 73.3, 71.9, 69.3; "
     "SNIP 73.0, 71.3, below 66; GraSP 71.7, 70.2, 67.9. ResNet-18: NTK-SAP 51.9, 49.3, 43.9; SNIP 51.1, 48.8, 42.3; "
     "GraSP 49.5, 47.1, 42.7.",
 )
-def main_comparison(scale: Scale) -> Runs:
+def main_figure(scale: Scale) -> Runs:
     """NTK-SAP and six others on three data sets.
 
     ResNet-20 on CIFAR-10, VGG-16 on CIFAR-100, ResNet-18 on TinyImageNet, with NTK-SAP as in tables 12, 13 and 14,
@@ -184,10 +184,10 @@ def appendix_c(scale: Scale) -> Runs:
 
 
 @figure(
-    "section 5, number of resamplings",
+    "section 5, ablation R: resamplings",
     "Accuracy against density: more draws of weights for each score cost nothing, and matter little after the first.",
 )
-def number_of_resamplings(scale: Scale) -> Runs:
+def ablation_r(scale: Scale) -> Runs:
     """NTK-SAP with fewer and more resamplings.
 
     ResNet-20 with 1, 2, 5 and 10 draws of weights and inputs for each score; the paper takes 5 on CIFAR-10, the

@@ -203,7 +203,7 @@ def _ntk_sap() -> Iterator[Published]:
 
 
 def _comparison() -> Iterator[Published]:
-    """Wang et al., the main comparison, read off the figure within 0.1; NTK-SAP is in tables 12 to 14."""
+    """Wang et al., the main figure, read off the figure within 0.1; NTK-SAP is in tables 12 to 14."""
     for model, exponent, values in (
         ("resnet-20", 4, {"grasp": 90.3}),
         ("resnet-20", 6, {"grasp": 89.4, "synflow": 89.6}),
@@ -228,7 +228,7 @@ def _comparison() -> Iterator[Published]:
         ("resnet-18-imagenet", 18, {"snip": 42.3, "grasp": 42.7}),
     ):
         (density,) = powers(0.8, [exponent])
-        yield from _numbers("ntksap-main-comparison", model, density, values, within=0.7)
+        yield from _numbers("ntksap-main-figure", model, density, values, within=0.7)
 
 
 PUBLISHED: tuple[Published, ...] = (*_collapse(), *_replications(), *_ntk_sap())
