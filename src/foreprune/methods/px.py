@@ -45,8 +45,8 @@ def px(
     one, so that its classifier enters both with its own weights, signs included; they are scored w^2 |dR/dw|.
     `last_layer="signed"` does the same with the layers that make the outputs (biases stay out): z1 then differs
     between outputs from the first round on, R is no sum over paths, and scores of all layers are absolute values. On
-    ResNet-20 at a density of 0.05 the two keep 91 % of the weights in common, and theirs fewer in the last layer (185
-    of 640 against 420).
+    ResNet-20 at a density of 0.05 (20 rounds, 20 images of CIFAR-10, three seeds) the two keep 91 % of the weights in
+    common, and theirs fewer in the last layer: 172 of 640 against 427.
     """
     signed = _last(net, task) if last_layer == "signed" else ()
     squares = {name: weight.clone() if name in signed else weight.square() for name, weight in net.params.items()}
