@@ -9,7 +9,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import BatchNormMode, Net, gradients
 from foreprune.core.task import Batch, Task, require_grad
-from foreprune.graph import PathGraph, active_outputs, check_growing, path_dtype
+from foreprune.graph import PathGraph, Precision, active_outputs, check_growing, path_dtype
 
 
 @scorer(
@@ -18,7 +18,9 @@ from foreprune.graph import PathGraph, active_outputs, check_growing, path_dtype
     needs={"images"},
     rounds=100,
 )
-def px(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval") -> Scores:
+def px(
+    net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval", precision: Precision = "double"
+) -> Scores:
     """Keep the weights with the largest w^2 dR/d(w^2), R = sum_k z1_k z2_k from the bound on the tangent kernel.
 
     z1_k sums the squared inputs over the active paths to output k: the network with weights of 1, with its gates as the
@@ -32,11 +34,14 @@ def px(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval")
     the authors' code, or with the statistics of the batch (`batchnorm="train"`). A ReLU is 0 or 1. The paper says
     nothing of others; here an activation counts with its squared slope, and max-pooling takes the entry it takes in the
     real network. In z1 and z2 normalizations are identities, as in the paper, where the authors' code runs them in
-    training mode, which leaves no sum over paths; that code also squares the statistics of shortcuts.
+    training mode, which leaves no sum over paths; that code also squares the statistics of shortcuts. `precision` is
+    that of z1 and z2, as in synflow; the gates come from a pass in the network's own.
     """
-    squares = require_grad(masks({name: weight.square() for name, weight in net.params.items()}), net.prunable)
-    z2, _ = PathGraph(net, task.batches[0].inputs).outputs(squares)
-    parts = [active_energy(net, batch, masks, z2.numel(), batchnorm=batchnorm) for batch in task.batches]
+    dtype = task.once(path_dtype, precision, net.device)
+    squares = {name: weight.to(dtype).square() for name, weight in net.params.items()}
+    squares = require_grad(masks(squares), net.prunable)
+    z2, _ = PathGraph(net, task.batches[0].inputs, dtype=dtype).outputs(squares)
+    parts = [active_energy(net, batch, masks, z2.numel(), batchnorm=batchnorm, dtype=dtype) for batch in task.batches]
     largest = max(exponent for _, exponent in parts)
     z1 = torch.stack([tensor * 2.0 ** (exponent - largest) for tensor, exponent in parts]).sum(0)
     flow = gradients((z2.flatten() * z1).sum(), squares, net.prunable)  # dR / d(w^2)
@@ -45,7 +50,13 @@ def px(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval")
 
 
 def active_energy(
-    net: Net, batch: Batch, masks: Masks, outputs: int, *, batchnorm: BatchNormMode
+    net: Net,
+    batch: Batch,
+    masks: Masks,
+    outputs: int,
+    *,
+    batchnorm: BatchNormMode,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, int]:
     """z1, summed over the samples of a batch, as (tensor with `outputs` entries, exponent): tensor * 2**exponent.
 
@@ -53,7 +64,6 @@ def active_energy(
         PathError: an operation that has no meaning for paths, or a forward that takes another way without its weights.
         ValueError: not `outputs` numbers for each sample.
     """
-    dtype = path_dtype(net.params)
     ones = masks({name: torch.ones_like(value, dtype=dtype) for name, value in net.params.items()})
     found, exponent = active_outputs(net, batch.inputs, ones, real=masks(net.params), batchnorm=batchnorm)
     if found.numel() != batch.size * outputs:

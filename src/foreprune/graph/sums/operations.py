@@ -324,7 +324,7 @@ def _set_item(gates: Gates, call: Call) -> Any:
     exponent = max(known.exponent for known in (flow, written) if known is not None)
     if flow is None or flow.exponent != exponent:
         # a constant that activations are written into, perhaps the user's own: another tensor stands for it from now on
-        fresh = _aligned(gates, call, target, exponent).clone()
+        fresh = _aligned(gates, call, target, exponent).to(gates.dtype, copy=True)
         gates.replaced[id(target)] = (target, gates.mark(fresh, Flow(exponent)))
         target = fresh
     target[index] = _aligned(gates, call, value, exponent) if isinstance(value, Tensor) else 0.0
