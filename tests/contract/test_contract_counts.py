@@ -149,7 +149,7 @@ def test_the_default_number_of_rounds_is_run(method: Method) -> None:
 
 def test_settings_default_to_those_of_the_papers() -> None:
     iterative = {"schedule": "exponential"}
-    paths = {"precision": "double", **iterative}
+    paths = {"batchnorm": "scale", "precision": "double", **iterative}
     papers: dict[str, dict[str, Any]] = {
         "er": {},
         "erk": {},

@@ -92,3 +92,46 @@ def test_the_last_round_keeps_the_nearest_count_and_those_before_it_round_up(mon
         foreprune.prune(model, "synflow", density=density, inputs=torch.zeros(1, 7), rounds=rounds)
         wanted = [108 - int((1 - density ** (k / rounds)) * 108) for k in range(1, rounds)]
         assert counts == [*wanted, round(density * 108)]
+
+
+def drawn_and_trained(steps: int) -> nn.Module:
+    """ResNet-20 with scales and statistics drawn at random, then trained a little."""
+    model = resnet_20(3)
+    generator = torch.Generator().manual_seed(0)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            for tensor, low, high in ((norm.weight, -1.0, 1.0), (norm.running_var, 0.05, 4.0)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(steps):
+        images = torch.randn(16, *X.shape[1:], generator=generator)
+        labels = torch.randint(10, (16,), generator=generator)
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def without_shifts(model: nn.Module) -> nn.Module:
+    """Running means and biases are no part of a path sum: the published procedure without them."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith(("running_mean", "bias")):
+                value.zero_()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("density", "rounds"),
+    [(0.26, 20), (0.05, 20), *(pytest.param(d, 100, marks=pytest.mark.slow) for d in (0.26, 0.05))],
+)
+def test_the_published_procedure_on_scales_and_statistics_of_any_size(density: float, rounds: int) -> None:
+    model = drawn_and_trained(10)
+    theirs = published(without_shifts(model), density, rounds=rounds)
+    ours = foreprune.prune(model, "synflow", density=density, inputs=X, rounds=rounds)
+    assert ours.kept == round(density * 270_896)
+    assert ours == theirs
+    identity = foreprune.prune(model, "synflow", density=density, inputs=X, rounds=rounds, batchnorm="identity")
+    assert (identity & theirs).kept < 0.8 * theirs.kept

@@ -9,7 +9,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import BatchNormMode, Net, gradients
 from foreprune.core.task import Batch, Task, require_grad
-from foreprune.graph import PathGraph, Precision, active_outputs, check_growing, path_dtype
+from foreprune.graph import IDENTITIES, PathGraph, Precision, active_outputs, check_growing, path_dtype
 
 
 @scorer(
@@ -33,14 +33,14 @@ def px(
     The gates come from a pass of the real masked network on the data, with batch normalization in inference mode, as in
     the authors' code, or with the statistics of the batch (`batchnorm="train"`). A ReLU is 0 or 1. The paper says
     nothing of others; here an activation counts with its squared slope, and max-pooling takes the entry it takes in the
-    real network. In z1 and z2 normalizations are identities, as in the paper, where the authors' code runs them in
-    training mode, which leaves no sum over paths; that code also squares the statistics of shortcuts. `precision` is
-    that of z1 and z2, as in synflow; the gates come from a pass in the network's own.
+    real network. In z1 and z2 normalizations are identities, as in the paper (synflow takes their scale), where the
+    authors' code runs them in training mode, which leaves no sum over paths; that code also squares the statistics of
+    shortcuts. `precision` is that of z1 and z2, as in synflow; the gates come from a pass in the network's own.
     """
     dtype = task.once(path_dtype, precision, net.device)
     squares = {name: weight.to(dtype).square() for name, weight in net.params.items()}
     squares = require_grad(masks(squares), net.prunable)
-    z2, _ = PathGraph(net, task.batches[0].inputs, dtype=dtype).outputs(squares)
+    z2, _ = PathGraph(net, task.batches[0].inputs, IDENTITIES, dtype=dtype, power=2).outputs(squares)
     parts = [active_energy(net, batch, masks, z2.numel(), batchnorm=batchnorm, dtype=dtype) for batch in task.batches]
     largest = max(exponent for _, exponent in parts)
     z1 = torch.stack([tensor * 2.0 ** (exponent - largest) for tensor, exponent in parts]).sum(0)

@@ -105,7 +105,8 @@ class ReplayedPaths(PathGraph):
         leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
         tape = Tape(weights.values())
         sums: list[Tensor] = []
-        graph = PathGraph(self.net, self.inputs, self.handlers, partial(_TapedGates, tape=tape, sums=sums), self.dtype)
+        gates = partial(_TapedGates, tape=tape, sums=sums)
+        graph = PathGraph(self.net, self.inputs, self.handlers, gates, self.dtype, self.power)
         drawn = _random_states()
         with tape:
             output, _ = graph.outputs(leaves, image=state.image)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from foreprune.core.net import BatchNormMode, Net, Params, scoring
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Arguments, Call, Gates, Handler, PathError, known_flow
-from foreprune.graph.sums.operations import HANDLERS, plain
+from foreprune.graph.sums.operations import IDENTITIES, plain
 from foreprune.graph.vocabulary import Family, family_of
 
 _State = tuple[str, Tensor | None]  # the name of a gate's function, and what it did to the real activations
@@ -86,7 +86,7 @@ class _RealGates(Gates):
     """Paths under the gates of a real pass, matched call by call."""
 
     def __init__(self, net: Net, states: list[_State]) -> None:
-        super().__init__(net, {**HANDLERS, **_REAL})  # type: ignore[dict-item]
+        super().__init__(net, {**IDENTITIES, **_REAL})  # type: ignore[dict-item]
         self.states = iter(states)
         self.state: Tensor | None = None
 

@@ -163,6 +163,7 @@ def _scale(gates: Gates, call: Call, value: Tensor, factor: Any, operation: Call
         return _scores(gates, call)
     if isinstance(factor, Tensor):
         gates.check_constant(call.func, factor)
+        factor = torch.ones_like(factor) if gates.counts_as_one(factor) else factor
     size = factor if isinstance(factor, Tensor) and factor.dtype == torch.bool else abs(factor)
     if call.in_place and value is call.args[0]:
         return gates.mark(getattr(value, f"{operation.__name__}_")(size), flow)
@@ -340,7 +341,7 @@ _STRUCTURAL = (
     *(Family.MEAN, Family.SUM, Family.LARGEST, Family.MAXIMUM, Family.LARGER, Family.AVERAGE_POOLING),
     *(Family.ADAPTIVE_AVERAGE_POOLING, Family.MAX_POOLING, Family.INDEXED_MAX_POOLING, Family.ADAPTIVE_MAX_POOLING),
 )
-HANDLERS: Handlers = {
+IDENTITIES: Handlers = {
     **{family: open_gate(rank) for family, rank in GATE_RANKS.items()},
     **dict.fromkeys(_STRUCTURAL, structure),
     **dict.fromkeys((Family.LINEAR, Family.CONVOLUTION), _weighted),
@@ -367,4 +368,4 @@ def plain(gates: Gates, call: Call) -> Any:
     """What the sum over paths makes of a call, for readings that differ from it only sometimes."""
     family = call.family
     assert family is not None
-    return HANDLERS[family](gates, call)
+    return IDENTITIES[family](gates, call)

@@ -1,9 +1,10 @@
 """`PathGraph`: a network as a graph of paths, evaluated by its own forward with the gates open.
 
 The sum over input-output paths of the product of their weights is what a network computes once every gate is open:
-activations, dropout and normalizations pass their input on, attention is uniform, biases and other additive constants
-drop out, and the weights are the tensors one passes in (|w|, w^2, ones, ...). The user's own `forward` runs under a
-`TorchFunctionMode` that replaces exactly those operations, so any eager model works and nothing is traced ahead.
+activations and dropout pass their input on, normalizations multiply by their scale, attention is uniform, biases and
+other additive constants drop out, and the weights are the tensors one passes in (|w|, w^2, ones, ...). The user's own
+`forward` runs under a `TorchFunctionMode` that replaces exactly those operations, so any eager model works and nothing
+is traced ahead.
 
 Sums are computed in float64, whatever the precision of the network: iterative methods rank scores that agree in many
 digits, and in float32 rounding decides between them. Products over many layers leave the range of float32 (on ResNet-50
@@ -28,9 +29,11 @@ from foreprune.core.masks import Masks
 from foreprune.core.net import Net, Params, gradients
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Gates, Handlers, PathError, graph_nodes
-from foreprune.graph.sums.operations import HANDLERS
+from foreprune.graph.sums.operations import IDENTITIES
+from foreprune.graph.sums.scales import HANDLERS
 
 Precision = Literal["double", "single"]
+Normalization = Literal["scale", "identity"]
 _ROUNDING = 1e-3  # some convolution algorithms subtract inside and leave a little dust below zero
 
 
@@ -59,18 +62,26 @@ def _has_double(device: torch.device) -> bool:
     return True
 
 
-def path_graph(net: Net, inputs: Inputs, *, precision: Precision = "double") -> PathGraph:
+def path_graph(
+    net: Net,
+    inputs: Inputs,
+    *,
+    precision: Precision = "double",
+    batchnorm: Normalization = "scale",
+    power: int = 1,
+) -> PathGraph:
     """The paths of `net`, to be asked for gradients round after round: make one for all rounds of a call.
 
     With the folder `foreprune/graph/replay` later rounds are faster; without it the results are the same.
     """
     found = importlib.util.find_spec("foreprune.graph.replay")
+    handlers: Handlers = HANDLERS if batchnorm == "scale" else IDENTITIES
     dtype = path_dtype(precision, net.device)
     if found is None or found.origin is None:  # a folder that holds only compiled files has no origin
-        return PathGraph(net, inputs, dtype=dtype)
+        return PathGraph(net, inputs, handlers, dtype=dtype, power=power)
     from foreprune.graph.replay import ReplayedPaths
 
-    return ReplayedPaths(net, inputs, dtype=dtype)
+    return ReplayedPaths(net, inputs, handlers, dtype=dtype, power=power)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +108,9 @@ class PathGraph:
     """The paths of `net` for inputs of the shape of `inputs`.
 
     `handlers` says what becomes of each family of operations; with others than the default, other sums over the same
-    paths. `gates` makes the mode that the forward runs in. Everything is computed in `dtype`.
+    paths. `gates` makes the mode that the forward runs in. Everything is computed in `dtype`. `power` is 1 where the
+    weights passed in are |w| and 2 where they are w^2: the scales of normalizations and the parameters that are not
+    passed in enter with it. With 0, for counts of paths, nothing but what is passed in enters.
     """
 
     net: Net
@@ -105,6 +118,7 @@ class PathGraph:
     handlers: Handlers = field(default_factory=lambda: HANDLERS)
     gates: Callable[[Net, Handlers], Gates] = Gates
     dtype: torch.dtype = torch.float64
+    power: int = 1
 
     def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
         """`function` of every prunable weight, zero where pruned. The next call with this function may overwrite it."""
@@ -123,7 +137,7 @@ class PathGraph:
         1).
 
         Args:
-            weights: non-negative tensors by name; parameters that are missing enter with their absolute value.
+            weights: non-negative tensors by name; parameters that are missing enter with |w| ** `power`.
             image: non-negative, of the shape of one input without its batch axis. Networks with one input tensor only.
 
         Raises:
@@ -163,9 +177,12 @@ class PathGraph:
         """
         if image is not None and len(self.inputs.tensors()) != 1:
             raise ValueError("a mean image needs a network with exactly one input tensor")
-        others = {name: value.abs() for name, value in self.net.params.items() if name not in weights}
-        tensors = self.precise({**others, **weights})
+        missing = self.precise({name: value.abs() for name, value in self.net.params.items() if name not in weights})
+        if self.power > 1:
+            missing = {name: value**self.power for name, value in missing.items()}
+        tensors = {**missing, **self.precise(weights)}
         gates = self.gates(self.net, self.handlers)
+        gates.power = self.power
 
         def start(tensor: Tensor) -> Tensor:
             one = tensor[:1] if tensor.dim() else tensor
