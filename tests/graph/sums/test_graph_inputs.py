@@ -133,13 +133,20 @@ def written(m: Any, x: Tensor) -> Tensor:
     return m.head(table)
 
 
+PLAIN = torch.ones(4)  # neither parameter nor buffer
+
+
+def not_a_buffer(m: Any, x: Tensor) -> Tensor:
+    return m.head(m.a(x) + m.b(PLAIN))
+
+
 def memory(m: Any, x: Tensor) -> Tensor:
     """Writes into a view of a buffer, which the next operation sees."""
     m.grid[1:2].fill_(1.0)
     return m.head(m.a(x) * m.grid[1, :1])
 
 
-@pytest.mark.parametrize("function", [position_bias, filter_of_the_network, converted, written, memory])
+@pytest.mark.parametrize("function", [position_bias, filter_of_the_network, converted, written, not_a_buffer, memory])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("precision", ["double", "single"])
 def test_constants_of_another_precision_than_the_sums(function: Any, dtype: torch.dtype, precision: Any) -> None:
