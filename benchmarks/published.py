@@ -95,7 +95,8 @@ class SynFlow:
             for name, value in state.items():
                 signs[name] = torch.sign(value)
                 value.abs_()
-        self.model(torch.ones(1, *self.shape)).sum().backward()
+        dtype = next(iter(self.layers.values())).weight.dtype
+        self.model(torch.ones(1, *self.shape, dtype=dtype)).sum().backward()
         scores: Scores = {}
         for name, layer in self.layers.items():
             scores[name] = (layer.weight.grad * layer.weight).detach().abs_()

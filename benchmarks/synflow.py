@@ -1,4 +1,7 @@
-"""SynFlow: all rounds against the authors', and one round against the passes it cannot do without."""
+"""SynFlow: all rounds against the authors', and one round against the passes it cannot do without.
+
+All in single precision, as the authors' code; ours is double by default.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,12 @@ def _all_rounds() -> Iterator[Row]:
         def ours(model: nn.Module = model, x: Tensor = x) -> Masks:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", fp.LayerCollapse)
-                return fp.prune(model, "synflow", density=DENSITY, inputs=x, rounds=ROUNDS)
+                return fp.prune(model, "synflow", density=DENSITY, inputs=x, rounds=ROUNDS, precision="single")
 
         def published(model: nn.Module = model, shape: tuple[int, ...] = shape) -> dict[str, Tensor]:
             return SynFlow(model, shape).prune(DENSITY, rounds=ROUNDS)
 
-        scores = fp.score(model, "synflow", inputs=x)
+        scores = fp.score(model, "synflow", inputs=x, precision="single")
         agreement = f"{rank_correlation(scores, SynFlow(model, shape).scores())}; {common_kept(ours(), published())}"
         yield compare(
             f"SynFlow, {ROUNDS} rounds to {DENSITY:.0%}, {name} at {shape[1]} px",
@@ -71,14 +74,14 @@ def _one_round() -> Iterator[Row]:
         net = Net.of(model)
         task = Task((), as_inputs(x), None, torch.Generator())
         dense = Masks.dense(net.weights)
-        scores = synflow(net, task, dense)
+        scores = synflow(net, task, dense, precision="single")
         keep = net.total // 20
 
         def select(scores: dict[str, Tensor] = scores, keep: int = keep, dense: Masks = dense) -> None:
             keep_top(scores, keep, generator=torch.Generator(), among=dense)
 
         def ours(net: Net = net, task: Task = task, dense: Masks = dense, keep: int = keep) -> None:
-            keep_top(synflow(net, task, dense), keep, generator=torch.Generator(), among=dense)
+            keep_top(synflow(net, task, dense, precision="single"), keep, generator=torch.Generator(), among=dense)
 
         def plain(model: nn.Module = model, x: Tensor = x, select: object = select) -> None:
             plain_pass(model, model(x).sum())

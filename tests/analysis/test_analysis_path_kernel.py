@@ -39,7 +39,7 @@ def gram(given: Case, walks: list[Walk]) -> Tensor:
     rows: list[dict[tuple[str, tuple[int, ...]], float]] = []
     for walk in walks:
         factors = [float(given.weights[name][at]) for name, at in walk.entries]
-        root = math.sqrt(walk.coefficient)
+        root = math.sqrt(walk.coefficient) * walk.scale
         rows.append(
             {entry: root * float(np.prod(factors[:k] + factors[k + 1 :])) for k, entry in enumerate(walk.entries)}
         )
@@ -47,7 +47,7 @@ def gram(given: Case, walks: list[Walk]) -> Tensor:
     return torch.tensor(matrix, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "normalized"])
 @pytest.mark.parametrize("density", [0.6, 0.4])
 def test_the_matrix_is_that_of_walking_each_path(name: str, density: float) -> None:
     given = case(name)
@@ -80,7 +80,7 @@ def test_eigenvalues_and_eigenvectors_of_the_whole_kernel(name: str) -> None:
     torch.testing.assert_close(found.matrix @ found.eigenvectors, scaled, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "normalized"])
 def test_leading_eigenpairs_without_the_matrix(name: str) -> None:
     given = case(name)
     masks = living(given, 0.5)

@@ -6,7 +6,7 @@ Slow and obvious: every entry of every activation is the list of the paths that 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,16 +22,18 @@ Entry = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Walk:
-    """A path: where it starts and ends, its weights, the product of its constants."""
+    """A path: where it starts and ends, its weights, the product of its constants, that of the scales of its
+    normalizations."""
 
     start: int
     end: int
     entries: tuple[Entry, ...] = ()
     coefficient: float = 1.0
+    scale: float = 1.0
 
     def value(self, weights: dict[str, Tensor]) -> float:
-        """Product of the weights, without the constants."""
-        return float(np.prod([float(weights[name][position]) for name, position in self.entries]))
+        """Product of the weights and scales, without the constants."""
+        return self.scale * float(np.prod([float(weights[name][position]) for name, position in self.entries]))
 
 
 Walks = np.ndarray  # of lists of Walk
@@ -80,6 +82,13 @@ def pool(x: Walks, kernel: int, *, stride: int, padding: int = 0, mean: bool) ->
             y, z = row * stride + i - padding, column * stride + j - padding
             if 0 <= y < height and 0 <= z < width:
                 out[c, row, column] += [replace(walk, coefficient=walk.coefficient * share) for walk in x[c, y, z]]
+    return out
+
+
+def scale(x: Walks, factors: Sequence[float]) -> Walks:
+    out = filled(x.shape)
+    for position in np.ndindex(*x.shape):
+        out[position] = [replace(walk, scale=walk.scale * factors[position[0]]) for walk in x[position]]
     return out
 
 
@@ -216,10 +225,55 @@ def maximum() -> tuple[nn.Module, tuple[int, ...], Walks]:
     return model, (1, 4, 4), linear(conv(x, "3.weight", 1, 2).reshape(-1), "6.weight", 2)
 
 
+class Normalized(nn.Module):
+    """Batch normalization with statistics, on a skip too; layer and RMS normalization, and a layer scale that is zero
+    everywhere and counts as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 2, 2, bias=False)
+        self.first = nn.BatchNorm2d(2, eps=0.5)
+        self.block = nn.Conv2d(2, 2, 1, bias=False)
+        self.second = nn.BatchNorm2d(2, affine=False)
+        self.skip = nn.BatchNorm2d(2)
+        self.gain = nn.Parameter(torch.zeros(2, 1, 1))
+        self.layer = nn.LayerNorm(8)
+        self.rms = nn.RMSNorm(8)
+        self.head = nn.Linear(8, 2, bias=False)
+        with torch.no_grad():
+            for norm, variances, scales in (
+                (self.first, (3.5, 0.5), (2.0, -3.0)),
+                (self.second, (4.0, 0.25), None),
+                (self.skip, (1.0, 9.0), (0.0, 0.0)),
+            ):
+                norm.running_mean.fill_(5.0)
+                norm.running_var.copy_(torch.tensor(variances))
+                if scales is not None:
+                    norm.weight.copy_(torch.tensor(scales))
+            self.layer.weight.copy_(torch.linspace(-1, 2.5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(self.stem(x)))
+        x = self.second(self.block(x)) * self.gain + self.skip(x)
+        return self.head(self.rms(self.layer(x.flatten(1))))
+
+    @staticmethod
+    def walk() -> Walks:
+        x = scale(conv(entries(1, 3, 3), "stem.weight", 2, 2), [2 / 4**0.5, 3 / 1**0.5])
+        block = scale(conv(x, "block.weight", 2, 1), [1 / (4 + 1e-5) ** 0.5, 1 / (0.25 + 1e-5) ** 0.5])
+        x = add(block, scale(x, [1 / (1 + 1e-5) ** 0.5, 1 / (9 + 1e-5) ** 0.5])).reshape(-1)
+        return linear(scale(x, np.abs(np.linspace(-1, 2.5, 8))), "head.weight", 2)
+
+
+def normalized() -> tuple[nn.Module, tuple[int, ...], Walks]:
+    return Normalized(), (1, 3, 3), Normalized.walk()
+
+
 _BUILD: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...], Walks]]] = {
     function.__name__: function for function in (mlp, strided, residual, concatenation, average, maximum)
 }
-NAMES = tuple(_BUILD)
+NAMES = tuple(_BUILD)  # layers and gates only
+_BUILD["normalized"] = normalized
 _made: dict[str, Case] = {}
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from foreprune.core.density import as_density, erdos_renyi, keep_count, uniform
+from foreprune.core.density import as_density, erdos_renyi, keep_count, round_count, uniform
 from foreprune.core.schedule import densities
 
 
@@ -74,6 +76,20 @@ def test_the_count_is_rounded_and_never_zero() -> None:
         ValueError, match=r"density 1e-05 keeps none of 1,000 weights; the smallest that keeps one is 0.001"
     ):
         keep_count(1e-5, 1000)
+
+
+@hypothesis.given(st.floats(0.0001, 1.0), st.integers(1, 10**8))
+def test_rounds_before_the_last_round_up(density: float, total: int) -> None:
+    kept = round_count(density, total)
+    assert kept == total - int((1 - density) * total)  # the published code removes so many
+    assert density * total - 1e-6 <= kept <= density * total + 1 + 1e-6
+
+
+def test_counts_of_rounds_are_those_of_the_published_arithmetic() -> None:
+    """(1 - 0.9) * 1000 is a little less than 100 in floating point, so one more is kept than 900."""
+    assert round_count(0.9, 1000) == 901
+    assert round_count(0.25, 1000) == 750 - 500
+    assert [round_count(0.01 ** (k / 100), 270_896) for k in (1, 50, 99)] == [258_704, 27_090, 2_837]
 
 
 def test_exponential_and_linear_schedules_are_in_densities() -> None:

@@ -19,13 +19,21 @@ from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
 from foreprune.graph import COUNTED, EVERY_PATH, PathError, active_outputs, record_units
-from foreprune.graph.sums.operations import HANDLERS
+from foreprune.graph.sums.operations import IDENTITIES
 from foreprune.graph.sums.reached import REACHED
+from foreprune.graph.sums.scales import HANDLERS
 from foreprune.graph.units.record import UNIT_HANDLERS
 from foreprune.graph.vocabulary import FAMILIES, Family, family_of
 
 PACKAGE = Path(foreprune.__file__).parent
-READINGS = {"sum": HANDLERS, "every path": EVERY_PATH, "counted": COUNTED, "reached": REACHED, "units": UNIT_HANDLERS}
+READINGS = {
+    "sum": HANDLERS,
+    "normalizations open": IDENTITIES,
+    "every path": EVERY_PATH,
+    "counted": COUNTED,
+    "reached": REACHED,
+    "units": UNIT_HANDLERS,
+}
 
 
 def test_each_name_is_in_one_family() -> None:

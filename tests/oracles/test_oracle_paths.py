@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Case:
     model: nn.Module
     shape: tuple[int, ...]
     paths: list[Path]
+    scales: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)  # weights of edges that nobody prunes
 
 
 def deep_mlp() -> Case:
@@ -57,11 +58,15 @@ def convolutions() -> Case:
     model = Convolutions()
     with torch.no_grad():
         model.norm.running_mean.fill_(3.0)
-        model.norm.weight.fill_(-0.5)
+        model.norm.running_var.copy_(torch.tensor([0.25, 7.0]))
+        model.norm.weight.copy_(torch.tensor([-0.5, 2.0]))
+        model.norm.bias.fill_(-9.0)
+    scales = np.array([0.5 / np.sqrt(0.25 + 1e-5), 2.0 / np.sqrt(7.0 + 1e-5)])
     graph = Unrolled()
     x = graph.conv(graph.input(1, 5, 5), "a.weight", (2, 1, 3, 3), stride=2, padding=1)
-    x = graph.conv(x, "b.weight", (2, 2, 2, 2))
-    return Case(model, (1, 5, 5), list(graph.paths(graph.linear(x.reshape(-1), "head.weight", (2, 8)))))
+    x = graph.scale(graph.conv(x, "b.weight", (2, 2, 2, 2)), "scale")
+    paths = list(graph.paths(graph.linear(x.reshape(-1), "head.weight", (2, 8))))
+    return Case(model, (1, 5, 5), paths, {"scale": scales})
 
 
 class ResidualAdd(nn.Module):
@@ -127,7 +132,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         built: Case = request.param()
-        return Case(built.model.double(), built.shape, built.paths)
+        return replace(built, model=built.model.double())
 
 
 def masks_of(net: Net, *, density: float) -> Masks:
@@ -153,14 +158,14 @@ def image_of(case: Case) -> Tensor:
 
 
 def weights_of(case: Case, masks: Masks) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: w.abs().numpy() for name, w in masks(Net.of(case.model).weights).items()}
+    return {name: w.abs().numpy() for name, w in masks(Net.of(case.model).weights).items()} | case.scales
 
 
 def assert_proportional(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Equal up to one common factor for all layers."""
-    factor = sum(w.sum() for w in wanted.values()) / sum(f.sum() for f in found.values())
+    factor = sum(wanted[name].sum() for name in found) / sum(f.sum() for f in found.values())
     assert factor > 0
-    for name in wanted:
+    for name in found:
         np.testing.assert_allclose(found[name] * factor, wanted[name], rtol=1e-10, atol=0, err_msg=name)
 
 
@@ -211,5 +216,6 @@ def test_the_path_sum_and_its_exponent_give_the_true_value(case: Case) -> None:
     assert 10**found.log10 == pytest.approx(total, rel=1e-9)
     ones = {name: torch.ones_like(weight) for name, weight in net.weights.items()}
     paths = graph.sum(ones)
-    counted = sum(path.coefficient for path in case.paths)
+    units = {name: np.ones(tuple(weight.shape)) for name, weight in net.weights.items()}
+    counted, _ = saliencies(case.paths, units | case.scales)
     assert float(paths.value) * 2.0**paths.exponent == pytest.approx(counted, rel=1e-12)

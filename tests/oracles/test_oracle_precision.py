@@ -1,4 +1,4 @@
-"""Path scores in float32 where plain float32 overflows: powers of two against float64."""
+"""Path scores where plain float32 overflows, in single and in double precision: powers of two against float64."""
 
 from __future__ import annotations
 
@@ -49,9 +49,11 @@ def literal_synflow_sum(model: nn.Module, x: Tensor) -> float:
 
 
 def assert_float32_agrees_with_float64(model: nn.Module, x: Tensor, method: str) -> None:
-    single = foreprune.score(model, method, inputs=x)
-    double = foreprune.score(copy.deepcopy(model).double(), method, inputs=x.double())
+    single = foreprune.score(model, method, inputs=x, precision="single")
+    double = foreprune.score(model, method, inputs=x)
     assert all(score.dtype == torch.float32 for score in single.values())
+    wide = foreprune.score(copy.deepcopy(model).double(), method, inputs=x.double())
+    assert all(torch.equal(double[name], score) for name, score in wide.items())
     factor = sum(float(s.sum()) for s in double.values()) / sum(float(s.double().sum()) for s in single.values())
     assert factor > 0
     for name in single:
@@ -190,7 +192,7 @@ def test_powers_of_two_leave_every_bit_where_plain_arithmetic_stays_in_range() -
     plain = [
         weight.detach() * grad for weight, grad in zip(weights, torch.autograd.grad(total.sum(), weights), strict=True)
     ]
-    found = list(foreprune.score(model, "synflow", inputs=torch.zeros(1, 64)).values())
+    found = list(foreprune.score(model, "synflow", inputs=torch.zeros(1, 64), precision="single").values())
     factor = float(plain[0].flatten()[0] / found[0].flatten()[0])
     assert math.frexp(factor)[0] == 0.5
     assert factor > 2

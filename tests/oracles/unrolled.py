@@ -71,6 +71,13 @@ class Unrolled:
                 self.incoming[out[o, row, column]].append((int(x[channel, y, z]), 1.0, (name, (o, i, r, c))))
         return out
 
+    def scale(self, x: Units, name: str) -> Units:
+        """An edge for each entry, with the weight of its channel."""
+        out = self._units(x.shape)
+        for position, unit in np.ndenumerate(out):
+            self.incoming[unit] = [(int(x[position]), 1.0, (name, position[:1]))]
+        return out
+
     def add(self, *terms: Units) -> Units:
         out = self._units(terms[0].shape)
         for position, unit in np.ndenumerate(out):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.analysis.eigen import check_leading, leading_eigenpairs
-from foreprune.analysis.path_sums import PathCount, count, norm
+from foreprune.analysis.path_sums import PathCount, count, squared_norm
 from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.core.masks import Masks
 from foreprune.graph import EVERY_PATH, Path, PathError, PathGraph, Weight, every_path
@@ -33,8 +33,8 @@ class PathKernel:
             path p is the sum over its weights of J_pj times the direction, over sqrt(eigenvalue).
         matrix: Pi, (P, P); None if only the leading eigenvalues were asked for, like all that follows.
         eigenvectors: columns over the paths, (P, k).
-        jacobian: J, (P, weights): J_pj = sqrt(c_p) v_p / theta_j, where c_p is the product of the path's constants (1/n
-            for an average over n, else 1).
+        jacobian: J, (P, weights): J_pj = sqrt(c_p) v_p / theta_j, where c_p is the product of the path's constants: 1/n
+            for an average over n, the square of the scale of a normalization, else 1.
         columns: the weight of each column of J.
         rows: the path of each row of J.
     """
@@ -132,9 +132,9 @@ def _whole(pruned: Pruned, paths: PathCount) -> PathKernel:
 def _check_complete(pruned: Pruned, rows: list[Path], values: dict[str, list[float]], paths: PathCount) -> None:
     """The paths found are all there are, with the values the network gives them."""
     total = math.fsum(
-        path.coefficient * math.prod(abs(values[name][position]) for name, position in path.weights) for path in rows
+        path.coefficient * math.prod(values[name][position] ** 2 for name, position in path.weights) for path in rows
     )
-    whole = norm(pruned).value
+    whole = squared_norm(pruned).value
     if len(rows) != paths.value or whole is None or not math.isclose(total, whole, rel_tol=_TOLERANCE):
         raise PathError(
             "the paths of this network cannot be listed one by one: some operation uses weights in a way that cannot "
@@ -147,7 +147,7 @@ def _leading(pruned: Pruned, paths: PathCount, leading: int) -> PathKernel:
     """With R(s) the sum over paths at s = theta^2, J^T J = diag(theta) R'' diag(theta) + diag(R')."""
     signed = {name: value.double() for name, value in pruned.masks(dict(pruned.floating())).items()}
     squares = {name: value.square().requires_grad_() for name, value in signed.items()}
-    total = PathGraph(pruned.net, pruned.inputs, EVERY_PATH).sum(squares)
+    total = PathGraph(pruned.net, pruned.inputs, EVERY_PATH, power=2).sum(squares)
     names = list(squares)
     variables = [squares[name] for name in names]
     slopes = torch.autograd.grad(total.value, variables, create_graph=True, materialize_grads=True)

@@ -38,8 +38,8 @@ def path_count(model: nn.Module, masks: Masks | None = None, *, inputs: Any) -> 
     """Number of paths from an entry of the input to an entry of the output along kept weights.
 
     Every entry of a pooling or averaging window is an edge, identity skips are edges, attention takes every value that
-    its mask lets through. Property: the sum over paths with all weights and inputs at 1. Other arguments as in
-    `foreprune.analyze`.
+    its mask lets through, normalizations pass everything on, also in channels whose scale is zero. Property: the sum
+    over paths with all weights and inputs at 1. Other arguments as in `foreprune.analyze`.
 
     Raises:
         PathError: an operation that has no meaning for paths, or no whole number of them (bilinear interpolation).
@@ -51,8 +51,9 @@ def path_count(model: nn.Module, masks: Masks | None = None, *, inputs: Any) -> 
 def path_norm(model: nn.Module, masks: Masks | None = None, *, inputs: Any) -> Quantity:
     """The l1 path norm, sum over paths of the product of |w| (Neyshabur et al. 2015; Frankle et al. 2021, D.5).
 
-    Averages divide as they do in the network; a maximum passes every entry of its window. Without maxima it is
-    SynFlow's objective.
+    Averages divide as they do in the network, normalizations multiply by their scale in inference mode (one that is
+    zero everywhere counts as one); a maximum passes every entry of its window. Without maxima it is SynFlow's
+    objective.
 
     Raises:
         PathError: an operation that has no meaning for paths.
@@ -80,8 +81,9 @@ def path_kernel_trace(model: nn.Module, masks: Masks | None = None, *, inputs: A
     dR/d(theta^2) of a pruned edge is not zero, though no path runs through it. The authors of PHEW mask as well.
     v_p is the product of the weights of a path. An average over n entries multiplies R_PK by 1/n, as in the network and
     in published code, so such a path counts 1/n; a maximum passes every entry of its window, so that the trace is that
-    of the matrix `path_kernel` returns and bounds the tangent kernel of every input. Where one path uses a weight twice
-    (tied layers), each use counts.
+    of the matrix `path_kernel` returns and bounds the tangent kernel of every input. The scale of a normalization,
+    |gamma| / sqrt(running variance + eps), is part of v_p like a weight, but no theta_j: the sum is over weights. Where
+    one path uses a weight twice (tied layers), each use counts.
 
     Raises:
         PathError: an operation that has no meaning for paths.
@@ -102,6 +104,12 @@ def norm(pruned: Pruned) -> Quantity:
     return _quantity(PathGraph(pruned.net, pruned.inputs, EVERY_PATH).sum(pruned.magnitudes()))
 
 
+def squared_norm(pruned: Pruned) -> Quantity:
+    """R_PK, the sum over paths of the product of w^2."""
+    weights = {name: value.square() for name, value in pruned.magnitudes().items()}
+    return _quantity(PathGraph(pruned.net, pruned.inputs, EVERY_PATH, power=2).sum(weights))
+
+
 def objective(pruned: Pruned) -> Quantity:
     """`synflow_objective` of a network that is prepared already."""
     return _quantity(PathGraph(pruned.net, pruned.inputs).sum(pruned.magnitudes()))
@@ -110,7 +118,7 @@ def objective(pruned: Pruned) -> Quantity:
 def trace(pruned: Pruned) -> Quantity:
     """`path_kernel_trace` of a network that is prepared already."""
     weights = {name: value.square() for name, value in pruned.magnitudes().items()}
-    graph = PathGraph(pruned.net, pruned.inputs, EVERY_PATH)
+    graph = PathGraph(pruned.net, pruned.inputs, EVERY_PATH, power=2)
     grads = pruned.masks(graph.gradients(weights, [name for name, _ in pruned.floating()]))
     total: Tensor = torch.stack([grad.sum() for grad in grads.values()]).sum()
     return _quantity(PathSum(total, graph.sum(weights).exponent))

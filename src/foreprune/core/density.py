@@ -56,6 +56,15 @@ def keep_count(density: float, total: int) -> int:
     return keep
 
 
+def round_count(density: float, total: int) -> int:
+    """The number of weights kept after a round before the last: `int((1 - density) * total)` are removed.
+
+    As in the code of SynFlow's authors, in its floating-point arithmetic. That is the density rounded up, where
+    `keep_count` rounds to the nearest: hundreds of rounds amplify a difference of one weight.
+    """
+    return total - int((1.0 - density) * total)
+
+
 def uniform(shapes: Shapes, density: float) -> dict[str, float]:
     """The same density in every layer."""
     return dict.fromkeys(shapes, density)

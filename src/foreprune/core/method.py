@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from foreprune.core.density import keep_count
+from foreprune.core.density import keep_count, round_count
 from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName, densities
@@ -266,6 +266,8 @@ def by_score(
 ) -> Masks:
     """Score, keep the best, and again, down to `density` in `rounds` rounds.
 
+    The last round keeps `round(density * total)` weights, those before it the numbers of `round_count`.
+
     Raises:
         NoSignal: every score of the dense network is zero.
         TypeError, ValueError: what the score returns does not fit the network.
@@ -278,7 +280,7 @@ def by_score(
     steps = densities(density, rounds=rounds, schedule=schedule)
     final = keep_count(density, net.total)
     for done, step in enumerate(steps, start=1):
-        keep = final if done == rounds else max(final, round(step * net.total))
+        keep = final if done == rounds else max(final, round_count(step, net.total))
         choose = partial(keep_best, scope=scope, among=None if revives else masks, generator=task.generator)
         try:
             latest = score(net, task, masks, **settings)

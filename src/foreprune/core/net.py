@@ -98,13 +98,15 @@ class Net:
         return self.params[self.prunable[0]].device
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-        """The module's own forward with `params` in place of its parameters (missing ones are its own)."""
+        """The module's own forward with `params` in place of its parameters, and of copies of its buffers, by name;
+        missing ones are its own."""
         tensors = {slot: params.get(key, self.params[key]) for slot, key in self._slots.items()}
         found = [(owner, dict(owner._buffers)) for owner in self.module.modules()]
         for prefix, owner in self.module.named_modules():
             for attribute, buffer in owner._buffers.items():
                 if buffer is not None:
-                    tensors[f"{prefix}.{attribute}" if prefix else attribute] = buffer.clone()
+                    name = f"{prefix}.{attribute}" if prefix else attribute
+                    tensors[name] = params.get(name, buffer).clone()
         try:
             return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
         finally:

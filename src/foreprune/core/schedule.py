@@ -19,5 +19,5 @@ def densities(density: float, *, rounds: int, schedule: ScheduleName) -> list[fl
     if rounds < 1:
         raise ValueError(f"rounds must be a whole number of at least 1, not {rounds!r}")
     if schedule == "linear":
-        return [*(1 - (1 - density) * k / rounds for k in range(1, rounds)), density]
+        return [*(1 - (1 - density) * (k / rounds) for k in range(1, rounds)), density]
     return [*(density ** (k / rounds) for k in range(1, rounds)), density]

@@ -80,11 +80,12 @@ class Task:
     mean_image: Tensor | None = None
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
-    def once(self, make: Callable[..., _T], *args: Any) -> _T:
-        """`make(*args)`, made when it is first asked for and the same object for all rounds of the call."""
-        if (make, *args) not in self._made:
-            self._made[make, *args] = make(*args)
-        made: _T = self._made[make, *args]
+    def once(self, make: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """`make(*args, **kwargs)`, made when it is first asked for and the same object for all rounds of the call."""
+        key = (make, *args, *sorted(kwargs.items()))
+        if key not in self._made:
+            self._made[key] = make(*args, **kwargs)
+        made: _T = self._made[key]
         return made
 
     @property

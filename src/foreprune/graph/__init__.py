@@ -4,7 +4,16 @@ from foreprune.graph.sums.active import active_outputs
 from foreprune.graph.sums.counted import COUNTED, EVERY_PATH
 from foreprune.graph.sums.enumerated import Path, Weight, every_path
 from foreprune.graph.sums.gates import PathError
-from foreprune.graph.sums.paths import PathGraph, PathSum, check_growing, path_dtype, path_graph
+from foreprune.graph.sums.operations import IDENTITIES
+from foreprune.graph.sums.paths import (
+    Normalization,
+    PathGraph,
+    PathSum,
+    Precision,
+    check_growing,
+    path_dtype,
+    path_graph,
+)
 from foreprune.graph.sums.reached import reached
 from foreprune.graph.units.record import record_units
 from foreprune.graph.units.steps import Preference
@@ -14,12 +23,15 @@ from foreprune.graph.units.walks import Walker
 __all__ = [
     "COUNTED",
     "EVERY_PATH",
+    "IDENTITIES",
     "Join",
     "Layer",
+    "Normalization",
     "Path",
     "PathError",
     "PathGraph",
     "PathSum",
+    "Precision",
     "Preference",
     "UnitGraph",
     "Walker",

@@ -12,7 +12,16 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import BatchNormMode, Net, Params, gradients
 from foreprune.core.task import Batch, Task, require_grad
-from foreprune.graph import Layer, PathGraph, active_outputs, check_growing, path_dtype, record_units
+from foreprune.graph import (
+    IDENTITIES,
+    Layer,
+    PathGraph,
+    Precision,
+    active_outputs,
+    check_growing,
+    path_dtype,
+    record_units,
+)
 
 LastLayer = Literal["squared", "signed"]
 
@@ -24,7 +33,13 @@ LastLayer = Literal["squared", "signed"]
     rounds=100,
 )
 def px(
-    net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval", last_layer: LastLayer = "squared"
+    net: Net,
+    task: Task,
+    masks: Masks,
+    *,
+    batchnorm: BatchNormMode = "eval",
+    last_layer: LastLayer = "squared",
+    precision: Precision = "double",
 ) -> Scores:
     """Keep the weights with the largest w^2 dR/d(w^2), R = sum_k z1_k z2_k from the bound on the tangent kernel.
 
@@ -38,8 +53,9 @@ def px(
     The gates come from a pass of the real masked network on the data, with batch normalization in inference mode, as in
     the authors' code, or with the statistics of the batch (`batchnorm="train"`). A ReLU is 0 or 1. The paper says
     nothing of others; here an activation counts with its squared slope, and max-pooling takes the entry it takes in the
-    real network. In z1 and z2 normalizations are identities, as in the paper, where the authors' code runs them in
-    training mode, which leaves no sum over paths; that code also squares the statistics of shortcuts.
+    real network. In z1 and z2 normalizations are identities, as in the paper (synflow takes their scale), where the
+    authors' code runs them in training mode, which leaves no sum over paths; that code also squares the statistics of
+    shortcuts. `precision` is that of z1 and z2, as in synflow; the gates come from a pass in the network's own.
 
     That code leaves out parameters with "fc" in their name when it squares the weights of z2 and sets those of z1 to
     one, so that its classifier enters both with its own weights, signs included; they are scored w^2 |dR/dw|.
@@ -48,16 +64,22 @@ def px(
     ResNet-20 at a density of 0.05 (20 rounds, 20 images of CIFAR-10, three seeds) the two keep 91 % of the weights in
     common, and theirs fewer in the last layer: 172 of 640 against 427.
     """
+    dtype = task.once(path_dtype, precision, net.device)
     signed = _last(net, task) if last_layer == "signed" else ()
-    squares = {name: weight.clone() if name in signed else weight.square() for name, weight in net.params.items()}
+    squares = {
+        name: weight.to(dtype, copy=True) if name in signed else weight.to(dtype).square()
+        for name, weight in net.params.items()
+    }
     squares = require_grad(masks(squares), net.prunable)
-    z2, _ = PathGraph(net, task.batches[0].inputs).outputs(squares)
+    z2, _ = PathGraph(net, task.batches[0].inputs, IDENTITIES, dtype=dtype, power=2).outputs(squares)
     parts = [
         (sign * tensor, exponent)
         for sign in ((1, -1) if signed else (1,))  # z1 is linear in the last layer: positive minus negative weights
         for last in [{name: (sign * net.params[name]).clamp_min(0) for name in signed}]
         for batch in task.batches
-        for tensor, exponent in [active_energy(net, batch, masks, z2.numel(), batchnorm=batchnorm, last=last)]
+        for tensor, exponent in [
+            active_energy(net, batch, masks, z2.numel(), batchnorm=batchnorm, dtype=dtype, last=last)
+        ]
     ]
     largest = max(exponent for _, exponent in parts)
     z1 = torch.stack([tensor * 2.0 ** (exponent - largest) for tensor, exponent in parts]).sum(0)
@@ -80,7 +102,14 @@ def _last(net: Net, task: Task) -> set[str]:
 
 
 def active_energy(
-    net: Net, batch: Batch, masks: Masks, outputs: int, *, batchnorm: BatchNormMode, last: Params | None = None
+    net: Net,
+    batch: Batch,
+    masks: Masks,
+    outputs: int,
+    *,
+    batchnorm: BatchNormMode,
+    dtype: torch.dtype = torch.float64,
+    last: Params | None = None,
 ) -> tuple[Tensor, int]:
     """z1, summed over the samples of a batch, as (tensor with `outputs` entries, exponent): tensor * 2**exponent.
     `last` are non-negative weights that take the place of ones.
@@ -89,7 +118,6 @@ def active_energy(
         PathError: an operation that has no meaning for paths, or a forward that takes another way without its weights.
         ValueError: not `outputs` numbers for each sample.
     """
-    dtype = path_dtype(net.params)
     ones = {name: torch.ones_like(value, dtype=dtype) for name, value in net.params.items()}
     ones = masks({**ones, **{name: value.to(dtype) for name, value in (last or {}).items()}})
     found, exponent = active_outputs(net, batch.inputs, ones, real=masks(net.params), batchnorm=batchnorm)

@@ -8,7 +8,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net
 from foreprune.core.task import Task
-from foreprune.graph import path_graph
+from foreprune.graph import Normalization, Precision, path_graph
 
 
 @scorer(
@@ -17,17 +17,26 @@ from foreprune.graph import path_graph
     needs={"shape"},
     rounds=100,
 )
-def synflow(net: Net, task: Task, masks: Masks) -> Scores:
+def synflow(
+    net: Net, task: Task, masks: Masks, *, batchnorm: Normalization = "scale", precision: Precision = "double"
+) -> Scores:
     """Keep the weights with the largest |w| dR/d|w|, where R = 1^T (prod_l |W_l m_l|) 1 is the sum over all paths.
 
     100 rounds, exponential schedule. Scores are defined up to one common factor, the same for all layers.
 
     The authors' code makes every entry of the state dict positive and runs the network in inference mode; with
-    non-zero biases or running means that is no longer a sum over paths. Here gates are open: biases drop out and
-    normalizations are identities (with their initial statistics they are, up to a factor near 1). It overflows float32
-    on deep networks (and then keeps no weight); here every activation carries its own power of two.
+    non-zero biases or running means that is no longer a sum over paths. Here gates are open and biases and running
+    means drop out. The scale of a normalization is an edge weight that is not pruned, as in that code:
+    |gamma| / sqrt(running variance + eps) of batch normalization, |gamma| of those without running statistics (layer,
+    group, RMS), and the factors of layer scales. A scale that is zero everywhere, as in residual branches that begin
+    as nothing, counts as one. `batchnorm="identity"` lets all normalizations pass their input on; layer scales stay.
+
+    Sums are computed in double. The authors' code takes single precision, which overflows on deep networks (and then
+    keeps no weight) and leaves part of the mask to rounding: weights in series carry the same flow, in float32 their
+    scores tie or fall in any order, and a hundred rounds amplify it. `precision="single"` takes half the time and
+    memory; activations carry powers of two of their own, so nothing overflows there either.
     """
-    paths = task.once(path_graph, net, task.example)
+    paths = task.once(path_graph, net, task.example, batchnorm=batchnorm, precision=precision)
     weights = paths.masked(torch.abs, masks)  # |w| m
     # |w| m dR / d(|w| m), where R sums over all paths the product of their |w| m
     return paths.gradients(weights, times=weights)

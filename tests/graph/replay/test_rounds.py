@@ -256,7 +256,8 @@ def masks_of_the_network(model: nn.Module, inputs: Tensor, weights: Function) ->
     masks = Masks.dense(net.weights)
     for k in range(1, 9):
         flow = one_by_one(net, as_inputs(inputs), masks, weights)
-        masks = keep_top(flow, round(0.1 ** (k / 8) * net.total), generator=torch.Generator(), among=masks)
+        keep = net.total - int((1 - 0.1 ** (k / 8)) * net.total) if k < 8 else round(0.1 * net.total)
+        masks = keep_top(flow, keep, generator=torch.Generator(), among=masks)
     return masks
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from graph.sums.forwards import Network, scores
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import foreprune
@@ -98,19 +99,66 @@ def test_a_constant_that_a_mask_of_the_inputs_selects_from_stays_one() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_scored_in_single(dtype: torch.dtype) -> None:
+def test_half_precision_is_scored_in_double(dtype: torch.dtype) -> None:
     """float16 holds no more than 65504; the path sum of this network is larger at every layer."""
     layers = [nn.Linear(64, 64) for _ in range(8)]
     with torch.no_grad():
         for layer in layers:
             layer.weight.uniform_(50, 100)
     half = nn.Sequential(*layers).to(dtype)
-    single = nn.Sequential(*(nn.Linear(64, 64) for _ in range(8)))
-    single.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
-    found, wanted = scores(half, torch.zeros(1, 64, dtype=dtype)), scores(single, torch.zeros(1, 64))
+    double = nn.Sequential(*(nn.Linear(64, 64) for _ in range(8))).double()
+    double.load_state_dict({name: value.double() for name, value in half.state_dict().items()})
+    found, wanted = scores(half, torch.zeros(1, 64, dtype=dtype)), scores(double, torch.zeros(1, 64))
     for name in wanted:
-        assert found[name].dtype == dtype
-        torch.testing.assert_close(found[name].float(), wanted[name], rtol=0.02, atol=0)
+        assert found[name].dtype == torch.float64
+        assert torch.equal(found[name], wanted[name])
+
+
+def position_bias(m: Any, x: Tensor) -> Tensor:
+    """A small network on coordinates, as Swin's position biases; its value drops out."""
+    return m.head(m.a(x) + m.b(m.grid).sum(0) + m.b(torch.linspace(0, 1, 4)))
+
+
+def filter_of_the_network(m: Any, x: Tensor) -> Tensor:
+    return m.head(m.a(x) @ (m.b(torch.eye(4)).T @ torch.ones(4, 6) * 0 + torch.eye(6).float()))
+
+
+def converted(m: Any, x: Tensor) -> Tensor:
+    return m.head(torch.cat([m.a(x)[:, :3].half(), torch.zeros(len(x), 3, dtype=x.dtype)], 1).to(m.head.weight.dtype))
+
+
+def written(m: Any, x: Tensor) -> Tensor:
+    table = torch.zeros(len(x), 6)
+    table[:, 1:] = m.a(x)[:, 1:]
+    return m.head(table)
+
+
+PLAIN = torch.ones(4)  # neither parameter nor buffer
+
+
+def not_a_buffer(m: Any, x: Tensor) -> Tensor:
+    return m.head(m.a(x) + m.b(PLAIN))
+
+
+def memory(m: Any, x: Tensor) -> Tensor:
+    """Writes into a view of a buffer, which the next operation sees."""
+    m.grid[1:2].fill_(1.0)
+    return m.head(m.a(x) * m.grid[1, :1])
+
+
+@pytest.mark.parametrize("function", [position_bias, filter_of_the_network, converted, written, not_a_buffer, memory])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["double", "single"])
+def test_constants_of_another_precision_than_the_sums(function: Any, dtype: torch.dtype, precision: Any) -> None:
+    """What a forward keeps or makes in the network's precision mixes with flows of the sums'."""
+    network = Network(function, a=nn.Linear(4, 6), b=nn.Linear(4, 6), head=nn.Linear(6, 2), grid=torch.zeros(3, 4))
+    double = copy.deepcopy(network).to(dtype).double()
+    found = foreprune.score(network.to(dtype), "synflow", inputs=FLAT.to(dtype), precision=precision)
+    wanted = foreprune.score(double, "synflow", inputs=FLAT.double())
+    assert float(wanted["a.weight"].sum()) > 0
+    for name, score in found.items():
+        assert score.dtype == (torch.float64 if precision == "double" else torch.float32)
+        torch.testing.assert_close(score.double(), wanted[name], rtol=1e-13 if precision == "double" else 1e-5, atol=0)
 
 
 def test_networks_of_mixed_precision() -> None:

@@ -232,7 +232,7 @@ def test_pooling_and_rearranging_as_module_and_function(pool: str) -> None:
     )
 
 
-def test_biases_statistics_and_modes_do_not_matter() -> None:
+def test_biases_means_and_modes_do_not_matter() -> None:
     network = Network(
         lambda m, x: m.head(F.dropout(m.norm(m.a(x)), 0.9).mean((2, 3))),
         a=conv(3, 4),
@@ -244,8 +244,6 @@ def test_biases_statistics_and_modes_do_not_matter() -> None:
         network.a.bias.fill_(-100.0)
         network.head.bias.fill_(float("inf"))
         network.norm.running_mean.fill_(50.0)
-        network.norm.running_var.fill_(1e6)
-        network.norm.weight.zero_()
     network.eval()
     after = scores(network, IMAGE * 100)
     assert all(torch.equal(before[name], after[name]) for name in before)

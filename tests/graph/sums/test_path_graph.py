@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import foreprune
 import foreprune.graph
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
-from foreprune.graph import PathGraph, path_graph
+from foreprune.graph import PathGraph, path_dtype, path_graph
 
 pytestmark = pytest.mark.usefixtures("with_and_without_replay")
 
@@ -25,6 +28,40 @@ def paths() -> PathGraph:
         model[0].weight.copy_(torch.tensor([[1.0, -2.0, 3.0]]))
         model[2].weight.fill_(10)
     return path_graph(Net.of(model), as_inputs(torch.ones(1, 3)))
+
+
+def test_a_device_without_float64_computes_in_single(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = torch.ones, []
+
+    def ones(*size: int, **options: Any) -> torch.Tensor:
+        if options.get("dtype") == torch.float64:
+            asked.append(options["device"])
+            raise TypeError("cannot convert to float64")
+        return real(*size, **options)
+
+    monkeypatch.setattr(torch, "ones", ones)
+    device = torch.device("cpu")
+    message = (
+        "device 'cpu' has no float64, so sums over paths are computed in float32 there and rounding has a part in the "
+        'masks; move the model to the CPU, or write precision="single"'
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert path_dtype("double", device) == torch.float32
+    assert path_dtype("single", device) == torch.float32
+    assert asked == [device]
+    with pytest.warns(UserWarning, match="has no float64"):
+        found = foreprune.score(nn.Linear(5, 4), "synflow", inputs=torch.zeros(1, 5))
+    assert found["weight"].dtype == torch.float32
+
+
+def test_double_is_the_default_and_single_is_as_asked() -> None:
+    net, inputs = Net.of(nn.Linear(3, 2).double()), as_inputs(torch.zeros(1, 3))
+    assert path_graph(net, inputs).dtype == torch.float64
+    assert path_graph(net, inputs, precision="single").dtype == torch.float32
+    with pytest.raises(ValueError, match="precision must be one of 'double', 'single', not 'half'"):
+        foreprune.prune(nn.Linear(5, 4), "synflow", density=0.5, inputs=torch.zeros(1, 5), precision="half")
+    with pytest.raises(ValueError, match="batchnorm must be one of 'scale', 'identity', not 'eval'"):
+        foreprune.prune(nn.Linear(5, 4), "synflow", density=0.5, inputs=torch.zeros(1, 5), batchnorm="eval")
 
 
 MASKS = Masks({"0.weight": torch.tensor([[True, False, True]]), "2.weight": torch.tensor([[True], [True]])})

@@ -65,7 +65,7 @@ class ReplayedPaths(PathGraph):
     def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
         """As in `PathGraph`, always in the same memory."""
         if function not in self._state.memory:
-            dense = {name: function(weight) for name, weight in self.net.weights.items()}
+            dense = self.dense(function)
             self._state.memory[function] = dense, {name: torch.empty_like(value) for name, value in dense.items()}
         dense, masked = self._state.memory[function]
         for name, value in dense.items():
@@ -83,7 +83,7 @@ class ReplayedPaths(PathGraph):
         """As in `PathGraph`. Those of some weights only, `names`, always come from the network."""
         if names is not None:
             return super().gradients(weights, names, times=times, image=image)
-        state = self._state
+        state, weights = self._state, self.precise(weights)
         state.begin_round(weights, image)
         if state.replay is not None:
             try:
@@ -105,7 +105,8 @@ class ReplayedPaths(PathGraph):
         leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
         tape = Tape(weights.values())
         sums: list[Tensor] = []
-        graph = PathGraph(self.net, self.inputs, self.handlers, partial(_TapedGates, tape=tape, sums=sums))
+        gates = partial(_TapedGates, tape=tape, sums=sums)
+        graph = PathGraph(self.net, self.inputs, self.handlers, gates, self.dtype, self.power)
         drawn = _random_states()
         with tape:
             output, _ = graph.outputs(leaves, image=state.image)

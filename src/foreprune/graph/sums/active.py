@@ -12,8 +12,7 @@ from torch.overrides import TorchFunctionMode
 from foreprune.core.net import BatchNormMode, Net, Params, scoring
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Arguments, Call, Gates, Handler, PathError, known_flow
-from foreprune.graph.sums.operations import HANDLERS, plain
-from foreprune.graph.sums.paths import path_dtype
+from foreprune.graph.sums.operations import IDENTITIES, plain
 from foreprune.graph.vocabulary import Family, family_of
 
 _State = tuple[str, Tensor | None]  # the name of a gate's function, and what it did to the real activations
@@ -30,7 +29,7 @@ def active_outputs(
     Args:
         net: the network.
         inputs: all samples; gates differ from one to the next.
-        weights: non-negative tensors, one for each parameter.
+        weights: non-negative tensors, one for each parameter, all in the precision of the sums.
         real: the parameters that set the gates.
         batchnorm: how the real pass normalizes, as in `foreprune.core.net.scoring`.
 
@@ -42,7 +41,7 @@ def active_outputs(
         # copies, as a forward may work on its inputs in place
         inputs.map(torch.clone).call(lambda *args, **kwargs: net(real, *args, **kwargs))
     gates = _RealGates(net, noted.states)
-    dtype = path_dtype(net.params)
+    dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
 
     def start(tensor: Tensor) -> Tensor:
         return gates.source(tensor.to(dtype).square()) if tensor.is_floating_point() else gates.ids(tensor.clone())
@@ -87,7 +86,7 @@ class _RealGates(Gates):
     """Paths under the gates of a real pass, matched call by call."""
 
     def __init__(self, net: Net, states: list[_State]) -> None:
-        super().__init__(net, {**HANDLERS, **_REAL})  # type: ignore[dict-item]
+        super().__init__(net, {**IDENTITIES, **_REAL})  # type: ignore[dict-item]
         self.states = iter(states)
         self.state: Tensor | None = None
 

@@ -2,8 +2,10 @@
 
 A path leads from one entry of the input to one entry of the output, and every entry of a pooling window is an edge of
 its own. `EVERY_PATH` opens maxima as well: a maximum is a gate over its window, so each entry passes (SynFlow runs
-maxima as they are and sees the largest entry only); averages divide, as in the network. In `COUNTED` every constant
-that is not zero is 1, averages included, so that with weights of 1 each path adds exactly 1.
+maxima as they are and sees the largest entry only); averages divide and normalizations scale, as in the network. In
+`COUNTED` every constant that is not zero is 1, averages and scales of normalizations included, so that with weights of
+1 each path adds exactly 1. A scale that is zero in some channels does not close them there: like a kept weight that
+happens to be zero it is an edge, and training may change it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foreprune.graph.sums.gates import Call, Flow, Gates, Handlers, flow_of, known_flow
-from foreprune.graph.sums.operations import HANDLERS, multi_head_arguments, plain
+from foreprune.graph.sums.operations import IDENTITIES, multi_head_arguments, plain
+from foreprune.graph.sums.scales import HANDLERS
 from foreprune.graph.vocabulary import Family
 
 Windows = Callable[[Tensor, int, int], Tensor]  # (value, axis from the end, size of the result there) -> sums
@@ -169,6 +172,7 @@ EVERY_PATH: Handlers = {
 WEIGHTED = (Family.LINEAR, Family.CONVOLUTION, Family.MATRIX_PRODUCT, Family.ADDED_PRODUCT)
 COUNTED: Handlers = {
     **EVERY_PATH,
+    Family.NORMALIZATION: IDENTITIES[Family.NORMALIZATION],
     **dict.fromkeys(WEIGHTED, _weighted),
     **dict.fromkeys((Family.MULTIPLICATION, Family.DIVISION), _scaled),
     Family.ADDITION: _added,

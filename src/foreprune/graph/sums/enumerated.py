@@ -38,7 +38,8 @@ class Path:
         start: entry of the flattened input (of all input tensors in order) where it begins.
         end: entry of the flattened output where it ends.
         weights: those along the path, in order.
-        coefficient: product of the constants along the path, such as 1/n of an average.
+        coefficient: product of the constants along the path, such as 1/n of an average; of the scales of
+            normalizations the squares, as in sums of squared weights.
     """
 
     start: int
@@ -59,7 +60,7 @@ def every_path(net: Net, inputs: Inputs, masks: Masks) -> list[Path]:
     kept = {name: mask.flatten().tolist() for name, mask in masks.items()}
     for stage in cuts.cuts:
         stage.inside = [e for e in stage.inside if e.weight[0] not in kept or kept[e.weight[0]][e.weight[1]]]
-    live = _live(cuts)
+    live = _live(cuts, counted)
     ways: list[list[list[Path]]] = []  # for each leaf tensor and entry, how one can get there; `end` is that entry
     first = 0
     for leaf, tensor in enumerate(cuts.leaves):
@@ -111,13 +112,13 @@ class _Dissection:
         real = {name: value for name, value in net.params.items() if value.is_floating_point()}
         found = cls({n: torch.ones_like(v, dtype=torch.float64).requires_grad_() for n, v in real.items()}, inside)
         cutting = {family: found._cutting(handlers[family]) for family in (*WEIGHTED, Family.MULTIPLICATION)}
-        output, exponent = PathGraph(net, inputs, {**handlers, **cutting}).outputs(found.ones)
+        output, exponent = PathGraph(net, inputs, {**handlers, **cutting}, power=2).outputs(found.ones)
         found._arrive(output, exponent)
         return found
 
     def _cutting(self, handler: Handler) -> Handler:
         def handle(gates: Gates, call: Call) -> Any:
-            used = uses_weights(call)
+            used = uses_weights(gates, call)
             if used is None:
                 return handler(gates, call)
             value, weights = used
@@ -195,8 +196,8 @@ def _edges(run: Callable[[Tensor], Tensor], value: Tensor, used: Mapping[str, Te
                 yield _Edge(start, int(stops[row]), (name, position), float(matrix[row, position]))
 
 
-def _live(found: _Dissection) -> list[set[int]]:
-    """For each leaf, the entries from which the output can be reached."""
+def _live(found: _Dissection, counted: _Dissection) -> list[set[int]]:
+    """For each leaf, the entries from which the output can be reached, through scales of zero too."""
     live: list[set[int]] = [set() for _ in found.leaves]
 
     def spread(cut: _Cut, entries: set[int]) -> None:
@@ -205,23 +206,23 @@ def _live(found: _Dissection) -> list[set[int]]:
             if block.numel():
                 live[leaf] |= set(block[rows].any(0).nonzero().flatten().tolist())
 
-    last = found.cuts[-1]
+    last = counted.cuts[-1]
     spread(last, set(range(max((block.shape[0] for block in last.before), default=0))))
     for leaf in reversed(range(len(found.leaves))):
         cut = found.origin[leaf]
         if cut is not None:
-            spread(found.cuts[cut], {e.start for e in found.cuts[cut].inside if e.stop in live[leaf]})
+            spread(counted.cuts[cut], {e.start for e in found.cuts[cut].inside if e.stop in live[leaf]})
     return live
 
 
 def _arriving(ways: Sequence[Sequence[Sequence[Path]]], cut: _Cut, counted: _Cut) -> list[list[Path]]:
     """The paths that arrive at each entry of a cut. Where n parallel routes lead from one entry to another, there are n
     paths, and each carries an equal share of the coefficient."""
-    here: list[list[Path]] = [[] for _ in range(max((block.shape[0] for block in cut.before), default=0))]
+    here: list[list[Path]] = [[] for _ in range(max((block.shape[0] for block in counted.before), default=0))]
     for leaf, (block, numbers) in enumerate(zip(cut.before, counted.before, strict=True)):
-        for entry, origin in block.nonzero().tolist():
+        for entry, origin in numbers.nonzero().tolist():
             number = round(float(numbers[entry, origin]))
-            share = float(block[entry, origin]) / number
+            share = float(block[entry, origin]) / number if block.numel() else 0.0
             for way in ways[leaf][origin]:
                 here[entry] += [Path(way.start, entry, way.weights, way.coefficient * share)] * number
     return here

@@ -19,6 +19,7 @@ from foreprune.graph.vocabulary import LOOKUPS, Family, family_of
 Arguments = tuple[Any, ...]
 _RANGE = 2.0**20  # flows are kept within [1/_RANGE, _RANGE] by powers of two
 _IDS = "_foreprune_ids"
+_WRITING = frozenset({"__set__", "__setitem__", "__get__"})  # what they give or change is the tensor itself
 
 
 class PathError(ValueError):
@@ -116,6 +117,10 @@ class Gates(TorchFunctionMode):
         super().__init__()
         self.net = net
         self.handlers = handlers  # what becomes of each family of operations
+        self.power = 1  # that the magnitudes of all weights enter with
+        self._own: dict[int, Tensor] = {}  # address of a weight -> the parameter it stands for
+        self._copies: list[Tensor] = []  # of weights; alive, so that nothing else gets their address
+        self.dtype = torch.float64  # of all flows and constants; `forward` sets it to that of the weights
         self.sources: list[Tensor] = []  # where paths begin
         # id -> (the tensor, kept alive; what it became by an operation in place)
         self.replaced: dict[int, tuple[Tensor, Tensor]] = {}
@@ -127,9 +132,13 @@ class Gates(TorchFunctionMode):
             args, kwargs = walk(args, self.resolve), walk(dict(kwargs or {}), self.resolve)
         kwargs = dict(kwargs or {})
         name = func.__name__
+        in_place = name.endswith("_") or name in _WRITING
+        if not in_place:
+            args, kwargs = walk(args, self.precise), dict(walk(kwargs, self.precise))
         if not any(flow_of(value) for value in leaves((args, kwargs))):
             if not any(isinstance(value, Tensor) and hasattr(value, _IDS) for value in leaves((args, kwargs))):
-                return func(*args, **kwargs)
+                result = func(*args, **kwargs)
+                return result if in_place else walk(self._converted(name, args, result), self.precise)
             if name != "embedding":
                 return self._integers(func, args, kwargs)
         call = Call(func, args, kwargs, in_place=name.endswith("_") and not name.endswith("__"))
@@ -146,8 +155,12 @@ class Gates(TorchFunctionMode):
         Raises:
             PathError: an operation that has no meaning for paths.
         """
+        self.dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
+        self._own = {value.data_ptr(): self.net.params[n] for n, value in weights.items() if n in self.net.params}
+        buffers = {name: self.precise(value) for name, value in self.net.module.named_buffers()}
+        tensors = {**buffers, **weights}
         with scoring(self.net), torch.set_grad_enabled(grad), self:
-            output = inputs.map(start).call(lambda *args, **kwargs: self.net(weights, *args, **kwargs))
+            output = inputs.map(start).call(lambda *args, **kwargs: self.net(tensors, *args, **kwargs))
             tensor: Tensor = self.resolve(primary_output(output))
         flow = flow_of(tensor)
         if flow is None or flow.logits:
@@ -163,6 +176,37 @@ class Gates(TorchFunctionMode):
         while isinstance(value, Tensor) and id(value) in self.replaced:
             value = self.replaced[id(value)][1]
         return value
+
+    def precise(self, value: Any) -> Any:
+        """A constant in the precision of the flows: what a forward makes or keeps in that of the network would not mix
+        with them."""
+        if not isinstance(value, Tensor) or value.dtype == self.dtype or not value.is_floating_point():
+            return value
+        return value if flow_of(value) is not None else value.to(self.dtype)
+
+    def _converted(self, name: str, args: Arguments, result: Any) -> Any:
+        """The result of an operation on constants, but with its digits if only its precision was to change."""
+        if family_of(name) is not Family.CONVERSION or not isinstance(result, Tensor) or result is args[0]:
+            return result
+        if not (result.is_floating_point() and isinstance(args[0], Tensor) and args[0].is_floating_point()):
+            return result
+        copy = args[0].to(result.device, copy=True)
+        if (own := self._own.get(args[0].data_ptr())) is not None:
+            self._own[copy.data_ptr()] = own
+            self._copies.append(copy)
+        return copy
+
+    def parameter(self, value: Tensor) -> Tensor | None:
+        """What the network holds where a weight was passed in: the parameter, in the shape of `value`; None for
+        constants and for what is computed from parameters."""
+        own = self._own.get(value.data_ptr()) if self.power else None
+        return own.detach().reshape(value.shape) if own is not None and own.numel() == value.numel() else None
+
+    def counts_as_one(self, factor: Tensor) -> bool:
+        """Whether activations are multiplied by a parameter that is zero everywhere, as the scales of residual branches
+        often are at first."""
+        own = self.parameter(factor)
+        return own is not None and not bool(own.any())
 
     def source(self, values: Tensor) -> Tensor:
         """A tensor where paths begin. It records gradients, so that what was computed from it can be told from

@@ -163,6 +163,7 @@ def _scale(gates: Gates, call: Call, value: Tensor, factor: Any, operation: Call
         return _scores(gates, call)
     if isinstance(factor, Tensor):
         gates.check_constant(call.func, factor)
+        factor = torch.ones_like(factor) if gates.counts_as_one(factor) else factor
     size = factor if isinstance(factor, Tensor) and factor.dtype == torch.bool else abs(factor)
     if call.in_place and value is call.args[0]:
         return gates.mark(getattr(value, f"{operation.__name__}_")(size), flow)
@@ -324,7 +325,7 @@ def _set_item(gates: Gates, call: Call) -> Any:
     exponent = max(known.exponent for known in (flow, written) if known is not None)
     if flow is None or flow.exponent != exponent:
         # a constant that activations are written into, perhaps the user's own: another tensor stands for it from now on
-        fresh = _aligned(gates, call, target, exponent).clone()
+        fresh = _aligned(gates, call, target, exponent).to(gates.dtype, copy=True)
         gates.replaced[id(target)] = (target, gates.mark(fresh, Flow(exponent)))
         target = fresh
     target[index] = _aligned(gates, call, value, exponent) if isinstance(value, Tensor) else 0.0
@@ -340,7 +341,7 @@ _STRUCTURAL = (
     *(Family.MEAN, Family.SUM, Family.LARGEST, Family.MAXIMUM, Family.LARGER, Family.AVERAGE_POOLING),
     *(Family.ADAPTIVE_AVERAGE_POOLING, Family.MAX_POOLING, Family.INDEXED_MAX_POOLING, Family.ADAPTIVE_MAX_POOLING),
 )
-HANDLERS: Handlers = {
+IDENTITIES: Handlers = {
     **{family: open_gate(rank) for family, rank in GATE_RANKS.items()},
     **dict.fromkeys(_STRUCTURAL, structure),
     **dict.fromkeys((Family.LINEAR, Family.CONVOLUTION), _weighted),
@@ -367,4 +368,4 @@ def plain(gates: Gates, call: Call) -> Any:
     """What the sum over paths makes of a call, for readings that differ from it only sometimes."""
     family = call.family
     assert family is not None
-    return HANDLERS[family](gates, call)
+    return IDENTITIES[family](gates, call)

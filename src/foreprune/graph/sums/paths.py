@@ -1,21 +1,26 @@
 """`PathGraph`: a network as a graph of paths, evaluated by its own forward with the gates open.
 
 The sum over input-output paths of the product of their weights is what a network computes once every gate is open:
-activations, dropout and normalizations pass their input on, attention is uniform, biases and other additive constants
-drop out, and the weights are the tensors one passes in (|w|, w^2, ones, ...). The user's own `forward` runs under a
-`TorchFunctionMode` that replaces exactly those operations, so any eager model works and nothing is traced ahead.
+activations and dropout pass their input on, normalizations multiply by their scale, attention is uniform, biases and
+other additive constants drop out, and the weights are the tensors one passes in (|w|, w^2, ones, ...). The user's own
+`forward` runs under a `TorchFunctionMode` that replaces exactly those operations, so any eager model works and nothing
+is traced ahead.
 
-Products over many layers leave the range of float32 (on ResNet-50 at 224 px, say). Every flow therefore carries an
-exponent of two of its own; scaling by a power of two is exact, so scores are bit for bit those of an unscaled run
-wherever that one stays in range, up to one common power of two.
+Sums are computed in float64, whatever the precision of the network: iterative methods rank scores that agree in many
+digits, and in float32 rounding decides between them. Products over many layers leave the range of float32 (on ResNet-50
+at 224 px, say), and of float64 on deeper networks. Every flow therefore carries an exponent of two of its own; scaling
+by a power of two is exact, so scores are bit for bit those of an unscaled run wherever that one stays in range, up to
+one common power of two.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,22 +29,59 @@ from foreprune.core.masks import Masks
 from foreprune.core.net import Net, Params, gradients
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Gates, Handlers, PathError, graph_nodes
-from foreprune.graph.sums.operations import HANDLERS
+from foreprune.graph.sums.operations import IDENTITIES
+from foreprune.graph.sums.scales import HANDLERS
 
+Precision = Literal["double", "single"]
+Normalization = Literal["scale", "identity"]
 _ROUNDING = 1e-3  # some convolution algorithms subtract inside and leave a little dust below zero
 
 
-def path_graph(net: Net, inputs: Inputs) -> PathGraph:
+def path_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """float64 for "double", float32 for "single".
+
+    Warns:
+        UserWarning: the device has no float64; then it is float32 too.
+    """
+    if precision == "double" and not _has_double(device):
+        warnings.warn(
+            f"device {str(device)!r} has no float64, so sums over paths are computed in float32 there and rounding has "
+            'a part in the masks; move the model to the CPU, or write precision="single"',
+            stacklevel=2,
+        )
+        return torch.float32
+    return torch.float64 if precision == "double" else torch.float32
+
+
+def _has_double(device: torch.device) -> bool:
+    """Whether float64 can be computed with there; Apple's graphics processors cannot."""
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).square()
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def path_graph(
+    net: Net,
+    inputs: Inputs,
+    *,
+    precision: Precision = "double",
+    batchnorm: Normalization = "scale",
+    power: int = 1,
+) -> PathGraph:
     """The paths of `net`, to be asked for gradients round after round: make one for all rounds of a call.
 
     With the folder `foreprune/graph/replay` later rounds are faster; without it the results are the same.
     """
     found = importlib.util.find_spec("foreprune.graph.replay")
+    handlers: Handlers = HANDLERS if batchnorm == "scale" else IDENTITIES
+    dtype = path_dtype(precision, net.device)
     if found is None or found.origin is None:  # a folder that holds only compiled files has no origin
-        return PathGraph(net, inputs)
+        return PathGraph(net, inputs, handlers, dtype=dtype, power=power)
     from foreprune.graph.replay import ReplayedPaths
 
-    return ReplayedPaths(net, inputs)
+    return ReplayedPaths(net, inputs, handlers, dtype=dtype, power=power)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,24 +108,36 @@ class PathGraph:
     """The paths of `net` for inputs of the shape of `inputs`.
 
     `handlers` says what becomes of each family of operations; with others than the default, other sums over the same
-    paths. `gates` makes the mode that the forward runs in.
+    paths. `gates` makes the mode that the forward runs in. Everything is computed in `dtype`. `power` is 1 where the
+    weights passed in are |w| and 2 where they are w^2: the scales of normalizations and the parameters that are not
+    passed in enter with it. With 0, for counts of paths, nothing but what is passed in enters.
     """
 
     net: Net
     inputs: Inputs
     handlers: Handlers = field(default_factory=lambda: HANDLERS)
     gates: Callable[[Net, Handlers], Gates] = Gates
+    dtype: torch.dtype = torch.float64
+    power: int = 1
 
     def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
         """`function` of every prunable weight, zero where pruned. The next call with this function may overwrite it."""
-        return masks({name: function(weight) for name, weight in self.net.weights.items()})
+        return masks(self.dense(function))
+
+    def dense(self, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """`function` of every prunable weight."""
+        return {name: function(weight) for name, weight in self.precise(self.net.weights).items()}
+
+    def precise(self, tensors: Params) -> dict[str, Tensor]:
+        """The same tensors in the precision of the sums; those that have it already are not copied."""
+        return {n: value.to(self.dtype) if value.is_floating_point() else value for n, value in tensors.items()}
 
     def sum(self, weights: Params, *, image: Tensor | None = None) -> PathSum:
         """Sum over all paths of the product of their `weights`, each path times its input's entry of `image` (default
         1).
 
         Args:
-            weights: non-negative tensors by name; parameters that are missing enter with their absolute value.
+            weights: non-negative tensors by name; parameters that are missing enter with |w| ** `power`.
             image: non-negative, of the shape of one input without its batch axis. Networks with one input tensor only.
 
         Raises:
@@ -110,7 +164,7 @@ class PathGraph:
 
         With `times`, the product with `times[name]`. Other arguments and errors as in `sum`.
         """
-        names = list(weights if names is None else names)
+        names, weights = list(weights if names is None else names), self.precise(weights)
         leaves = {**weights, **{name: weights[name].detach().requires_grad_() for name in names}}
         grads = gradients(self.sum(leaves, image=image).value, leaves, names)
         check_growing(grads)
@@ -123,9 +177,12 @@ class PathGraph:
         """
         if image is not None and len(self.inputs.tensors()) != 1:
             raise ValueError("a mean image needs a network with exactly one input tensor")
-        tensors = _same_precision({**self.net.magnitudes, **weights})
-        dtype = next(value.dtype for value in tensors.values() if value.is_floating_point())
+        missing = self.precise({name: value.abs() for name, value in self.net.params.items() if name not in weights})
+        if self.power > 1:
+            missing = {name: value**self.power for name, value in missing.items()}
+        tensors = {**missing, **self.precise(weights)}
         gates = self.gates(self.net, self.handlers)
+        gates.power = self.power
 
         def start(tensor: Tensor) -> Tensor:
             one = tensor[:1] if tensor.dim() else tensor
@@ -134,13 +191,13 @@ class PathGraph:
                     raise ValueError(f"a mean image needs floating inputs, and this network's are {tensor.dtype}")
                 return gates.ids(one.to(self.net.device, copy=True))
             if image is None:
-                return gates.source(torch.ones_like(one, dtype=dtype, device=self.net.device))
+                return gates.source(torch.ones_like(one, dtype=self.dtype, device=self.net.device))
             if tuple(image.shape) != tuple(tensor.shape[1:]):
                 raise ValueError(
                     f"the mean image must have the shape of one input, {tuple(tensor.shape[1:])}, not "
                     f"{tuple(image.shape)}"
                 )
-            return gates.source(image.to(dtype=dtype, device=self.net.device)[None])
+            return gates.source(image.to(dtype=self.dtype, device=self.net.device)[None])
 
         output, exponent = gates.forward(tensors, self.inputs, start)
         for node in graph_nodes(output):
@@ -165,15 +222,3 @@ def check_growing(grads: Mapping[str, Tensor]) -> None:
                 "negative coefficients (bicubic interpolation)? Use a method that follows the real network "
                 "('snip', 'grasp', 'magnitude', 'erk', ...)"
             )
-
-
-def _same_precision(tensors: Params) -> dict[str, Tensor]:
-    """All weights in float64 if one of them is, else in float32: half precision has not the range for path sums, and
-    networks of mixed precision convert activations on the way, which paths do not follow."""
-    dtype = path_dtype(tensors)
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
-
-
-def path_dtype(tensors: Params) -> torch.dtype:
-    """The precision of sums over paths."""
-    return torch.float64 if any(value.dtype == torch.float64 for value in tensors.values()) else torch.float32

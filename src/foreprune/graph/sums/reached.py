@@ -12,7 +12,7 @@ from foreprune.core.net import Net
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.counted import COUNTED, WEIGHTED
 from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, Handlers, flow_of, known_flow
-from foreprune.graph.sums.operations import HANDLERS, halves, plain
+from foreprune.graph.sums.operations import IDENTITIES, halves, plain
 from foreprune.graph.sums.paths import PathGraph
 from foreprune.graph.vocabulary import Family
 
@@ -31,7 +31,7 @@ def reached(net: Net, inputs: Inputs, masks: Masks) -> dict[str, Tensor]:
     ones = {
         n: torch.ones_like(value, dtype=torch.float64) for n, value in net.params.items() if value.is_floating_point()
     }
-    grads = PathGraph(net, inputs, REACHED).gradients(masks(ones), masks)
+    grads = PathGraph(net, inputs, REACHED, power=0).gradients(masks(ones), masks)
     return {name: grad > _DUST for name, grad in grads.items()}
 
 
@@ -42,8 +42,10 @@ def _binary(value: Tensor) -> Tensor:
     return (carrier - carrier.detach()) + (value.detach() > _DUST).to(value.dtype)
 
 
-def uses_weights(call: Call) -> tuple[Tensor, list[Tensor]] | None:
+def uses_weights(gates: Gates, call: Call) -> tuple[Tensor, list[Tensor]] | None:
     """The flow and the weights that an operation multiplies, or None if it is not one of one flow with weights."""
+    if call.family is Family.MULTIPLICATION and any(gates.counts_as_one(value) for value in call.tensors()):
+        return None
     flowing = [value for value in call.tensors() if flow_of(value) is not None]
     weights = [value for value in call.tensors() if flow_of(value) is None and value.requires_grad]
     return (flowing[0], weights) if len(flowing) == 1 and weights else None
@@ -53,7 +55,7 @@ def _once(handler: Handler) -> Handler:
     """The same operation with weights, but it sees and tells only whether something arrives."""
 
     def handle(gates: Gates, call: Call) -> Any:
-        used = uses_weights(call)
+        used = uses_weights(gates, call)
         if used is None:
             return handler(gates, call)
         seen = gates.mark(_binary(used[0]), Flow())
@@ -90,7 +92,7 @@ def _with_gate(opened: Tensor, gate: Tensor) -> Tensor:
 
 REACHED: Handlers = {
     **COUNTED,
-    Family.RESIZING: HANDLERS[Family.RESIZING],
+    Family.RESIZING: IDENTITIES[Family.RESIZING],
     **{family: _once(COUNTED[family]) for family in (*WEIGHTED, Family.DIVISION)},
     Family.MULTIPLICATION: _gated(_once(COUNTED[Family.MULTIPLICATION])),
     Family.GATED_LINEAR_UNIT: _glu,

@@ -28,7 +28,7 @@ from foreprune.graph.sums.gates import (
     leaves,
     walk,
 )
-from foreprune.graph.sums.operations import GATE_RANKS, HANDLERS, plain, recenters, structure
+from foreprune.graph.sums.operations import GATE_RANKS, IDENTITIES, plain, recenters, structure
 from foreprune.graph.units import weighted
 from foreprune.graph.units.recorder import Aliased, Mixed, Recorder, numbers_of, recorder_of
 from foreprune.graph.units.unit_graph import Ints, UnitGraph
@@ -245,4 +245,4 @@ _OWN: Handlers = {
     Family.ADDITION: _join,
     Family.ASSIGNMENT: _set_item,
 }
-UNIT_HANDLERS: Handlers = {**HANDLERS, **{family: _except_scores(handler) for family, handler in _OWN.items()}}
+UNIT_HANDLERS: Handlers = {**IDENTITIES, **{family: _except_scores(handler) for family, handler in _OWN.items()}}

@@ -17,7 +17,6 @@ from torch import Tensor
 from foreprune.core.net import Net
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Call, Flow, Gates, Handlers, PathError, flow_of
-from foreprune.graph.sums.paths import path_dtype
 from foreprune.graph.units.unit_graph import Ints, Join, Layer, UnitGraph
 
 _MOST = 8  # kinds of places a layer may read without one unit for all of them; a class token makes two
@@ -63,7 +62,8 @@ class Recorder(Gates):
         self.constants: dict[str, Tensor] = {}
         # one precision throughout, as in the plain mode; contiguous, so that places in memory are positions; recording
         # gradients, so that what was computed from parameters can be told from constants
-        self.dtype = path_dtype(net.params)
+        double = any(value.dtype == torch.float64 for value in net.params.values())
+        self.dtype = torch.float64 if double else torch.float32
         self.params = {
             name: value.detach().to(self.dtype).contiguous().requires_grad_() if value.is_floating_point() else value
             for name, value in net.params.items()
