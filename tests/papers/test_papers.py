@@ -330,11 +330,12 @@ def test_ntk_sap_is_run_with_the_settings_of_each_table() -> None:
 def test_table_1_of_snip() -> None:
     runs = paper("snip-table-1")
     cells = Counter((run.model, run.sparsity) for run in runs if run.method == "snip")
-    expected = [("lenet-300-100", 0.95), ("lenet-300-100", 0.98), ("lenet-5-caffe", 0.98), ("lenet-5-caffe", 0.99)]
+    expected = [("lenet-300-100", 0.95), ("lenet-300-100", 0.98), ("lenet-5", 0.98), ("lenet-5", 0.99)]
     assert cells == dict.fromkeys(expected, 5)
     assert {run.ablation for run in runs if run.method == "snip"} == {"reinit"}
     shared = {(run.train_size, run.samples_per_class, run.init) for run in runs}
     assert shared == {(54_000, 10, "kaiming-normal-fan-in")}
+    assert {(run.model, run.recipe.warmup_epochs) for run in runs} == {("lenet-300-100", 0.0), ("lenet-5", 1.0)}
     each = snip.LENET_5.recipe.steps_per_epoch(54_000)
     assert each == 540
     assert [round(mark * each, -3) for mark in (*snip.LENET_5.recipe.milestones, 185)] == [25e3, 50e3, 75e3, 100e3]

@@ -11,7 +11,7 @@ from foreprune.zoo import models
 from foreprune.zoo.models import create
 from foreprune.zoo.resnets import BasicBlock, Bottleneck
 
-SHAPES = {"lenet": (1, 28, 28), "fc": (1, 28, 28), "mlp": (1, 28, 28)}
+SHAPES = {"lenet-300-100": (1, 28, 28), "lenet-5": (1, 28, 28), "fc": (1, 28, 28), "mlp": (1, 28, 28)}
 HEAVY = ("wrn-14-10", "wrn-20-8", "resnet-110", "vgg-19", "fc-2000", "resnet-50")
 
 
@@ -30,7 +30,6 @@ def counts(model: nn.Module) -> tuple[int, int]:
 COUNTS = [
     ("lenet-300-100", 266_610, 266_200),
     ("lenet-5", 431_080, 430_500),
-    ("lenet-5-caffe", 431_080, 430_500),
     ("fc-100", 130_010, 129_400),
     ("fc-500", 1_650_010, 1_647_000),
     ("fc-1000", 5_800_010, 5_794_000),
@@ -148,18 +147,6 @@ def test_too_small_images_are_refused_with_the_minimum() -> None:
     for name in ("lenet-5", "vgg-11", "vgg-19"):
         with pytest.raises(ValueError, match=rf"{name} needs images of at least 16x16 pixels .* not 15x16"):
             create(name, input_shape=(1, 15, 16))
-
-
-def test_caffes_lenet_has_relu_after_the_hidden_layer_only() -> None:
-    both = {name: create(name, input_shape=(1, 28, 28), seed=3) for name in ("lenet-5", "lenet-5-caffe")}
-    assert [name for name, _ in both["lenet-5-caffe"].named_children()] == [
-        *("conv1", "pool1", "conv2", "pool2", "flatten", "fc1", "relu3", "classifier")
-    ]
-    assert {key: value.shape for key, value in both["lenet-5"].state_dict().items()} == {
-        key: value.shape for key, value in both["lenet-5-caffe"].state_dict().items()
-    }
-    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(both["lenet-5"](x), both["lenet-5-caffe"](x))
 
 
 def test_resnet_stages() -> None:

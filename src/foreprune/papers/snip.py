@@ -25,7 +25,12 @@ LENET_300_100 = Setting(
     limited=True,
     seeds=5,
 )
-LENET_5 = replace(LENET_300_100, model="lenet-5-caffe", densities=(0.02, 0.01))
+LENET_5 = replace(
+    LENET_300_100,
+    model="lenet-5",
+    recipe=replace(LENET_300_100.recipe, warmup_epochs=1.0),
+    densities=(0.02, 0.01),
+)
 
 
 @figure(
@@ -43,6 +48,10 @@ def table_1(scale: Scale) -> Runs:
     Not as there: the batch is balanced, ten images of each class; biases are not pruned; weights are Kaiming normal,
     with the ratios between layers of the authors' truncated normal of variance 1 / fan-in; the error is that after the
     last epoch, where their code takes the best of its last checkpoints on the test images.
+
+    LeNet-5-Caffe has ReLU after its convolutions too, where their code has it after the hidden linear layer only, and
+    one epoch of warm-up. At the printed rate of 0.1 with momentum 0.9 the dense network diverges here within ten steps
+    without both, for weights of variance 1 / fan-in as well, and the pruned ones diverge without the ReLUs.
 
     At the scale small LeNet-300-100 alone, with the whole schedule and all five seeds.
     """

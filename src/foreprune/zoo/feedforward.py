@@ -37,11 +37,10 @@ def mlp(input_shape: Shape, classes: int, *, widths: Sequence[int], norm: bool =
     return nn.Sequential(layers)
 
 
-def lenet5(input_shape: Shape, classes: int, *, linear_convolutions: bool = False) -> nn.Sequential:
-    """LeNet-5 in the Caffe form: 5x5 convolutions of 20 and 50 channels, each with 2x2 max pooling, 500 hidden units.
+def lenet5(input_shape: Shape, classes: int) -> nn.Sequential:
+    """LeNet-5 in the Caffe form of the SNIP paper: 5x5 convolutions of 20 and 50 channels, 500 hidden units.
 
-    With `linear_convolutions`, ReLU follows the hidden linear layer only, as in Caffe's example and in the official
-    code of SNIP; else it follows every convolution too.
+    ReLU follows every convolution; the official SNIP code has it after the hidden linear layer only.
 
     Raises:
         ValueError: height or width below 16, where the second pooling has nothing left.
@@ -61,8 +60,6 @@ def lenet5(input_shape: Shape, classes: int, *, linear_convolutions: bool = Fals
         relu3=nn.ReLU(),
         classifier=nn.Linear(500, classes),
     )
-    if linear_convolutions:
-        del layers["relu1"], layers["relu2"]
     return nn.Sequential(layers)
 
 

@@ -2,8 +2,7 @@
 
 | name | from |
 | --- | --- |
-| lenet-300-100 | SNIP; Frankle et al. 2021, appendix K |
-| lenet-5-caffe, lenet-5 | SNIP (LeNet-5-Caffe), and the same with ReLU after every convolution |
+| lenet-300-100, lenet-5 | SNIP; Frankle et al. 2021, appendix K |
 | fc-100, fc-500, fc-1000, fc-2000 | Gebhart et al. 2021, section 5.2 |
 | mlp-bn-100, mlp-bn-200, mlp-bn-300, mlp-bn-400 | PHEW, appendix B |
 | resnet-20, ... and wide-resnet-20 | Frankle et al. 2021; Gebhart et al. 2021; PHEW; NTK-SAP |
@@ -34,7 +33,6 @@ Builder = Callable[[Shape, int], nn.Module]
 _DESCRIPTIONS: dict[str, str] = {
     "lenet-300-100": "fully connected, hidden layers of 300 and 100 units",
     "lenet-5": "two 5x5 convolutions (20, 50 channels), 500 hidden units; images from 16x16",
-    "lenet-5-caffe": "LeNet-5 without ReLU after the convolutions (SNIP's); images from 16x16",
     **{f"fc-{width}": f"fully connected, six hidden layers of {width} units" for width in (100, 500, 1000, 2000)},
     **{
         f"mlp-bn-{width}": f"fully connected, six hidden layers of {width} units with batch normalization"
@@ -170,8 +168,6 @@ def builder(name: str) -> Builder:
             return lambda shape, classes: mlp(shape, classes, widths=(300, 100))
         case "lenet-5":
             return lenet5
-        case "lenet-5-caffe":
-            return lambda shape, classes: lenet5(shape, classes, linear_convolutions=True)
         case "resnet-18" | "resnet-18-imagenet":
             return lambda shape, classes: resnet18(shape, classes, imagenet_stem=name.endswith("-imagenet"))
         case "resnet-50":
