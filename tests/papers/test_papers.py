@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from foreprune.experiments import check_names, run_experiment
-from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil, snip
+from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil, snip, synflow
 from foreprune.papers import entry as entry_module
 from foreprune.papers import frankle_networks as frankle
 from foreprune.papers.entry import Runs, together
@@ -27,6 +27,7 @@ NAMES = {
     *(f"gebhart-figure-{number}" for number in (1, 2, 3)),
     *(f"ntksap-table-{number}" for number in (1, 12, 13, 14)),
     "snip-table-1",
+    "synflow-figure-6",
 }
 EARLY = ("magnitude", "snip", "grasp", "synflow")
 FIVE_SEEDS = ("snip-table-1",)  # at the scale small too, where all of MNIST is cheap
@@ -53,14 +54,14 @@ def everything(scale: entry_module.Scale) -> Runs:
 
 def test_every_table_and_figure_is_there() -> None:
     assert {entry.name for entry in entries()} == NAMES
-    assert len(entries()) == len(NAMES) == 38
+    assert len(entries()) == len(NAMES) == 39
 
 
 def test_entries_need_no_torch() -> None:
     code = (
         "import sys\nfrom foreprune.papers import SCALES, entries\n"
         "runs = [entry.experiments(scale) for entry in entries() for scale in SCALES]\n"
-        "assert len(runs) == 114\nassert 'torch' not in sys.modules\n"
+        "assert len(runs) == 117\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -171,6 +172,7 @@ COUNTS = {
     "ntksap-table-13": (4 * 9 + 1) * 3,
     "ntksap-table-14": (4 * 9 + 1) * 3,
     "snip-table-1": 2 * (2 + 1) * 5,
+    "synflow-figure-6": (5 * 6 + 1) * 3,
 }
 
 
@@ -266,6 +268,7 @@ def test_all_other_entries_train() -> None:
         (gebhart.VGGS[3], (160, 64, "adam", 0.0, 0.0005, (60, 120), 1e-4)),
         (ntksap.RESNET_20, (160, 128, "sgd", 0.9, 0.1, (80, 120), 1e-4)),
         (ntksap.VGG_16, (160, 128, "sgd", 0.9, 0.1, (60, 120), 5e-4)),
+        (synflow.VGG_16, (160, 128, "sgd", 0.9, 0.1, (60, 120), 1e-4)),
         (snip.LENET_300_100, (185, 100, "sgd", 0.9, 0.1, (46, 93, 139), 5e-4)),
         (snip.LENET_5, (185, 100, "sgd", 0.9, 0.1, (46, 93, 139), 5e-4)),
     ],

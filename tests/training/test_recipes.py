@@ -114,6 +114,7 @@ def test_recipes_are_values() -> None:
 
 # optimizer, epochs, batch size, rate, momentum, Nesterov, milestones, weight decay
 PAPERS: dict[str, tuple[object, ...]] = {
+    "synflow-vgg-cifar": ("sgd", 160, 128, 0.1, 0.9, True, (60, 120), 1e-4),
     "snip-lenet-mnist": ("sgd", 185, 100, 0.1, 0.9, False, (46, 93, 139), 5e-4),
     "frankle-lenet-mnist": ("sgd", 40, 128, 0.1, 0.0, False, (), 0.0),
     "frankle-resnet-20-cifar-10": ("sgd", 160, 128, 0.1, 0.9, False, (80, 120), 1e-4),

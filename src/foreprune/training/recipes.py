@@ -100,6 +100,7 @@ def _milestones(*marks: int, **settings: Any) -> Recipe:
 
 
 _SNIP = "Lee, Ajanthan & Torr, ICLR 2019, arXiv:1810.02340, section 5"
+_SYNFLOW = "Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, arXiv:2006.05467, official code"
 _FRANKLE = "Frankle, Dziugaite, Roy & Carbin, ICLR 2021, arXiv:2009.08576, appendix A.3"
 _GEBHART = "Gebhart, Saxena & Schrater 2021, arXiv:2101.10552, appendix A.4.3"
 _PATIL = "Patil & Dovrolis, ICML 2021, arXiv:2010.11354, appendix"
@@ -177,6 +178,10 @@ _TABLE: dict[str, tuple[Recipe, str]] = {
         # A decay of 0.95 after every epoch is a milestone at every epoch. The loss there is the squared error.
         _milestones(*range(1, 20), epochs=20, batch_size=32, optimizer="adam", lr=1e-3, gamma=0.95, augment=False),
         f"{_PATIL} B, MLPs that rotate and shear MNIST",
+    ),
+    "synflow-vgg-cifar": (
+        _milestones(60, 120, epochs=160, momentum=0.9, nesterov=True, lr=0.1, weight_decay=1e-4),
+        f"{_SYNFLOW}, VGG-11 and VGG-16 on CIFAR-10/100",
     ),
     "ntksap-resnet-20-cifar-10": (
         _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),
