@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from foreprune.experiments import check_names, run_experiment
-from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil, snip, synflow
+from foreprune.papers import SCALES, Entry, entries, find, gebhart, lee, ntksap, patil, tanaka
 from foreprune.papers import entry as entry_module
 from foreprune.papers import frankle_networks as frankle
 from foreprune.papers.entry import Runs, together
@@ -268,9 +268,9 @@ def test_all_other_entries_train() -> None:
         (gebhart.VGGS[3], (160, 64, "adam", 0.0, 0.0005, (60, 120), 1e-4)),
         (ntksap.RESNET_20, (160, 128, "sgd", 0.9, 0.1, (80, 120), 1e-4)),
         (ntksap.VGG_16, (160, 128, "sgd", 0.9, 0.1, (60, 120), 5e-4)),
-        (synflow.VGG_16, (160, 128, "sgd", 0.9, 0.1, (60, 120), 1e-4)),
-        (snip.LENET_300_100, (185, 100, "sgd", 0.9, 0.1, (46, 93, 139), 5e-4)),
-        (snip.LENET_5, (185, 100, "sgd", 0.9, 0.1, (46, 93, 139), 5e-4)),
+        (tanaka.VGG_16, (160, 128, "sgd", 0.9, 0.1, (60, 120), 1e-4)),
+        (lee.LENET_300_100, (185, 100, "sgd", 0.9, 0.1, (46, 93, 139), 5e-4)),
+        (lee.LENET_5, (185, 100, "sgd", 0.9, 0.1, (46, 93, 139), 5e-4)),
     ],
     ids=lambda value: f"{value.model}-{value.data}" if isinstance(value, Setting) else "",
 )
@@ -339,9 +339,9 @@ def test_table_1_of_snip() -> None:
     shared = {(run.train_size, run.samples_per_class, run.init) for run in runs}
     assert shared == {(54_000, 10, "kaiming-normal-fan-in")}
     assert {(run.model, run.recipe.warmup_epochs) for run in runs} == {("lenet-300-100", 0.0), ("lenet-5", 1.0)}
-    each = snip.LENET_5.recipe.steps_per_epoch(54_000)
+    each = lee.LENET_5.recipe.steps_per_epoch(54_000)
     assert each == 540
-    assert [round(mark * each, -3) for mark in (*snip.LENET_5.recipe.milestones, 185)] == [25e3, 50e3, 75e3, 100e3]
+    assert [round(mark * each, -3) for mark in (*lee.LENET_5.recipe.milestones, 185)] == [25e3, 50e3, 75e3, 100e3]
     assert {run.model for run in find("snip-table-1").experiments("small")} == {"lenet-300-100"}
 
 
