@@ -1,9 +1,11 @@
-"""`python -m benchmarks [part ...]`: the table of docs/performance.md, for this machine. `growth` draws its figure."""
+"""`python -m benchmarks [part ...]`: the table of docs/performance.md, for this machine. `growth` draws its figure;
+`python -m benchmarks gpu` runs the published accuracies that need a GPU (`--help` says how)."""
 
 from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -27,6 +29,10 @@ PARTS = {
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["gpu"]:
+        from benchmarks import gpu
+
+        sys.exit(gpu.main(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, growth (default: the table)")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
