@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import grasp, growth, machine, ntk_sap, phew, selection, snip, startup, synflow, training
+from benchmarks import grasp, machine, ntk_sap, phew, selection, snip, startup, synflow, training
 from benchmarks.timing import Row
 
 PARTS = {
@@ -61,6 +61,8 @@ def main() -> None:
     if chosen.markdown:
         chosen.markdown.write_text(_markdown(rows))
     if "growth" in chosen.parts:
+        from benchmarks import growth
+
         growth.draw(chosen.out)
 
 

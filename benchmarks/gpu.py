@@ -48,7 +48,7 @@ def parts() -> tuple[Part, ...]:
 
     Left out, because TinyImageNet is needed: ResNet-18 of NTK-SAP and of Frankle et al., figure 5.
     """
-    from foreprune.papers import gebhart, ntksap, tanaka
+    from foreprune.papers import gebhart, lee, ntksap, tanaka
     from foreprune.papers.setting import powers
 
     late = powers(0.8, (18, 14))  # 98.2 and 95.6 % sparsity
@@ -57,6 +57,7 @@ def parts() -> tuple[Part, ...]:
     return (
         Part("resnet-20", ntksap.RESNET_20.runs(*compared, densities=late)),
         Part("vgg-16", tanaka.VGG_16.runs("synflow", "snip", "magnitude", "random", densities=powers(10, (-2, -3)))),
+        Part("lenet-5", lee.LENET_5.runs("snip", ablations=("reinit",), plain=False)),
         Part("fc", tuple(run for setting in fc for run in setting.runs(*gebhart.PRUNERS))),
     )
 
@@ -72,6 +73,9 @@ def toys() -> tuple[Part, ...]:
 def ordered(chosen: Sequence[Part]) -> tuple[Experiment, ...]:
     """Part by part, and in each seed by seed, the dense network after the pruned ones of its seed."""
     return tuple(run for part in chosen for run in sorted(part.runs, key=lambda run: (run.seed, run.method == "dense")))
+
+
+_WORDS = {"best accuracy": "best epoch", "error": "error"}
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,13 @@ def lines(runs: Sequence[Experiment]) -> tuple[Line, ...]:
     numbers = {name: number for number in PUBLISHED if number.model in networks for name in run_ids(number)}
     groups: dict[tuple[Any, ...], list[Experiment]] = {}
     for run in runs:
-        groups.setdefault((run.data, run.model, run.method, str(run.hyper), run.density), []).append(run)
+        groups.setdefault((run.model, run.method, str(run.hyper), run.ablation, run.density), []).append(run)
     return tuple(Line(tuple(group), numbers.get(group[0].id)) for group in groups.values())
 
 
 def table(wanted: Sequence[Line], records: Mapping[str, Record]) -> str:
-    """Published number, ours after the last and the best epoch in percent, and whether they agree.
+    """Published number, ours after the last and the best epoch in percent, and whether they agree: accuracies, or
+    errors where an error is published.
 
     Args:
         records: of finished runs, by id.
@@ -116,11 +121,11 @@ def table(wanted: Sequence[Line], records: Mapping[str, Record]) -> str:
     for line in wanted:
         found = [row_of(records[run.id]) for run in line.runs if run.id in records]
         measured = [spread(row[key] for row in found) for key in ("top1", "best_top1")]
-        cells = ["-" if one is None else _percent(one.mean, one.std) for one in measured]
         number, published, verdict = line.published, "-", "-"
+        error = number is not None and number.measure == "error"
+        cells = ["-" if one is None else _percent(1 - one.mean if error else one.mean, one.std) for one in measured]
         if number is not None:
-            best = ", best epoch" if number.measure.startswith("best") else ""
-            published = f"{number.value:.2f}{best}"
+            published = f"{number.value:.2f}{'' if number.measure == 'accuracy' else f', {_WORDS[number.measure]}'}"
             pairs = beside(found, [number])
             verdict = "not run" if not pairs else _verdict(pairs[0].agrees, pairs[0].difference, number.within)
         rows.append((line.label, published, *cells, f"{len(found)} of {len(line.runs)}", verdict))
@@ -178,7 +183,9 @@ class Printer:
         row = row_of(record)
         number = line.published
         best = f" (best epoch {_percent(row['best_top1'], None)})" if row["best_top1"] is not None else ""
-        return f"{_percent(row['top1'], None)} %{best}, published {'-' if number is None else f'{number.value:.2f}'}"
+        error = " (error)" if number is not None and number.measure == "error" else ""
+        published = "-" if number is None else f"{number.value:.2f}{error}"
+        return f"{_percent(row['top1'], None)} %{best}, published {published}"
 
     def _print(self, text: str) -> None:
         self._last = self._clock()
@@ -238,7 +245,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="of this call, at most")
     parser.add_argument("--data-dir", help="folder of the images (default: FOREPRUNE_DATA)")
     parser.add_argument("--jobs", type=int, default=0, help=f"runs at a time (default: {_JOBS_PER_GPU} on each GPU)")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="of resnet-20, vgg-16, fc")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="of resnet-20, vgg-16, lenet-5, fc")
     parser.add_argument("--rehearse", action="store_true", help="at toy size on the CPU")
     parser.add_argument("--list", action="store_true", help="name the runs in their order and the numbers; run nothing")
     chosen = parser.parse_args(arguments)

@@ -44,30 +44,42 @@ def test_runs_are_those_of_the_papers_in_an_order_that_adds_whole_results() -> N
     names = ("synflow", "ntk-sap", "grasp", "random", "magnitude", "snip")
     assert first == [*((name, sparsity, 0) for sparsity in (98.2, 95.6) for name in names), ("dense", 0.0, 0)]
     models = list(dict.fromkeys(run.model for run in runs))
-    assert models == ["resnet-20", "vgg-16", "fc-500", "fc-1000"]
-    for part, seeds in zip(gpu.parts(), (3, 3, 5), strict=True):
+    assert models == ["resnet-20", "vgg-16", "lenet-5", "fc-500", "fc-1000"]
+    for part, seeds in zip(gpu.parts(), (3, 3, 5, 5), strict=True):
         numbers = [run.seed for run in gpu.ordered([part])]
         assert numbers == sorted(numbers)
         assert set(numbers) == set(range(seeds))
-    papers = {run.id for name in ("ntksap-table-12", "synflow-figure-6") for run in find(name).experiments("paper")}
+    papers = {
+        run.id
+        for name in ("ntksap-table-12", "synflow-figure-6", "snip-table-1")
+        for run in find(name).experiments("paper")
+    }
     assert all(
         run.id in papers for run in runs if run.method in ("ntk-sap", "dense") and not run.model.startswith("fc")
     )
     assert all(run.id in papers for run in runs if run.model == "vgg-16")
-    assert {run.recipe.epochs for run in runs} == {160, 50}
+    assert {run.id for run in runs if run.model == "lenet-5"} < {run.id for run in find("snip-table-1").experiments()}
+    assert {run.recipe.epochs for run in runs} == {160, 185, 50}
 
 
 def test_the_table_sets_published_numbers_beside_ours() -> None:
-    wanted = gpu.lines(gpu.ordered(gpu.parts()[:2]))
+    wanted = gpu.lines(gpu.ordered(gpu.parts()[:3]))
     by_label = {line.label: line for line in wanted}
     sap, synflow = by_label["resnet-20 ntk-sap 98.2 %"], by_label["vgg-16 synflow 99.9 %"]
     assert [len(line.runs) for line in (sap, synflow)] == [3, 3]
     assert [line.published.value for line in (sap, synflow) if line.published] == [77.66, 80.39]
-    made = [record(sap.runs[0], 0.7, 0.77), record(sap.runs[1], 0.7, 0.78), record(synflow.runs[0], 0.85, 0.8039)]
+    lenet = by_label["lenet-5 snip 99 %"]
+    made = [
+        record(lenet.runs[0], 0.985, 0.99),
+        record(sap.runs[0], 0.7, 0.77),
+        record(sap.runs[1], 0.7, 0.78),
+        record(synflow.runs[0], 0.85, 0.8039),
+    ]
     found = {each.id: each for each in made}
     rows = {row[:24].strip(): " ".join(row[24:].split()) for row in gpu.table(wanted, found).splitlines()}
     assert rows["resnet-20 ntk-sap 98.2 %"] == "77.66 77.50 ± 0.71 77.50 ± 0.71 2 of 3 yes, -0.16 of ±0.7"
     assert rows["vgg-16 synflow 99.9 %"] == "80.39, best epoch 80.39 85.00 1 of 3 NO, +4.61 of ±0.7"
+    assert rows["lenet-5 snip 99 %"] == "1.10, error 1.00 1.00 1 of 5 yes, -0.10 of ±0.3"
     assert rows["vgg-16 magnitude 99 %"] == "89.80, best epoch - - 0 of 3 not run"
     assert rows["resnet-20 dense"] == "- - - 0 of 3 -"
 
@@ -147,7 +159,7 @@ def test_arguments_out_of_range(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--minutes must be above 0.5, not 0.1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         gpu.main(["--only", "resnet-21"])
-    assert "no part 'resnet-21'; there are resnet-20, vgg-16, fc" in capsys.readouterr().err
+    assert "no part 'resnet-21'; there are resnet-20, vgg-16, lenet-5, fc" in capsys.readouterr().err
 
 
 def test_the_list_names_runs_and_numbers(capsys: pytest.CaptureFixture[str]) -> None:
