@@ -87,9 +87,11 @@ class Line:
 
     @property
     def label(self) -> str:
-        """Network, method and sparsity."""
+        """Network, method with its settings, and sparsity."""
         run = self.runs[0]
-        return " ".join([run.model, run.method, *([] if run.method == "dense" else [f"{100 * run.sparsity:.4g} %"])])
+        settings = ",".join(f"{key}={value}" for key, value in run.hyper.items())
+        method = f"{run.method}:{settings}" if settings else run.method
+        return " ".join([run.model, method, *([] if run.method == "dense" else [f"{100 * run.sparsity:.4g} %"])])
 
 
 def lines(runs: Sequence[Experiment]) -> tuple[Line, ...]:

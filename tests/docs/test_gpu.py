@@ -65,6 +65,8 @@ def test_runs_are_those_of_the_papers_in_an_order_that_adds_whole_results() -> N
 def test_the_table_sets_published_numbers_beside_ours() -> None:
     wanted = gpu.lines(gpu.ordered(gpu.parts()[:3]))
     by_label = {line.label: line for line in wanted}
+    everything = gpu.lines(gpu.ordered(gpu.parts()))
+    assert len({line.label for line in everything}) == len(everything)
     sap, synflow = by_label["resnet-20 ntk-sap 98.2 %"], by_label["vgg-16 synflow 99.9 %"]
     assert [len(line.runs) for line in (sap, synflow)] == [3, 3]
     assert [line.published.value for line in (sap, synflow) if line.published] == [77.66, 80.39]
