@@ -1,16 +1,18 @@
-"""`python -m benchmarks [part ...]`: the table of docs/performance.md, for this machine. `growth` draws its figure."""
+"""`python -m benchmarks [part ...]`: the table of docs/performance.md, for this machine. `growth` draws its figure;
+`python -m benchmarks gpu` runs the published accuracies that need a GPU (`--help` says how)."""
 
 from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import grasp, growth, machine, ntk_sap, phew, selection, snip, startup, synflow, training
+from benchmarks import grasp, machine, ntk_sap, phew, selection, snip, startup, synflow, training
 from benchmarks.timing import Row
 
 PARTS = {
@@ -27,6 +29,10 @@ PARTS = {
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["gpu"]:
+        from benchmarks import gpu
+
+        sys.exit(gpu.main(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, growth (default: the table)")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
@@ -55,6 +61,8 @@ def main() -> None:
     if chosen.markdown:
         chosen.markdown.write_text(_markdown(rows))
     if "growth" in chosen.parts:
+        from benchmarks import growth
+
         growth.draw(chosen.out)
 
 

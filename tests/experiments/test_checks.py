@@ -30,6 +30,11 @@ def test_check_finds_what_would_fail() -> None:
         check([experiment(density=1e-9)], data_dir=None)
     with pytest.raises(ValueError, match="unknown"):
         check([experiment(model="lennet")], data_dir=None)
+    with pytest.raises(
+        ValueError, match="train_size=1443: digits has 1442 training images; write a smaller number, or 0"
+    ):
+        check([experiment(), experiment(train_size=1443)], data_dir=None)
+    check([experiment(train_size=1442)], data_dir=None)
     with pytest.raises(FileNotFoundError, match="FOREPRUNE_DATA"):
         check([experiment(data="mnist")], data_dir="/nowhere")
 

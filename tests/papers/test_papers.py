@@ -10,7 +10,7 @@ import pytest
 
 from foreprune.core.init import initializers
 from foreprune.experiments import check_names, run_experiment
-from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil
+from foreprune.papers import SCALES, Entry, entries, find, gebhart, lee, ntksap, patil, tanaka
 from foreprune.papers import entry as entry_module
 from foreprune.papers import frankle_networks as frankle
 from foreprune.papers.entry import Runs, together
@@ -28,6 +28,8 @@ NAMES = {
     "patil-early-loss",
     *(f"gebhart-figure-{number}" for number in (1, 2, 3)),
     *(f"ntksap-table-{number}" for number in (1, 12, 13, 14)),
+    "snip-table-1",
+    "synflow-figure-6",
     *("ntksap-main-figure", "ntksap-appendix-c", "ntksap-ablation-r"),
 }
 EARLY = ("magnitude", "snip", "grasp", "synflow")
@@ -54,7 +56,7 @@ def everything(scale: entry_module.Scale) -> Runs:
 
 def test_every_table_and_figure_is_there() -> None:
     assert {entry.name for entry in entries()} == NAMES
-    assert len(entries()) == len(NAMES) == 43
+    assert len(entries()) == len(NAMES) == 45
 
 
 def test_entries_are_in_the_order_of_the_files() -> None:
@@ -65,7 +67,7 @@ def test_entries_need_no_torch() -> None:
     code = (
         "import sys\nfrom foreprune.papers import SCALES, entries\n"
         "runs = [entry.experiments(scale) for entry in entries() for scale in SCALES]\n"
-        "assert len(runs) == 129\nassert 'torch' not in sys.modules\n"
+        "assert len(runs) == 135\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -181,6 +183,8 @@ COUNTS = {
     "ntksap-table-12": (4 * 9 + 1) * 3,
     "ntksap-table-13": (4 * 9 + 1) * 3,
     "ntksap-table-14": (4 * 9 + 1) * 3,
+    "snip-table-1": 2 * (2 + 1) * 5,
+    "synflow-figure-6": (5 * 6 + 1) * 3,
 }
 
 
@@ -353,6 +357,9 @@ def test_all_other_entries_train() -> None:
         (gebhart.VGGS[3], (160, 64, "adam", 0.0, 0.0005, (60, 120), 1e-4)),
         (ntksap.RESNET_20, (160, 128, "sgd", 0.9, 0.1, (80, 120), 1e-4)),
         (ntksap.VGG_16, (160, 128, "sgd", 0.9, 0.1, (60, 120), 5e-4)),
+        (tanaka.VGG_16, (160, 128, "sgd", 0.9, 0.1, (60, 120), 1e-4)),
+        (lee.LENET_300_100, (185, 100, "sgd", 0.9, 0.1, (46, 93, 139), 5e-4)),
+        (lee.LENET_5, (185, 100, "sgd", 0.9, 0.1, (46, 93, 139), 5e-4)),
     ],
     ids=lambda value: f"{value.model}-{value.data}" if isinstance(value, Setting) else "",
 )
@@ -412,6 +419,21 @@ def test_ntk_sap_is_run_with_the_settings_of_each_table() -> None:
         assert len(runs) == 4 * 9 * 3
         for run in runs:
             assert {key: value for key, value in run.hyper.items() if key != "epsilon"} == expected
+
+
+def test_table_1_of_snip() -> None:
+    runs = paper("snip-table-1")
+    cells = Counter((run.model, run.sparsity) for run in runs if run.method == "snip")
+    expected = [("lenet-300-100", 0.95), ("lenet-300-100", 0.98), ("lenet-5", 0.98), ("lenet-5", 0.99)]
+    assert cells == dict.fromkeys(expected, 5)
+    assert {run.ablation for run in runs if run.method == "snip"} == {"reinit"}
+    shared = {(run.train_size, run.samples_per_class, run.init) for run in runs}
+    assert shared == {(54_000, 10, "kaiming-normal-fan-in")}
+    assert {(run.model, run.recipe.warmup_epochs) for run in runs} == {("lenet-300-100", 0.0), ("lenet-5", 1.0)}
+    each = lee.LENET_5.recipe.steps_per_epoch(54_000)
+    assert each == 540
+    assert [round(mark * each, -3) for mark in (*lee.LENET_5.recipe.milestones, 185)] == [25e3, 50e3, 75e3, 100e3]
+    assert {run.model for run in find("snip-table-1").experiments("small")} == {"lenet-300-100"}
 
 
 def test_ntk_sap_entries_share_the_runs_that_are_the_same() -> None:

@@ -67,6 +67,27 @@ def test_best_and_last_accuracy_and_error() -> None:
     assert measured == pytest.approx({"accuracy": 80, "best accuracy": 90, "error": 20, "empty units": 0})
 
 
+def test_numbers_of_snip_and_synflow_are_those_printed() -> None:
+    printed = {(n.model, n.method, n.density): n.value for n in PUBLISHED if n.entry == "snip-table-1"}
+    assert printed == {
+        ("lenet-300-100", "dense", 1.0): 1.7,
+        ("lenet-300-100", "snip", 0.05): 1.6,
+        ("lenet-300-100", "snip", 0.02): 2.4,
+        ("lenet-5", "dense", 1.0): 0.9,
+        ("lenet-5", "snip", 0.02): 0.8,
+        ("lenet-5", "snip", 0.01): 1.1,
+    }
+    theirs = {(n.method, n.density): n.value for n in PUBLISHED if n.entry == "synflow-figure-6"}
+    assert [theirs[method, 0.01] for method in ("synflow", "snip", "magnitude", "random")] == [
+        90.08,
+        89.15,
+        89.8,
+        79.14,
+    ]
+    assert [theirs[method, 0.001] for method in ("synflow", "snip", "magnitude", "random")] == [80.39, 76.25, 10, 10]
+    assert len(theirs) == 25
+
+
 def test_numbers_from_a_file_may_be_missing() -> None:
     row = {**row_of(record(run_ids(SNIP)[0], empty=2)), "empty_units": None}
     assert beside([row], [SNIP]) == []

@@ -114,6 +114,8 @@ def test_recipes_are_values() -> None:
 
 # optimizer, epochs, batch size, rate, momentum, Nesterov, milestones, weight decay
 PAPERS: dict[str, tuple[object, ...]] = {
+    "synflow-vgg-cifar": ("sgd", 160, 128, 0.1, 0.9, True, (60, 120), 1e-4),
+    "snip-lenet-mnist": ("sgd", 185, 100, 0.1, 0.9, False, (46, 93, 139), 5e-4),
     "frankle-lenet-mnist": ("sgd", 40, 128, 0.1, 0.0, False, (), 0.0),
     "frankle-resnet-20-cifar-10": ("sgd", 160, 128, 0.1, 0.9, False, (80, 120), 1e-4),
     "frankle-vgg-16-cifar-10": ("sgd", 160, 128, 0.1, 0.9, False, (80, 120), 1e-4),
@@ -159,7 +161,7 @@ def test_every_recipe_has_a_source_and_every_paper_is_checked() -> None:
 def test_unknown_names_bring_near_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown recipe 'digit'; did you mean 'digits'\? known: digits, quick"):
         recipe("digit")
-    with pytest.raises(ValueError, match=r"unknown recipe 'zzz'; known: digits, quick, frankle-lenet-mnist, "):
+    with pytest.raises(ValueError, match=r"unknown recipe 'zzz'; known: digits, quick, snip-lenet-mnist, "):
         recipe("zzz")
 
 

@@ -149,6 +149,18 @@ def test_take_and_subset() -> None:
     assert sorted(split.subset(COUNT, seed=0).images[:, 0, 0, 0].tolist()) == list(range(COUNT))
 
 
+def test_a_set_moves_with_everything_that_belongs_to_its_images(folder: ImageFolder) -> None:
+    split = image_set()
+    there = split.to("cpu")
+    assert (there.images.device, there.labels.device) == (torch.device("cpu"),) * 2
+    assert (there.mean, there.augmentation, there.classes) == (split.mean, split.augmentation, split.classes)
+    for first, second in zip(split.batches(16, seed=1), there.batches(16, seed=1), strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(first, second, strict=True))
+    with pytest.raises((RuntimeError, NotImplementedError)):  # labels are read once they have moved
+        split.to("meta")
+    assert folder.to("cpu") is folder
+
+
 def test_bad_indices_are_refused() -> None:
     split = image_set()
     for n in (0, COUNT + 1):

@@ -33,6 +33,11 @@ def check(experiments: Sequence[Experiment], *, data_dir: str | None) -> None:
         totals[key] = Net.of(model).total
         images[experiment.data] = len(data.train)
     for experiment in experiments:
+        if experiment.train_size > (there := images[experiment.data]):
+            raise ValueError(
+                f"train_size={experiment.train_size}: {experiment.data} has {there} training images; "
+                "write a smaller number, or 0 for all"
+            )
         keep_count(experiment.density, totals[experiment.data, experiment.model, experiment.init])
         recipe = experiment.recipe
         steps = recipe.epochs * recipe.steps_per_epoch(experiment.train_size or images[experiment.data])

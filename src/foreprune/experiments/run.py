@@ -107,6 +107,8 @@ def run_experiment(
         warnings.simplefilter("always")
         try:
             data = data or load_cached(experiment.data, data_dir)
+            if torch.device(device).type == "cuda":  # batches are cut and augmented there, not copied one by one
+                data = data.to(device)
             note = data.note
             run = RunContext(experiment, data, _train_images(experiment, data), out, device, tuple(snapshots))
             facts = _measure(run, folder, on_epoch)

@@ -231,4 +231,31 @@ def _comparison() -> Iterator[Published]:
         yield from _numbers("ntksap-main-figure", model, density, values, within=0.7)
 
 
-PUBLISHED: tuple[Published, ...] = (*_collapse(), *_replications(), *_ntk_sap())
+def _snip() -> Iterator[Published]:
+    """Lee et al., table 1: errors with one digit, of 20 seeds."""
+    measured: dict[str, Any] = {"measure": "error", "within": 0.3}
+    for model, dense, snip in (
+        ("lenet-300-100", 1.7, {0.05: 1.6, 0.02: 2.4}),
+        ("lenet-5", 0.9, {0.02: 0.8, 0.01: 1.1}),
+    ):
+        yield from _numbers("snip-table-1", model, 1.0, {"dense": dense}, **measured)
+        for density, value in snip.items():
+            yield from _numbers("snip-table-1", model, density, {"snip": value}, ablation="reinit", **measured)
+
+
+def _synflow() -> Iterator[Published]:
+    """Tanaka et al., figure 6, VGG-16 on CIFAR-10: the authors' data, best epoch on the test images, three seeds."""
+    names = ("snip", "grasp", "synflow", "magnitude", "random")
+    for exponent, values in (
+        (-0.5, (93.28, 93.09, 93.54, 93.33, 93.05)),
+        (-1, (92.26, 91.84, 93.26, 93.12, 91.15)),
+        (-1.5, (91.08, 90.17, 92.12, 91.95, 87.52)),
+        (-2, (89.15, 87.49, 90.08, 89.80, 79.14)),
+        (-3, (76.25, 70.93, 80.39, 10.00, 10.00)),
+    ):
+        (density,) = powers(10, [exponent])
+        numbers = dict(zip(names, values, strict=True))
+        yield from _numbers("synflow-figure-6", "vgg-16", density, numbers, measure="best accuracy", within=0.7)
+
+
+PUBLISHED: tuple[Published, ...] = (*_collapse(), *_replications(), *_ntk_sap(), *_snip(), *_synflow())

@@ -99,6 +99,8 @@ def _milestones(*marks: int, **settings: Any) -> Recipe:
     return Recipe(schedule="milestones", milestones=marks, **settings)
 
 
+_SNIP = "Lee, Ajanthan & Torr, ICLR 2019, arXiv:1810.02340, section 5"
+_SYNFLOW = "Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, arXiv:2006.05467, official code"
 _FRANKLE = "Frankle, Dziugaite, Roy & Carbin, ICLR 2021, arXiv:2009.08576, appendix A.3"
 _GEBHART = "Gebhart, Saxena & Schrater 2021, arXiv:2101.10552, appendix A.4.3"
 _PATIL = "Patil & Dovrolis, ICML 2021, arXiv:2010.11354, appendix"
@@ -115,6 +117,12 @@ _TABLE: dict[str, tuple[Recipe, str]] = {
     "quick": (
         Recipe(epochs=10, batch_size=64, optimizer="adam", lr=3e-3, schedule="cosine", warmup_epochs=1.0),
         "this project: any classifier, ten epochs",
+    ),
+    "snip-lenet-mnist": (
+        # 540 steps an epoch over 54,000 images: the drops at 25,000, 50,000 and 75,000 steps are at 24,840, 50,220 and
+        # 75,060. The length is not printed; training ends where the fourth drop would be, after 99,900 steps.
+        _milestones(46, 93, 139, epochs=185, batch_size=100, momentum=0.9, lr=0.1, weight_decay=5e-4, augment=False),
+        f"{_SNIP}, LeNet-300-100 and LeNet-5-Caffe",
     ),
     "frankle-lenet-mnist": (Recipe(epochs=40, lr=0.1, augment=False), f"{_FRANKLE}, LeNet-300-100"),
     "frankle-resnet-20-cifar-10": (
@@ -170,6 +178,10 @@ _TABLE: dict[str, tuple[Recipe, str]] = {
         # A decay of 0.95 after every epoch is a milestone at every epoch. The loss there is the squared error.
         _milestones(*range(1, 20), epochs=20, batch_size=32, optimizer="adam", lr=1e-3, gamma=0.95, augment=False),
         f"{_PATIL} B, MLPs that rotate and shear MNIST",
+    ),
+    "synflow-vgg-cifar": (
+        _milestones(60, 120, epochs=160, momentum=0.9, nesterov=True, lr=0.1, weight_decay=1e-4),
+        f"{_SYNFLOW}, VGG-11 and VGG-16 on CIFAR-10/100",
     ),
     "ntksap-resnet-20-cifar-10": (
         _milestones(80, 120, epochs=160, momentum=0.9, lr=0.1, weight_decay=1e-4),

@@ -71,6 +71,10 @@ class DataSet:
     note: str = ""
     loss: Literal["cross-entropy", "squared-error"] = "cross-entropy"
 
+    def to(self, device: torch.device | str) -> DataSet:
+        """The same in the memory of `device`; image files stay where they are."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
     @property
     def loss_function(self) -> Callable[[Any, Any], Tensor] | None:
         """What `fit`, `evaluate` and `prune` take as `loss`: (output, target) -> mean; None is cross-entropy."""

@@ -68,6 +68,10 @@ class Images(ABC):
             IndexError: an index that is negative or too large.
         """
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same images in the memory of `device`, where they can lie there; the same batches come out."""
+        return self
+
     def subset(self, n: int, *, seed: int) -> Self:
         """The first `n` images of a permutation that depends on `seed` alone.
 
@@ -224,6 +228,10 @@ class ImageSet(Images):
         """As `Images.take`, with everything that belongs to the images."""
         index = checked_indices(indices, len(self)).to(self.images.device)
         return replace(self, **{name: getattr(self, name).index_select(0, index) for name in self.rows})
+
+    def to(self, device: torch.device | str) -> Self:
+        """As `Images.to`."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in self.rows})
 
     def _load(self, plan: _Pass) -> Iterator[ImageBatch]:
         generator = _stream(plan.seed, plan.epoch, _AUGMENTATION)

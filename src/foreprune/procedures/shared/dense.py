@@ -64,7 +64,7 @@ def train(
         seed=order,
         device=run.device,
         checkpoint=checkpoint,
-        checkpoint_every=max(1, recipe.epochs // 10),
+        checkpoint_every=max(1, recipe.epochs // 40),
         on_epoch=on_epoch,
         on_step=on_step,
     )
