@@ -117,7 +117,7 @@ def test_a_report_of_a_table_has_the_same_statistics(folder: Path, tmp_path: Pat
     write_report(folder)
     page = write_report(folder / "records.csv", out=tmp_path / "again")
     assert page == tmp_path / "again" / "report.html"
-    for name in ("significance.csv", "table.md"):
+    for name in ("significance.csv", "table.md", "records.csv"):
         assert (tmp_path / "again" / name).read_text() == (folder / name).read_text()
     (tmp_path / "alone").mkdir()
     table = (folder / "records.csv").rename(tmp_path / "alone" / "records.csv")

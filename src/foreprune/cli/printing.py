@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from foreprune.cli.consoles import screen
@@ -44,8 +45,32 @@ def print_tables(records: Sequence[Record]) -> None:
     from foreprune.report import console_table, structure_table
 
     trained = [record for record in records if record.experiment.recipe.epochs or record.status == "failed"]
-    for table in [*console_table(trained, width=screen.width), *structure_table(records)]:
+    for table in [*console_table(trained, width=screen.width), *structure_table(records), *published_table(records)]:
         screen.print(table)
+
+
+def published_table(records: Sequence[Record]) -> list[Table]:
+    """What papers print for these very runs, with ours beside it; no table where they print nothing."""
+    from foreprune.papers.published import beside
+    from foreprune.records import row_of
+
+    found = beside(map(row_of, records))
+    if not found:
+        return []
+    table = Table("network", "density", "method", box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.title, table.title_style = "published numbers, in percent", "bold"
+    for heading in ("published", "ours", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("within")
+    for pair in found:
+        number = pair.published
+        method = number.method if number.ablation == "none" else f"{number.method}, {number.ablation}"
+        verdict = f"{number.within:g}" if pair.agrees else f"[bold]no[/], {pair.difference:+.1f}"
+        table.add_row(
+            *(number.model, f"{number.density:.3g}", f"{method}: {number.measure}"),
+            *(f"{number.value:g}", pair.text, str(pair.ours.n), verdict),
+        )
+    return [table]
 
 
 def print_report(page: Path) -> None:

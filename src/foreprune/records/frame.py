@@ -18,9 +18,10 @@ _SETTINGS = (
     *("scope", "prune_at", "ablation", "widen", "init", "samples_per_class", "train_size"),
 )
 _RESULTS = ("status", "error", "kept", "total", "top1", "top5", "test_loss", "seconds_prune", "seconds_train")
-_COLUMNS = ("id", *_SETTINGS, *_RESULTS)
+_DERIVED = ("best_top1", "empty_units")
+_COLUMNS = ("id", *_SETTINGS, *_RESULTS, *_DERIVED)
 _COUNTS = ("seed", "prune_at", "samples_per_class", "train_size", "kept", "total")
-_NUMBERS = ("density", "sparsity", "widen", "top1", "top5", "test_loss", "seconds_prune", "seconds_train")
+_NUMBERS = ("density", "sparsity", "widen", "top1", "top5", "test_loss", "seconds_prune", "seconds_train", *_DERIVED)
 
 
 def frame(records: Sequence[Record]) -> pandas.DataFrame:
@@ -28,8 +29,9 @@ def frame(records: Sequence[Record]) -> pandas.DataFrame:
 
     Columns: id, data, model, method, density, sparsity, seed, scope, prune_at, ablation, widen, init,
     samples_per_class, train_size, status, error, kept, total, top1, top5 (fractions), test_loss, seconds_prune,
-    seconds_train, then `analysis.*`, `hyper.*` and `recipe.*`. `density` and `sparsity` are those asked for;
-    `kept / total` is what was kept. Missing counts are `<NA>`, missing numbers NaN.
+    seconds_train, best_top1 (the highest of all epochs, which some papers print), empty_units (the share of units, over
+    all prunable layers, without an incoming weight), then `analysis.*`, `hyper.*` and `recipe.*`. `density` and
+    `sparsity` are those asked for; `kept / total` is what was kept. Missing counts are `<NA>`, missing numbers NaN.
 
     Raises:
         ImportError: pandas is not installed.
@@ -38,7 +40,7 @@ def frame(records: Sequence[Record]) -> pandas.DataFrame:
         import pandas
     except ImportError as error:
         raise ImportError("records as a table need pandas: pip install 'foreprune[report]'") from error
-    rows = [_row(record) for record in records]
+    rows = [row_of(record) for record in records]
     nested = sorted({key for row in rows for key in row if "." in key})
     table = pandas.DataFrame(rows, columns=[*_COLUMNS, *nested])
     counts = dict.fromkeys(_COUNTS, "Int64")
@@ -46,11 +48,16 @@ def frame(records: Sequence[Record]) -> pandas.DataFrame:
     return table.astype(counts | numbers)
 
 
-def _row(record: Record) -> dict[str, Any]:
+def row_of(record: Record) -> dict[str, Any]:
+    """The row of `frame` for one record; what is missing is None or left out."""
     experiment = record.experiment
+    units = sum(layer.units for layer in record.layers)
+    alive = sum(layer.units_alive for layer in record.layers)
     row: dict[str, Any] = {"id": record.id}
     row |= {key: getattr(experiment, key) for key in _SETTINGS}
     row |= {key: getattr(record, key) for key in _RESULTS}
+    row["best_top1"] = max((epoch.test_top1 for epoch in record.curve if epoch.test_top1 is not None), default=None)
+    row["empty_units"] = (units - alive) / units if units else None
     row |= {f"analysis.{key}": value for key, value in record.analysis.items()}
     row |= {f"hyper.{key}": value for key, value in experiment.hyper.items()}
     row |= {f"recipe.{key}": value for key, value in experiment.model_dump(mode="json")["recipe"].items()}

@@ -46,7 +46,9 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
     tests = markdown_tests(found.records)
     files["table.md"] = (markdown_table(found.records) + (f"\n{tests}" if tests else "")).encode()
     files["significance.csv"] = significance_csv(section for section, _ in drawn).encode()
-    files["records.csv"] = frame(found.records).to_csv(index=False, lineterminator="\n").encode()
+    # a table that was read holds numbers of curves and layers, which are not there to compute them again
+    own = folder.read_bytes() if table else frame(found.records).to_csv(index=False, lineterminator="\n").encode()
+    files["records.csv"] = own
     problems = [(path.relative_to(folder).as_posix(), reason) for path, reason in found.problems]
     files["report.html"] = page(found.records, problems=problems, drawn=drawn).encode()
     make_folder(out / "figures")

@@ -1,0 +1,115 @@
+"""`python -m benchmarks.certificate`: writes the table of docs/results/index.md from the records of its pages.
+
+Every table and figure of the papers has a row: what was run, the published numbers with ours, whether they agree, and
+why not. Numbers come from `docs/results/*/records.csv` and `foreprune.papers.published`; words that no record holds
+(what was run, on which page, why not) from `docs/results/entries.toml`. `--check` says whether the page is current.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from foreprune.papers import Entry, entries
+from foreprune.papers.published import PUBLISHED, Beside, Published, beside
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+BEGIN, END = "<!-- table: python -m benchmarks.certificate -->", "<!-- end of the table -->"
+_NUMBERS = ("top1", "best_top1", "empty_units")
+
+
+def read_rows(folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
+    """The runs of all pages."""
+    for path in sorted(folder.glob("*/records.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                yield {**row, **{key: float(row[key]) if row.get(key) else None for key in _NUMBERS}}
+
+
+def table(notes: Mapping[str, Mapping[str, str]], found: list[Beside]) -> str:
+    """The table as Markdown: a row for each entry, or for each network and density with published numbers."""
+    lines = [
+        "| table or figure | run | published | ours | agrees | page, and why not |",
+        "|---|---|---|---|---|---|",
+    ]
+    ours = {pair.published: pair for pair in found}
+    for entry in entries():
+        note = notes.get(entry.name, {})
+        numbers = [number for number in PUBLISHED if number.entry == entry.name]
+        for _, group in itertools.groupby(numbers, key=lambda number: (number.model, number.density)):
+            lines.append(_row(entry, note, list(group), ours))
+        if not numbers:
+            cells = (_name(entry), note.get("run", "not run"), note.get("published", "a plot"), note.get("ours", "-"))
+            lines.append(_line(*cells, note.get("agrees", "-"), _where(note)))
+    return "\n".join(lines)
+
+
+def _row(entry: Entry, note: Mapping[str, str], numbers: list[Published], ours: Mapping[Published, Beside]) -> str:
+    """One network at one density, all methods."""
+    model, density = numbers[0].model, numbers[0].density
+    there = [ours[number] for number in numbers if number in ours]
+    run = note.get(model, note.get("run", "as published" if there else "not run"))
+    measured = "; ".join(f"{_label(pair.published)} {pair.text}" for pair in there)
+    seeds = ", ".join(dict.fromkeys(f"n = {pair.ours.n}" for pair in there))
+    cells = (
+        f"{_name(entry)}, {model}" + ("" if density == 1 else f" at {density:.3g}"),
+        f"{run}, {seeds}" if there else run,
+        "; ".join(f"{_label(number)} {number.value:g}" for number in numbers),
+        measured or "-",
+        f"{sum(pair.agrees for pair in there)} of {len(there)} within {numbers[0].within:g}" if there else "-",
+    )
+    return _line(*cells, _where(note))
+
+
+def _label(number: Published) -> str:
+    return number.method.partition(":")[0] + ("" if number.ablation == "none" else f" ({number.ablation})")
+
+
+def _name(entry: Entry) -> str:
+    return f"`{entry.name}` ({entry.title})"
+
+
+def _where(note: Mapping[str, str]) -> str:
+    page = f"[page]({note['page']}.md)" if "page" in note else ""
+    return ". ".join(filter(None, (page, note.get("why", ""))))
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def current(page: str, folder: Path = RESULTS) -> str:
+    """`page` with its table made anew.
+
+    Raises:
+        ValueError: it has no place for one, or the notes speak of an entry that does not exist.
+    """
+    notes = tomllib.loads((folder / "entries.toml").read_text(encoding="utf-8"))
+    if odd := sorted(notes.keys() - {entry.name for entry in entries()}):
+        raise ValueError(f"entries.toml speaks of {odd[0]!r}, which is no table or figure of foreprune.papers")
+    if BEGIN not in page or END not in page:
+        raise ValueError(f"the page needs the lines {BEGIN!r} and {END!r}")
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(notes, beside(read_rows(folder)))}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.certificate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not current")
+    path = RESULTS / "index.md"
+    page = path.read_text(encoding="utf-8")
+    made = current(page)
+    if parser.parse_args().check:
+        return int(made != page)
+    path.write_text(made, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The table of docs/results/index.md is what its records say."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import certificate  # noqa: E402
+from foreprune.papers import entries  # noqa: E402
+from foreprune.papers.published import PUBLISHED, run_ids  # noqa: E402
+
+PAGE = (ROOT / "docs" / "results" / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_page_is_current() -> None:
+    assert certificate.current(PAGE) == PAGE, "run: python -m benchmarks.certificate"
+
+
+def test_every_table_and_figure_has_a_row_and_says_where_or_why_not() -> None:
+    notes = tomllib.loads((ROOT / "docs" / "results" / "entries.toml").read_text(encoding="utf-8"))
+    for entry in entries():
+        assert f"`{entry.name}`" in PAGE
+        assert {"page", "why"} & notes[entry.name].keys(), entry.name
+        page = notes[entry.name].get("page")
+        assert page is None or (ROOT / "docs" / "results" / f"{page}.md").exists()
+
+
+def test_a_number_changes_with_its_record(tmp_path: Path) -> None:
+    number = next(n for n in PUBLISHED if n.method == "synflow" and n.model == "vgg-16")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "entries.toml").write_text('[frankle-figure-5]\npage = "a"\n', encoding="utf-8")
+    lines = ["id,status,empty_units", *(f"{name},finished,0.{50 + at}" for at, name in enumerate(run_ids(number)[:2]))]
+    (tmp_path / "a" / "records.csv").write_text("\n".join(lines), encoding="utf-8")
+    made = certificate.current(f"a\n{certificate.BEGIN}\nold\n{certificate.END}\nb\n", tmp_path)
+    assert made.startswith("a\n")
+    assert made.endswith("\nb\n")
+    assert "old" not in made
+    line = next(line for line in made.splitlines() if "vgg-16 at 0.0687" in line)
+    assert "as published, n = 2" in line
+    assert "synflow 50.5 ± 0.7" in line
+    assert "1 of 1 within 1.5" in line
+
+
+def test_notes_on_nothing_and_pages_without_a_place_are_refused(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docs" / "results" / "entries.toml", tmp_path)
+    with pytest.raises(ValueError, match="the page needs the lines"):
+        certificate.current("no table", tmp_path)
+    (tmp_path / "entries.toml").write_text("[frankle-figure-99]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="'frankle-figure-99', which is no table or figure"):
+        certificate.current(PAGE, tmp_path)
