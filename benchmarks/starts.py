@@ -2,8 +2,9 @@
 
 For each method, density and seed, the network of `frankle-lenet-mnist` is drawn and pruned as in a run, and measured on
 1,000 training images (a choice by the seed): the mean cross-entropy, the Euclidean norm of its gradient with respect to
-the kept weights, and the standard deviation of all logits. "cooled" divides the output layer's weights by a constant,
-so that the logits deviate as those of the randomly pruned network of the same seed and density. With `--epochs`, each
+the kept weights, and the standard deviation of all logits. "cooled" divides the weights of every layer by one
+constant, so that the logits deviate as those of the randomly pruned network of the same seed and density; "cooled at
+the output" divides the output layer alone. With `--epochs`, each
 network is then trained by the recipe of the page, so many epochs, and its test accuracy is measured.
 """
 
@@ -29,7 +30,7 @@ from foreprune.zoo.datasets import DataSet, load_cached
 
 METHODS = (
     *("random", "magnitude", "snip", "synflow", "grasp"),
-    *("grasp, shuffled", "grasp, reinitialized", "grasp, cooled"),
+    *("grasp, shuffled", "grasp, reinitialized", "grasp, cooled", "grasp, cooled at the output"),
 )
 _ABLATIONS = {"shuffled": "shuffle", "reinitialized": "reinit"}
 IMAGES = 1000
@@ -52,7 +53,7 @@ class Start:
 def starts(
     methods: Sequence[str], densities: Iterable[float], seeds: Iterable[int], *, data: DataSet, epochs: int = 0
 ) -> list[Start]:
-    """One `Start` for each method, density and seed; "cooled" needs "random" among the methods before it."""
+    """One `Start` for each method, density and seed; those that are cooled need "random" before them."""
     found: dict[tuple[str, float, int], Start] = {}
     places = [(density, seed, method) for density in densities for seed in seeds for method in methods]
     with tempfile.TemporaryDirectory() as folder:
@@ -72,8 +73,9 @@ def starts(
             model, masks = start.model, start.masks
             masks.apply_(model)
             measured = measure(model, masks, data, seed=seed)
-            if words == "cooled":
-                cool(model, masks, measured[2] / found["random", density, seed].logit_deviation)
+            if words.startswith("cooled"):
+                layers = list(masks)[-1:] if words == "cooled at the output" else list(masks)
+                cool(model, layers, measured[2] / found["random", density, seed].logit_deviation)
                 measured = measure(model, masks, data, seed=seed)
             made = Start(label, density, seed, *measured)
             if epochs:
@@ -97,9 +99,10 @@ def measure(model: nn.Module, masks: Masks, data: DataSet, *, seed: int) -> tupl
 
 
 @torch.no_grad()
-def cool(model: nn.Module, masks: Masks, factor: float) -> None:
-    """Divide the weights of the output layer; biases are zero at the start."""
-    model.get_parameter(list(masks)[-1]).div_(factor)
+def cool(model: nn.Module, layers: Sequence[str], factor: float) -> None:
+    """Divide the outputs by `factor`, in equal parts in the weights of `layers`; biases are zero at the start."""
+    for name in layers:
+        model.get_parameter(name).div_(factor ** (1 / len(layers)))
 
 
 def table(found: Sequence[Start]) -> str:
