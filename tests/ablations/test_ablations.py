@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -11,7 +12,9 @@ from foreprune import ablations
 from foreprune.analysis import layer_widths
 from foreprune.core.layer_units import unit_index
 from foreprune.core.masks import Masks
+from foreprune.core.seeds import generator_for
 from foreprune.zoo import models
+from foreprune.zoo.initializers import initialize_
 
 
 def net() -> nn.Module:
@@ -143,6 +146,53 @@ def test_reinitialize_keeps_masks_and_scales_the_variance(scheme: ablations.Sche
     assert torch.equal(model[0].weight, drawn)
 
 
+def test_at_initialization_the_draw_is_the_one_of_earlier_versions() -> None:
+    """Kaiming normal from one stream in the order of the layers, nothing else: records of such runs exist."""
+    model = models.create("resnet-8", input_shape=(1, 8, 8), seed=1)
+    generator = generator_for("reinitialise", 7)
+    expected = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for name, layer in model.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            weight = expected[f"{name}.weight"]
+            weight.normal_(0.0, math.sqrt(2 / weight[0].numel()), generator=generator)
+    weights = ablations.reinitialize(model, seed=7)
+    for name, value in expected.items():
+        assert torch.equal(weights[name], value), name
+    state = model.state_dict()
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[name], state[name]) for name, _ in model.named_buffers())
+
+
+@pytest.mark.parametrize("init", ["kaiming-normal-fan-in", "xavier-uniform+uniform-scale", "constant-variance"])
+def test_nothing_of_a_training_is_left(init: str) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 3), nn.LayerNorm(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(3):
+        model(torch.randn(6, 2, 4, 4)).square().sum().backward()
+        optimizer.step()
+    trained = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = ablations.reinitialize(model, init=init, seed=3)
+    assert weights.keys() == trained.keys()
+    assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
+    for name, value in weights.items():
+        assert not torch.equal(value, trained[name]), name
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.fill_(3)
+    again = ablations.reinitialize(other, init=init, seed=3)
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    model.load_state_dict(weights)
+    for name, tensor in initialize_(other, init=init, generator=generator_for("reinitialise", 3)).state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_reinitialize_by_the_layers_themselves() -> None:
+    drawn = ablations.reinitialize(nn.Linear(100, 300), init="own")
+    for value in drawn.values():
+        assert 0.09 < float(value.abs().max()) <= 0.1
+
+
 @pytest.mark.parametrize(
     "layer", [nn.ConvTranspose2d(400, 4, 1), nn.ConvTranspose2d(800, 2, 1, groups=2), Conv1D(4, 400)]
 )
@@ -180,5 +230,7 @@ def test_reinitialize_explains_itself() -> None:
         ablations.reinitialize(net(), scheme="sparse")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give masks="):
         ablations.reinitialize(net(), scheme="layer")
+    with pytest.raises(ValueError, match=r"unknown init 'kaiming'; known: .*, each also with .uniform-scale, own$"):
+        ablations.reinitialize(net(), init="kaiming")
     with pytest.raises(ValueError, match=r"fits no parameter|no parameter|another model"):
         ablations.reinitialize(net(), Masks({"nope": torch.ones(2, dtype=torch.bool)}))

@@ -87,6 +87,8 @@ def test_papers_explains_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "In the report: Accuracy against density",
         "dense, random, magnitude, magnitude-after, ltr:rewind_to=6",
         "0.262, 0.107, 0.044, 0.018",
+        "ablations none",
+        "init kaiming-normal-fan-in+uniform-scale",
         "resnet-20 cifar-10 5,000 10 4 3 51",
         "foreprune sweep frankle-figure-8 --scale small --data-dir DATA",
         "50 GFLOP/s (assumed)",

@@ -10,8 +10,9 @@ import torch
 from contract.nets import NETS, example
 from torch import Tensor, nn
 
-from foreprune.core.init import fresh
+from foreprune.core.init import fresh, fresh_statistics, initializers
 from foreprune.core.net import Net
+from foreprune.zoo.models import create
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -24,7 +25,7 @@ def test_every_parameter_is_drawn_into_memory_of_its_own(name: str, init: str) -
     net = Net.of(example(name).model)
     before = {key: (value.clone(), value._version) for key, value in net.params.items()}
     state = torch.random.get_rng_state()
-    drawn = fresh(net, generator(), init=init)  # type: ignore[arg-type]
+    drawn = fresh(net, generator(), init=init)
     assert {key: (value.shape, value.dtype) for key, value in drawn.items()} == {
         key: (value.shape, value.dtype) for key, value in net.params.items()
     }
@@ -40,10 +41,10 @@ def test_every_parameter_is_drawn_into_memory_of_its_own(name: str, init: str) -
 @pytest.mark.parametrize("init", ["kaiming", "own"])
 def test_the_generator_decides(init: str) -> None:
     net = Net.of(example("encoder").model)
-    first, again, other = (fresh(net, generator(seed), init=init) for seed in (0, 0, 1))  # type: ignore[arg-type]
+    first, again, other = (fresh(net, generator(seed), init=init) for seed in (0, 0, 1))
     with torch.random.fork_rng():
         torch.manual_seed(99)
-        apart = fresh(net, generator(0), init=init)  # type: ignore[arg-type]
+        apart = fresh(net, generator(0), init=init)
     for key in net.prunable:
         assert torch.equal(first[key], again[key])
         assert torch.equal(first[key], apart[key])
@@ -115,7 +116,7 @@ def test_normalizations_become_identities_even_zero_initialized_ones(norm: Calla
     with torch.no_grad():
         model[1].weight.zero_()
         model[1].bias.fill_(7)
-    drawn = fresh(Net.of(model), generator(), init=init)  # type: ignore[arg-type]
+    drawn = fresh(Net.of(model), generator(), init=init)
     assert torch.equal(drawn["1.weight"], torch.ones(5))
     assert torch.equal(drawn["1.bias"], torch.zeros(5))
 
@@ -149,7 +150,7 @@ class Custom(nn.Module):
 def test_what_no_layer_knows_how_to_draw() -> None:
     net = Net.of(Custom(), prunable=["matrix", "scale", "linear.weight"])
     for init in ("kaiming", "own"):
-        drawn = fresh(net, generator(), init=init)  # type: ignore[arg-type]
+        drawn = fresh(net, generator(), init=init)
         assert abs(float(drawn["matrix"].std()) / math.sqrt(2 / 50) - 1) < 0.05
         assert torch.equal(drawn["scale"], net.params["scale"])
         assert torch.equal(drawn["table"], net.params["table"])
@@ -207,6 +208,67 @@ def test_weights_in_another_memory_order_are_drawn_alike() -> None:
     assert torch.equal(last, plain)
 
 
+@pytest.mark.parametrize("init", initializers())
+def test_a_distribution_by_name_draws_biases_and_normalizations_too(init: str) -> None:
+    model = nn.Sequential(nn.Conv2d(30, 40, 3), nn.BatchNorm2d(40), nn.Flatten(), Gpt2Conv1D(400, 50))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7)
+    drawn = fresh(Net.of(model), generator(), init=init)
+    fan_in, fan_out = 30 * 9, 40 * 9
+    variance = {
+        "kaiming-normal-fan-in": 2 / fan_in,
+        "kaiming-normal-fan-out": 2 / fan_out,
+        "kaiming-uniform-fan-in": 2 / fan_in,
+        "xavier-normal": 2 / (fan_in + fan_out),
+        "xavier-uniform": 2 / (fan_in + fan_out),
+        "normal-0.1": 0.01,
+        "normal-variance-0.1": 0.1,
+        "constant-variance": 1,
+    }[init.removesuffix("+uniform-scale")]
+    assert float(drawn["0.weight"].var()) == pytest.approx(variance, rel=0.05)
+    assert bool(drawn["0.weight"].abs().max() <= math.sqrt(3 * variance)) is ("-uniform" in init)
+    for name in ("0.bias", "1.bias", "3.bias"):
+        assert not drawn[name].any()
+    scale = drawn["1.weight"]
+    if init.endswith("+uniform-scale"):
+        assert 0 <= float(scale.min()) < 0.25 < 0.75 < float(scale.max()) <= 1
+    else:
+        assert scale.eq(1).all()
+
+
+@pytest.mark.parametrize("init", initializers())
+def test_both_ways_to_draw_give_the_same_numbers(init: str) -> None:
+    model = create("resnet-8", input_shape=(3, 8, 8), init=init, seed=4)
+    drawn = fresh(Net.of(model), generator(4), init=init)
+    assert drawn.keys() == dict(model.named_parameters()).keys()
+    for name, value in model.named_parameters():
+        assert torch.equal(drawn[name], value), name
+
+
+def test_what_is_left_undrawn_is_said() -> None:
+    net = Net.of(Custom(), prunable=["matrix", "linear.weight"])
+    with pytest.warns(UserWarning, match=r"no layer knows how to draw scale, table: left as they are; give"):
+        drawn = fresh(net, generator(), init="xavier-normal")
+    assert torch.equal(drawn["scale"], net.params["scale"])
+    assert float(drawn["matrix"].var()) == pytest.approx(2 / 250, rel=0.1)
+
+
+def test_fresh_running_statistics() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 3))
+    model(torch.randn(8, 3) + 5)
+    found = fresh_statistics(Net.of(model))
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "0.running_mean": [0, 0, 0],
+        "0.running_var": [1, 1, 1],
+        "0.num_batches_tracked": 0,
+    }
+    assert int(model[0].num_batches_tracked) == 1
+
+
 def test_an_unknown_initializer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"init must be \"kaiming\" .* or \"own\" .*, not 'he'"):
-        fresh(Net.of(nn.Linear(2, 2)), generator(), init="he")  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError,
+        match=r"unknown init 'he'; known: .*variance, each also with .uniform-scale, kaiming, own$",
+    ):
+        fresh(Net.of(nn.Linear(2, 2)), generator(), init="he")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import foreprune.procedures.shared.pruning as pruning_module
 from foreprune.api import prune
 from foreprune.core.masks import Masks
 from foreprune.experiments import run_experiment
-from foreprune.experiments.run import layers_of
+from foreprune.experiments.run import _outputs, layers_of
+from foreprune.procedures.shared import RunContext
 from foreprune.records import Experiment, run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
@@ -73,8 +75,18 @@ def test_distances_from_the_first_step_to_the_last(method: str, model: str, tmp_
     images = torch.cat([x for x, _ in data.test.batches(100)])[:1000]
 
     def outputs() -> Tensor:
+        """Batch normalization by hand, of the first 250 images and of the other 105."""
         with torch.no_grad():
-            return network.eval()(images)
+            network.eval()
+            if model != CONV:
+                return network(images)
+            parts = []
+            for x in images.split(250):
+                h = network[0](x)
+                mean, var = h.mean((0, 2, 3), keepdim=True), h.var((0, 2, 3), correction=0, keepdim=True)
+                scale, shift = (p[:, None, None] for p in (network[1].weight, network[1].bias))
+                parts.append(network[2:]((h - mean) / (var + network[1].eps).sqrt() * scale + shift))
+            return torch.cat(parts)
 
     at_first = outputs()
     fit(network.train(), data.train, recipe=SHORT, masks=masks)
@@ -83,6 +95,53 @@ def test_distances_from_the_first_step_to_the_last(method: str, model: str, tmp_
     changes = [float(torch.linalg.vector_norm(late - early)) for late, early in zip(outputs(), at_first, strict=True)]
     assert len(changes) == len(data.test) == 355
     assert record.analysis["output_distance"] == pytest.approx(sum(changes) / len(changes), rel=1e-5)
+
+
+def test_outputs_are_compared_without_dropout_and_leave_the_network_as_it_is(tmp_path: Path) -> None:
+    data = load_cached("digits", None)
+    run = RunContext(experiment(model="mlp-bn-16"), data, data.train, tmp_path, "cpu")
+    model = nn.Sequential(run.network(), nn.Dropout(0.5))
+    model[0].bn2.eval()
+    modes = [part.training for part in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = _outputs(run, model)
+    assert torch.equal(found, _outputs(run, model))
+    assert found.shape == (355, 10)
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, nn.BatchNorm1d):  # running statistics are not looked at
+                part.running_mean.fill_(7)
+                part.running_var.fill_(0.01)
+    assert torch.equal(found, _outputs(run, model))
+
+
+@pytest.mark.parametrize(("model", "counted"), [("mlp-bn-16", 250), ("fc-16", 251)])
+def test_a_last_image_alone_has_no_statistics(model: str, counted: int, tmp_path: Path) -> None:
+    data = load_cached("digits", None)
+    run = RunContext(
+        experiment(model=model), replace(data, test=data.test.subset(251, seed=0)), data.train, tmp_path, "cpu"
+    )
+    assert len(_outputs(run, run.network())) == counted
+
+
+@pytest.mark.parametrize("method", ["dense", "grasp"])
+def test_outputs_do_not_hang_on_the_scale_of_what_is_normalized(method: str, tmp_path: Path) -> None:
+    """By running statistics of 0 and 1 they would grow with the product of all layers."""
+    data = load_cached("digits", None)
+    run = RunContext(experiment(model="resnet-8"), data, data.train, tmp_path, "cpu")
+    model = run.network()
+    if method == "grasp":
+        batches = data.train.scoring_batches(per_class=10, seed=0, device="cpu")
+        prune(model, method, density=0.3, data=batches).apply_(model)
+    found = _outputs(run, model)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, nn.Conv2d):
+                part.weight.mul_(100)
+    torch.testing.assert_close(_outputs(run, model), found, rtol=1e-2, atol=1e-2)
+    assert 0.1 < float(torch.linalg.vector_norm(found, dim=1).mean()) < 30
 
 
 def test_at_most_a_thousand_images_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from foreprune.core.init import initializers
 from foreprune.experiments import check_names, run_experiment
 from foreprune.papers import SCALES, Entry, entries, find, gebhart, ntksap, patil
 from foreprune.papers import entry as entry_module
@@ -17,10 +18,10 @@ from foreprune.papers.setting import DIGITS, Setting
 from foreprune.procedures import END, procedure_of, steps_of
 from foreprune.records import Experiment
 from foreprune.training.recipes import Recipe
-from foreprune.zoo import datasets, initializers, models
+from foreprune.zoo import datasets, models
 
 NAMES = {
-    *(f"frankle-figure-{number}" for number in (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16)),
+    *(f"frankle-figure-{number}" for number in (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)),
     *(f"frankle-table-{number}" for number in (2, 3, 5, 7)),
     *("frankle-appendix-k", "frankle-appendix-l"),
     *(f"patil-figure-{number}" for number in (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13)),
@@ -51,14 +52,18 @@ def everything(scale: entry_module.Scale) -> Runs:
 
 def test_every_table_and_figure_is_there() -> None:
     assert {entry.name for entry in entries()} == NAMES
-    assert len(entries()) == len(NAMES) == 37
+    assert len(entries()) == len(NAMES) == 38
+
+
+def test_entries_are_in_the_order_of_the_files() -> None:
+    assert [entry.make.__module__ for entry in entries()] == sorted(entry.make.__module__ for entry in entries())
 
 
 def test_entries_need_no_torch() -> None:
     code = (
         "import sys\nfrom foreprune.papers import SCALES, entries\n"
         "runs = [entry.experiments(scale) for entry in entries() for scale in SCALES]\n"
-        "assert len(runs) == 111\nassert 'torch' not in sys.modules\n"
+        "assert len(runs) == 114\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -90,7 +95,7 @@ def test_smoke_needs_no_files_and_small_is_small(entry: Entry) -> None:
         assert run.seed == 0
         assert run.density in (1.0, 0.2, 0.05)
     for run in entry.experiments("small"):
-        assert run.seed < 3
+        assert run.seed < 5
         cheap = run.data in ("mnist", "mnist-transformation") or run.recipe.epochs == 0
         assert cheap or (run.train_size == 5000 and run.recipe.epochs <= 10)
 
@@ -101,7 +106,7 @@ def test_every_run_names_things_that_exist(scale: entry_module.Scale) -> None:
     kinds = {(run.method, str(run.hyper), run.ablation, run.prune_at): run for run in runs}
     check_names(list(kinds.values()))
     assert {run.data for run in runs} <= set(datasets.names())
-    assert {run.init for run in runs} <= set(initializers.initializers())
+    assert {run.init for run in runs} <= set(initializers())
     for model in {run.model for run in runs}:
         models.builder(model)
 
@@ -135,6 +140,7 @@ COUNTS = {
     "frankle-figure-4": (4 * 4 + 4 + 3) * _THREE + _DENSE + 5 * 3 * 13 * 3 + 3,
     "frankle-figure-5": (4 * 2 + 1) * (_DENSE + 3),
     "frankle-figure-6": (5 * 10 + 9) * _DENSE + 9 * 3 + _DENSE + 3,
+    "frankle-figure-7": (5 * 10 + 1) * (5 + 5 + 5 + 3),
     "frankle-figure-8": 4 * _FOUR + _DENSE + 3,
     "frankle-figure-9": 4 * 3 * _THREE + _DENSE,
     "frankle-figure-10": (10 * 4 * 3 + 1) * _DENSE,
@@ -212,13 +218,90 @@ def test_ablations_of_figure_4() -> None:
     runs = paper("frankle-figure-4")
     for model, seeds in (("resnet-20", 5), ("vgg-16", 5), ("resnet-18-imagenet", 3)):
         own = [run for run in runs if run.model == model]
-        kinds = Counter((run.method, run.ablation, run.init == "constant-variance") for run in own)
+        kinds = Counter((run.method, run.ablation, run.init.startswith("constant-variance")) for run in own)
         variants = [(name, ablation, False) for name in EARLY for ablation in ("none", "shuffle", "reinit", "invert")]
         variants += [(name, "none", True) for name in EARLY]
         variants += [("magnitude-after", ablation, False) for ablation in ("none", "shuffle", "reinit")]
         assert kinds == {**dict.fromkeys(variants, 18 * seeds), ("dense", "none", False): seeds}
     limited = Counter(run.ablation for run in runs if run.model == "resnet-50" and run.method != "dense")
     assert limited == dict.fromkeys(("none", "shuffle", "reinit"), 5 * 13 * 3)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_scales_of_batch_normalization_are_drawn_in_every_entry_of_frankle(scale: entry_module.Scale) -> None:
+    theirs = [run for each in entries() if each.paper == frankle.PAPER for run in runs_of(each.name, scale)]
+    inits = {(run.model == "lenet-300-100", run.init) for run in theirs}
+    assert inits == {
+        (True, "kaiming-normal-fan-in"),
+        (False, "kaiming-normal-fan-in+uniform-scale"),
+        (False, "constant-variance+uniform-scale"),
+    }
+    others = {run.init for each in entries() if each.paper != frankle.PAPER for run in runs_of(each.name, scale)}
+    assert not any(init.endswith("+uniform-scale") for init in others)
+
+
+def test_figure_5_at_the_scale_small_is_part_of_the_paper() -> None:
+    small = runs_of("frankle-figure-5", "small")
+    assert len(small) == (4 * 2 + 1) * (5 + 5)
+    assert ids(small) == {run.id for run in paper("frankle-figure-5") if run.model in ("resnet-20", "vgg-16")}
+    assert {(run.model, round(run.sparsity, 3)) for run in small if run.method != "dense"} == {
+        ("resnet-20", 0.738),
+        ("vgg-16", 0.931),
+    }
+
+
+def test_figure_7_goes_to_a_thousandth_of_the_weights() -> None:
+    runs = paper("frankle-figure-7")
+    assert {run.density for run in runs} == {0.5**power for power in range(11)}
+    assert {run.method for run in runs} == {"dense", "random", *EARLY}
+    rates = {(run.model, run.data, run.recipe.epochs, run.recipe.batch_size, run.recipe.lr) for run in runs}
+    assert rates == {
+        ("vgg-11", "cifar-10", 160, 128, 0.1),
+        ("vgg-16", "cifar-10", 160, 128, 0.1),
+        ("resnet-18", "cifar-10", 160, 256, 0.2),
+        ("resnet-18", "modified-tiny-imagenet", 200, 256, 0.2),
+    }
+    small = runs_of("frankle-figure-7", "small")
+    assert len(small) == (5 * 10 + 1) * 3 * 2
+    assert {(run.model, run.data, run.recipe.epochs) for run in small} == {
+        ("vgg-16", "cifar-10", 0),
+        ("resnet-20", "cifar-10", 0),
+    }
+    dense = {run.id for run in paper("frankle-table-7") if run.method == "dense"}
+    assert {run.id for run in runs if run.method == "dense"} <= dense
+
+
+def test_appendix_k_at_the_scale_small() -> None:
+    """Enough for each of its figures: 3, 4, 5, 8, 9, 11, 13 and 15."""
+    runs = runs_of("frankle-appendix-k", "small")
+    assert {(run.train_size, run.recipe.epochs, run.model, run.data) for run in runs} == {
+        (0, 40, "lenet-300-100", "mnist")
+    }
+    assert {run.density for run in runs} - {1.0} == {frankle.LADDER[power - 1] for power in range(4, 19, 2)}
+    kinds = Counter((run.method, run.hyper.get("keep"), run.ablation) for run in runs)
+    everywhere = [(name, None, "none") for name in (*EARLY, "ntk-sap", "random", "phew", "iterative-snip")]
+    everywhere += [("grasp", "magnitude", "none"), ("grasp", None, "invert")]
+    everywhere += [("magnitude-after", None, "none"), ("ltr", None, "none")]
+    thrice = [(name, None, ablation) for name in EARLY for ablation in ("shuffle", "reinit", "invert")]
+    thrice += [("magnitude-after", None, ablation) for ablation in ("shuffle", "reinit")]
+    assert kinds == {**dict.fromkeys(thrice, 3 * 5), **dict.fromkeys(everywhere, 8 * 5), ("dense", None, "none"): 5}
+    for run in runs:
+        if run.ablation != "none" and (run.method, run.ablation) != ("grasp", "invert"):
+            assert run.density in {frankle.LADDER[5], frankle.LADDER[11], frankle.LADDER[17]}
+    pinned = {run.id for run in paper("frankle-appendix-k")}
+    alone = {run.method for run in runs if run.id not in pinned}
+    assert alone == {"ntk-sap", "phew"}
+
+
+def test_ids_of_runs_that_stay_what_they_were() -> None:
+    """LeNet-300-100 has no batch normalization, and the other papers take scales of 1."""
+    assert {
+        "mnist_lenet-300-100_dense_d1_s0_216eb97685",
+        "mnist_lenet-300-100_snip_d0.8_s0_679c2fbb2b",
+        "mnist_lenet-300-100_synflow_d0.0180144_s4_c1ac683693",
+    } <= ids(paper("frankle-appendix-k"))
+    assert "mnist_fc-100_dense_d1_s0_948295912f" in ids(paper("gebhart-figure-1"))
+    assert "cifar-10_resnet-20_dense_d1_s0_e76fe9fd9f" in ids(paper("ntksap-table-12"))
 
 
 def test_figure_6_goes_from_initialization_to_the_end_at_one_density() -> None:

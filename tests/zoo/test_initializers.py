@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from foreprune.zoo.initializers import initialize_, initializers
+from foreprune.core.init import initializers
+from foreprune.zoo.initializers import initialize_
+from foreprune.zoo.models import create
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -23,6 +25,7 @@ def seeded(seed: int = 0) -> torch.Generator:
         ("xavier-normal", 2 / 800),
         ("xavier-uniform", 2 / 800),
         ("normal-0.1", 0.01),
+        ("normal-variance-0.1", 0.1),
         ("constant-variance", 1.0),
     ],
 )
@@ -40,13 +43,16 @@ def test_variance_of_each_distribution(init: str, variance: float) -> None:
 
 
 def test_every_initializer_is_tested_above_and_listed() -> None:
-    assert set(initializers()) == {
+    weights = {name.removesuffix("+uniform-scale") for name in initializers()}
+    assert set(initializers()) == weights | {f"{name}+uniform-scale" for name in weights}
+    assert weights == {
         "kaiming-normal-fan-in",
         "kaiming-normal-fan-out",
         "kaiming-uniform-fan-in",
         "xavier-normal",
         "xavier-uniform",
         "normal-0.1",
+        "normal-variance-0.1",
         "constant-variance",
     }
 
@@ -79,6 +85,47 @@ def test_normalization_layers_are_reset_with_their_statistics() -> None:
     assert norms[0].running_mean.eq(0).all()
     assert norms[0].running_var.eq(1).all()
     assert norms[0].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("init", ["kaiming-normal-fan-in", "constant-variance", "xavier-uniform"])
+@pytest.mark.parametrize("model", ["resnet-20", "vgg-11", "mlp-bn-100", "lenet-300-100"])
+def test_uniform_scales_leave_every_other_number_as_it_is(model: str, init: str) -> None:
+    plain = create(model, input_shape=(3, 16, 16), init=init, seed=5).state_dict()
+    drawn = create(model, input_shape=(3, 16, 16), init=f"{init}+uniform-scale", seed=5)
+    scales = [f"{name}.weight" for name, layer in drawn.named_modules() if type(layer).__name__.startswith("Batch")]
+    assert bool(scales) is (model != "lenet-300-100")
+    for name, value in drawn.state_dict().items():
+        if name in scales:
+            assert plain[name].eq(1).all()
+            assert len(set(value.tolist())) == len(value) > 1
+        else:
+            assert torch.equal(value, plain[name]), name
+    if model == "resnet-20":
+        found = torch.cat([drawn.state_dict()[name] for name in scales])
+        assert len(found) == 16 * 7 + 32 * 7 + 64 * 7  # a projection in two of three stages
+        assert 0 <= found.min() < 0.01
+        assert 0.99 < found.max() < 1
+        assert float(found.mean()) == pytest.approx(1 / 2, abs=5 * math.sqrt(1 / 12 / 784))
+        assert float(found.var()) == pytest.approx(1 / 12, rel=0.15)
+
+
+def test_uniform_scales_are_those_of_batch_normalization() -> None:
+    norms = nn.ModuleList(
+        [
+            nn.BatchNorm1d(3),
+            nn.BatchNorm2d(3).bfloat16(),
+            nn.BatchNorm3d(3),
+            nn.BatchNorm1d(3, affine=False),
+            nn.GroupNorm(1, 3),
+            nn.LayerNorm(3),
+            nn.InstanceNorm1d(3, affine=True),
+            nn.RMSNorm(3),
+        ]
+    )
+    initialize_(norms, init="kaiming-normal-fan-in+uniform-scale", generator=seeded())
+    drawn = [not bool(norm.weight.eq(1).all()) for norm in norms if norm.weight is not None]
+    assert drawn == [True, True, True, False, False, False, False]
+    assert all(not norm.bias.any() for norm in norms if getattr(norm, "bias", None) is not None)
 
 
 def test_same_seed_same_weights_other_seed_other_weights() -> None:
@@ -147,5 +194,9 @@ def test_computed_and_unknown_weights_are_refused() -> None:
 def test_unknown_init_names_near_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown init 'kaiming-normal'; did you mean 'kaiming-normal-fan-in'"):
         initialize_(nn.Linear(2, 2), init="kaiming-normal", generator=seeded())
-    with pytest.raises(ValueError, match=r"unknown init 'zzz'; known: kaiming-normal-fan-in, "):
+    with pytest.raises(ValueError, match=r"'constant-variance\+uniform'; did you mean 'constant-variance\+un"):
+        initialize_(nn.Linear(2, 2), init="constant-variance+uniform", generator=seeded())
+    with pytest.raises(
+        ValueError, match=r"'zzz'; known: kaiming-normal-fan-in, .*variance, each also with \+uniform-scale$"
+    ):
         initialize_(nn.Linear(2, 2), init="zzz", generator=seeded())

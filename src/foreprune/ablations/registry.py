@@ -23,7 +23,7 @@ class Ablation:
     Attributes:
         name: what records and the command line call it.
         changes: what it acts on, which says how `apply` is called: "method" as (method) -> Method, "masks" as
-            (masks, *, seed) -> Masks, "weights" as (model, masks, *, seed) -> {name: tensor}.
+            (masks, *, seed) -> Masks, "weights" as (model, masks, *, init, seed) -> {name: tensor of the state dict}.
         words: what a network is after it, for labels: "shuffled".
         paper: where it comes from.
         apply: the function. If there is a `value`, `apply` takes it as the keyword of that name.

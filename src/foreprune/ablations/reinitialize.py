@@ -37,22 +37,33 @@ Scheme = Literal["dense", "layer", "neuron"]
     scheme="neuron",
 )
 def reinitialize(
-    model: nn.Module, masks: Masks | None = None, *, scheme: Scheme = "dense", seed: int = 0
+    model: nn.Module,
+    masks: Masks | None = None,
+    *,
+    scheme: Scheme = "dense",
+    init: str = "kaiming-normal-fan-in",
+    seed: int = 0,
 ) -> dict[str, Tensor]:
-    """New weights for a (pruned) network: name -> tensor for every parameter.
+    """A (pruned) network drawn anew: name -> tensor for every parameter and for the running statistics.
 
-    Put them in with `model.load_state_dict(weights, strict=False)` (buffers stay).
+    Put them in with `model.load_state_dict(weights, strict=False)`.
 
-    `"dense"` draws as for the unpruned network, Kaiming normal with variance 2 / fan-in (Frankle et al., section 5).
-    `"layer"` takes the fan-in times the layer's density (Liu et al., ICLR 2019); `"neuron"` takes for each output unit
-    the number of weights it keeps (Evci et al., 2020, arXiv:2010.03533). Pruned weights are zero in the result. `model`
-    is not changed.
+    Nothing of a training is left: biases and normalizations are drawn too, and running means, variances and counts of
+    batches start again from 0, 1 and 0. What no layer knows how to draw stays, with a warning.
+
+    `"dense"` draws as for the unpruned network (Frankle et al., section 5). `"layer"` takes the fan-in times the
+    layer's density (Liu et al., ICLR 2019); `"neuron"` takes for each output unit the number of weights it keeps (Evci
+    et al., 2020, arXiv:2010.03533): prunable weights are divided by the root of that density. Pruned weights are zero
+    in the result. `model` is not changed.
+
+    Args:
+        init: distribution of the weights, as of `--init`; "own" for each layer's own `reset_parameters()`.
 
     Raises:
         TypeError: `masks` are no `Masks`.
-        ValueError: unknown scheme, a sparse scheme without masks, or masks of another model.
+        ValueError: unknown scheme or init, a sparse scheme without masks, or masks of another model.
     """
-    from foreprune.core.init import fresh
+    from foreprune.core.init import check_initializer, fresh, fresh_statistics
     from foreprune.core.layer_units import incoming, unit_index
     from foreprune.core.masks import check_masks, check_same_weights
     from foreprune.core.net import Net
@@ -60,11 +71,13 @@ def reinitialize(
 
     if scheme not in ("dense", "layer", "neuron"):
         raise ValueError(f'scheme must be "dense", "layer" or "neuron", not {scheme!r}')
+    check_initializer(init, also=("own",))
     if scheme != "dense" and masks is None:
         raise ValueError(f"scheme {scheme!r} depends on what is kept: give masks=")
     check_masks(masks, optional=True)
     net = Net.of(model, prunable=list(masks) if masks is not None else None)
-    drawn = fresh(net, generator_for("reinitialise", seed))  # names a stream of numbers: another word, other weights
+    # the word names a stream of numbers: another word, other weights
+    drawn = fresh(net, generator_for("reinitialise", seed), init=init) | fresh_statistics(net)
     if masks is None:
         return drawn
     check_same_weights({name: tuple(net.params[name].shape) for name in masks}, masks.shapes, what="the masks")

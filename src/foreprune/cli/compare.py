@@ -45,7 +45,7 @@ class Compare:
     ablations: tuple[str, ...] = ()
     """also run every method with each of these changes, such as shuffle or widen:0.5; `foreprune methods` lists them"""
     init: str = "kaiming-normal-fan-in"
-    """distribution of the initial weights (zoo networks)"""
+    """distribution of the initial weights (zoo networks), with +uniform-scale of batch normalization's scales too"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     samples_per_class: int = 10
     """training images of each class that data-driven methods look at"""

@@ -37,7 +37,7 @@ class Network:
     weights: Path | None = None
     """weights, a safetensors file of the state dict; default: drawn from the seed"""
     init: str = "kaiming-normal-fan-in"
-    """distribution of the initial weights (zoo networks)"""
+    """distribution of the initial weights (zoo networks), with +uniform-scale of batch normalization's scales too"""
     seed: int = 0
     """of the weights, and of masks that are made for them"""
 
@@ -120,7 +120,7 @@ class Train:
     weights: Path | None = None
     """initial weights, a safetensors file of the state dict; default: drawn from the seed"""
     init: str = "kaiming-normal-fan-in"
-    """distribution of the initial weights (zoo networks)"""
+    """distribution of the initial weights (zoo networks), with +uniform-scale of batch normalization's scales too"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     seed: int = 0
     """of weights and order of the data; the same as in `foreprune prune` gives the weights that were pruned"""

@@ -134,6 +134,7 @@ def _explain(entry: Entry, *, scale: Scale, measure: bool) -> None:
         ("methods", ", ".join(dict.fromkeys(_method(run) for run in runs))),
         ("ablations", ", ".join(dict.fromkeys(_ablation(run) for run in runs if _ablation(run))) or "none"),
         ("densities", ", ".join(f"{density:.3g}" for density in _densities(runs)) or "none"),
+        ("init", ", ".join(dict.fromkeys(run.init for run in runs))),
     )
     screen.print(f"\nat the scale {scale}", style="dim", highlight=False)
     screen.print(networks_table(runs))
@@ -177,10 +178,7 @@ def _method(run: Experiment) -> str:
 
 def _ablation(run: Experiment) -> str:
     found = ablation_of(run)
-    words = [f"{found.name}:{run.widen:g}" if found.value else found.name] if found else []
-    if run.init != "kaiming-normal-fan-in":
-        words.append(f"init {run.init}")
-    return " with ".join(words)
+    return (f"{found.name}:{run.widen:g}" if found.value else found.name) if found else ""
 
 
 def _densities(runs: tuple[Experiment, ...]) -> list[float]:

@@ -124,6 +124,12 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def set_modes(module: nn.Module, *, batchnorm: BatchNormMode) -> None:
+    """Evaluation mode (no dropout) for every part, except batch normalization with `batchnorm="train"`."""
+    for part in module.modules():
+        part.training = batchnorm == "train" and isinstance(part, nn.modules.batchnorm._BatchNorm)
+
+
 @contextlib.contextmanager
 def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     """Modes for a scoring pass, put back afterwards whatever happens.
@@ -145,8 +151,7 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
             torch.autograd.graph.disable_saved_tensors_hooks(_NO_CHECKPOINTS),
             _uncompiled(),
         ):
-            for module in net.module.modules():
-                module.training = batchnorm == "train" and isinstance(module, nn.modules.batchnorm._BatchNorm)
+            set_modes(net.module, batchnorm=batchnorm)
             yield
     except RuntimeError as error:
         if str(error) == _NO_CHECKPOINTS:

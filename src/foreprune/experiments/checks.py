@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from foreprune.core.density import keep_count
+from foreprune.core.init import check_initializer
 from foreprune.core.net import Net
 from foreprune.methods import as_method
 from foreprune.procedures import ablation_of, check_procedure, procedure_of, steps_of
 from foreprune.procedures.shared import check_step
 from foreprune.records import Experiment
 from foreprune.zoo.datasets import describe, load_cached
-from foreprune.zoo.initializers import check_initializer
 from foreprune.zoo.models import builder, create
 
 

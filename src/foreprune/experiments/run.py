@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foreprune.analysis import analyze, unit_histograms
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
-from foreprune.core.net import modes_kept, primary_output
+from foreprune.core.net import Net, modes_kept, primary_output, set_modes
 from foreprune.procedures.shared import RunContext, channels_last, dense_run, start_of, train, warn_of_collapse
 from foreprune.records import (
     Epoch,
@@ -199,13 +199,20 @@ def _weight_distance(first: dict[str, Tensor], last: dict[str, Tensor], masks: M
 
 
 def _outputs(run: RunContext, model: nn.Module) -> Tensor:
-    """Outputs (N, everything else) of the first test images, in evaluation mode; modes are put back."""
-    found: list[Tensor] = []
+    """Outputs (N, everything else) of the first test images; modes and buffers stay.
+
+    Batch normalization uses the statistics of each batch, everything else is in evaluation mode: the running statistics
+    of a network that was not trained are those of no data. A last batch of one image, which has no statistics, is left
+    out of networks with batch normalization.
+    """
+    net, found = Net.of(model), list[Tensor]()
     batches = run.data.test.batches(_OUTPUTS_AT_ONCE, seed=None, epoch=0, augment=False, device=run.device)
     with modes_kept(model), torch.no_grad():
-        model.eval()
+        set_modes(model, batchnorm="train")
+        normalized = any(part.training for part in model.modules())
         for images, _ in batches:
-            found.append(primary_output(model(images)).double().flatten(1))
+            if not (found and normalized and len(images) == 1):
+                found.append(primary_output(net(net.params, images)).double().flatten(1))
             if sum(map(len, found)) >= _OUTPUT_IMAGES:
                 break
     return torch.cat(found)[:_OUTPUT_IMAGES]

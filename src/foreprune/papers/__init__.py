@@ -21,7 +21,7 @@ def _discover() -> None:
 def entries() -> tuple[Entry, ...]:
     """Every entry, paper by paper, in the order of the files."""
     _discover()
-    return tuple(registry().values())
+    return tuple(sorted(registry().values(), key=lambda entry: entry.make.__module__))
 
 
 def find(name: str) -> Entry:

@@ -3,6 +3,11 @@
 Sparsities are powers of 0.8 of the density, up to 98.2 % (94.5 % for ResNet-50), as the axes of the figures and the
 percentages of the text have them. Five seeds on CIFAR-10, three on TinyImageNet and ImageNet (section 3). The highest
 matching sparsities are those of section 4, the steps of rewinding those of appendix E.
+
+Weights are Kaiming normal by fan-in, and on every network with batch normalization its scales are U(0, 1) and its
+shifts 0, for all methods alike: appendix D.4 says so of all that the paper ran, replications and rival hyperparameters
+included. OpenLTH, its code, chooses the scales apart from the weights, so that weights of variance 1 have uniform
+scales too. LeNet-300-100 has no batch normalization.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ PAPER = "Frankle, Dziugaite, Roy & Carbin, ICLR 2021, arXiv:2009.08576"
 
 EARLY = ("magnitude", "snip", "grasp", "synflow")
 LADDER = powers(0.8, range(1, 19))
+INIT = "kaiming-normal-fan-in+uniform-scale"
+UNIT_VARIANCE = "constant-variance+uniform-scale"
 _FEW = powers(0.8, (6, 10, 14, 18))
 
 RESNET_20 = Setting(
@@ -30,6 +37,7 @@ RESNET_20 = Setting(
     seeds=5,
     matching=LADDER[5],
     rewind_to=1000,
+    init=INIT,
 )
 VGG_16 = replace(
     RESNET_20, model="vgg-16", recipe=recipe("frankle-vgg-16-cifar-10"), matching=LADDER[11], rewind_to=2000
@@ -42,6 +50,7 @@ RESNET_18 = Setting(
     images=100_000,
     matching=LADDER[14],
     rewind_to=1000,
+    init=INIT,
 )
 RESNET_50 = Setting(
     data="imagenet",
@@ -51,6 +60,7 @@ RESNET_50 = Setting(
     images=1_281_167,
     matching=LADDER[4],
     rewind_to=6000,
+    init=INIT,
 )
 # Appendix K and L name no highest matching sparsity; figures that need one use the whole ladder there.
 LENET = Setting(
@@ -62,6 +72,7 @@ LENET = Setting(
     seeds=5,
 )
 MODIFIED_RESNET_18 = replace(RESNET_18, data="modified-tiny-imagenet", model="resnet-18", matching=1.0)
+SMOKE = replace(smoke("resnet-8"), init=INIT)
 
 
 def small_resnet_20(*, densities: tuple[float, ...] = _FEW) -> Setting:
@@ -75,7 +86,7 @@ def networks(scale: Scale, *, imagenet: bool = True, few: tuple[float, ...] = _F
     At the scale `small` ResNet-20 alone, with the densities `few`.
     """
     if scale == "smoke":
-        return (smoke("resnet-8"),)
+        return (SMOKE,)
     if scale == "small":
         return (small_resnet_20(densities=few),)
     return (RESNET_20, VGG_16, RESNET_18, *((RESNET_50,) if imagenet else ()))
@@ -84,6 +95,12 @@ def networks(scale: Scale, *, imagenet: bool = True, few: tuple[float, ...] = _F
 def at_matching(setting: Setting) -> Setting:
     """The same at its highest matching sparsity only."""
     return replace(setting, densities=(setting.matching,))
+
+
+def collapsing_networks(scale: Scale) -> tuple[Setting, ...]:
+    """The networks of figure 5, each at its highest matching sparsity."""
+    settings = (RESNET_20, VGG_16) if scale == "small" else networks(scale)
+    return tuple(map(at_matching, settings))
 
 
 def at_the_end(setting: Setting) -> tuple[str, ...]:
@@ -118,7 +135,7 @@ def _briefly(setting: Setting) -> Setting:
 def snip_networks(scale: Scale) -> tuple[Setting, ...]:
     """The networks of table 2, each at its sparsity."""
     if scale == "smoke":
-        return (smoke("resnet-8"),)
+        return (SMOKE,)
     vgg = _replicated("vgg-16", (0.03,))
     if scale == "small":
         return (_briefly(vgg), _briefly(_replicated("wrn-14-2", (0.05,))))
@@ -129,7 +146,7 @@ def snip_networks(scale: Scale) -> tuple[Setting, ...]:
 def grasp_networks(scale: Scale) -> tuple[Setting, ...]:
     """The networks of tables 3 and 5, each at its three sparsities."""
     if scale == "smoke":
-        return (smoke("resnet-8"),)
+        return (SMOKE,)
     cifar = tuple(_replicated(model, (0.1, 0.05, 0.02)) for model in ("vgg-19", "wrn-32-2"))
     if scale == "small":
         return tuple(map(_briefly, cifar))
@@ -139,14 +156,29 @@ def grasp_networks(scale: Scale) -> tuple[Setting, ...]:
 def synflow_networks(scale: Scale) -> tuple[Setting, ...]:
     """The unpruned networks of table 7, ResNet-18 with two sets of hyperparameters on each data set."""
     if scale == "smoke":
-        return (smoke("resnet-8"), smoke("lenet-300-100"))
-    vggs = tuple(_replicated(model, (1.0,)) for model in ("vgg-11", "vgg-16"))
+        return (SMOKE, smoke("lenet-300-100"))
+    *vggs, cifar, tiny = _as_synflow((1.0,))
     if scale == "small":
         return tuple(map(_briefly, vggs))
-    cifar = _replicated("resnet-18", (1.0,))
-    authors: dict[str, Any] = {"lr": 0.01, "batch_size": 128, "gamma": 0.2}
-    tiny = replace(MODIFIED_RESNET_18, densities=(1.0,))
-    tried = ((cifar, authors), (cifar, {"lr": 0.2, "batch_size": 256}), (tiny, {"lr": 0.01, "batch_size": 128}))
-    resnets = [replace(setting, recipe=replace(setting.recipe, **new)) for setting, new in tried]
-    resnets[2] = replace(resnets[2], recipe=shortened(resnets[2].recipe, 100))
-    return (*vggs, *resnets, tiny)
+    authors: dict[str, Any] = {"lr": 0.01, "batch_size": 128}
+    cifar_authors = replace(cifar, recipe=replace(cifar.recipe, **authors, gamma=0.2))
+    tiny_authors = replace(tiny, recipe=shortened(replace(tiny.recipe, **authors), 100))
+    return (*vggs, cifar_authors, cifar, tiny_authors, tiny)
+
+
+def extreme_networks(scale: Scale) -> tuple[Setting, ...]:
+    """The networks of figure 7, from half of the weights to a thousandth."""
+    halves = powers(0.5, range(1, 11))
+    if scale == "smoke":
+        return (SMOKE,)
+    if scale == "small":
+        return tuple(replace(setting, densities=halves, seeds=3) for setting in (VGG_16, RESNET_20))
+    return _as_synflow(halves)
+
+
+def _as_synflow(densities: tuple[float, ...]) -> tuple[Setting, ...]:
+    """The networks of appendix D: VGG-11, VGG-16 and ResNet-18 with a 3x3 stem on CIFAR-10, the last on TinyImageNet
+    too, with this paper's rates."""
+    cifar = [_replicated(model, densities) for model in ("vgg-11", "vgg-16", "resnet-18")]
+    cifar[2] = replace(cifar[2], recipe=replace(cifar[2].recipe, lr=0.2, batch_size=256))
+    return (*cifar, replace(MODIFIED_RESNET_18, densities=densities))

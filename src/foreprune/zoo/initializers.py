@@ -7,40 +7,20 @@ variances, so the choice is named with every network instead of being a framewor
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.init import NORMS, WEIGHTED, fans, own_reset
-from foreprune.core.names import unknown
-
-# (fan-in, fan-out) -> standard deviation of the weights; the gain of ReLU is sqrt(2)
-_DEVIATIONS: dict[str, Callable[[int, int], float]] = {
-    "kaiming-normal-fan-in": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
-    "kaiming-normal-fan-out": lambda fan_in, fan_out: math.sqrt(2 / fan_out),
-    "kaiming-uniform-fan-in": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
-    "xavier-normal": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
-    "xavier-uniform": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
-    "normal-0.1": lambda fan_in, fan_out: 0.1,
-    "constant-variance": lambda fan_in, fan_out: 1.0,
-}
-
-
-def initializers() -> tuple[str, ...]:
-    """Names that `initialize_` and `create` take as `init`."""
-    return tuple(_DEVIATIONS)
-
-
-def check_initializer(init: str) -> None:
-    """Refuse a name that is not in `initializers()`.
-
-    Raises:
-        ValueError: unknown name, with near ones.
-    """
-    if init not in _DEVIATIONS:
-        raise unknown("init", init, _DEVIATIONS)
+from foreprune.core.init import (
+    NORMS,
+    WEIGHTED,
+    check_initializer,
+    draw_scale_,
+    draw_weight_,
+    fans,
+    own_reset,
+    scale_is_drawn,
+)
 
 
 @torch.no_grad()
@@ -48,10 +28,16 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     """Draw every weight of `module` anew, in place, and return it.
 
     Weights of linear, convolutional and transposed convolutional layers follow `init`; their biases become 0.
-    Normalization layers become scale 1, shift 0, running mean 0 and running variance 1. (OpenLTH, the code of Frankle
-    et al. 2021, draws the scales of batch normalization from U(0, 1) by default; SynFlow, GraSP and this library use
-    1.) Layers of other kinds that own parameters (embeddings, attention projections, recurrent layers) are drawn by
-    their own `reset_parameters()`, under a forked global generator.
+    Normalization layers become scale 1, shift 0, running mean 0 and running variance 1. Layers of other kinds that own
+    parameters (embeddings, attention projections, recurrent layers) are drawn by their own `reset_parameters()`, under
+    a forked global generator.
+
+    Any name followed by `+uniform-scale` draws the scales of batch normalization from U(0, 1), as Frankle et al. 2021
+    do (appendix D.4). They are drawn when all weights have been, so that the weights of a seed are the same with it and
+    without. Layer, group and instance normalization keep scale 1: no paper here draws theirs, and OpenLTH, the code of
+    Frankle et al., draws `BatchNorm2d` only. (That code leaves biases as PyTorch draws them; here they are 0.) SynFlow,
+    GraSP and NTK-SAP publish code with scale 1. Patil and Dovrolis 2021, Gebhart et al. 2021 and the text of NTK-SAP
+    say nothing of the scale: their entries in `foreprune papers` take 1.
 
     | init | weights |
     | --- | --- |
@@ -61,14 +47,16 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     | xavier-normal | N(0, 2 / (fan-in + fan-out)), Glorot and Bengio 2010 |
     | xavier-uniform | uniform with variance 2 / (fan-in + fan-out), Glorot and Bengio 2010 |
     | normal-0.1 | standard deviation 0.1 in every layer (Patil and Dovrolis 2021, section 5.2) |
+    | normal-variance-0.1 | variance 0.1 in every layer: N(0, 0.1) as the code of the same paper draws it |
     | constant-variance | N(0, 1) in every layer: magnitudes say nothing of layers (Frankle et al. 2021, section 5) |
+    | ...+uniform-scale | weights as without; scales of batch normalization U(0, 1) (Frankle et al. 2021, D.4) |
 
     Fans count true connections: inputs and outputs of the same group, with the two sides of a transposed convolution in
     their places.
 
     Args:
         module: any module; its device and dtype stay.
-        init: one of `initializers()`.
+        init: one of `foreprune.core.init.initializers()`.
         generator: the only source of randomness. Numbers are drawn on its device and copied, so that a CPU generator
             gives the same weights on every device.
 
@@ -81,13 +69,17 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
         _require_drawable(name, layer)
     for _, layer in layers:
         if isinstance(layer, WEIGHTED):
-            _draw_(layer.weight, init, *fans(layer, layer.weight), generator)
+            weight = _wide(layer.weight, generator)
+            layer.weight.copy_(draw_weight_(weight, init, fans(layer, layer.weight), generator))
             if layer.bias is not None:
                 layer.bias.zero_()
         elif isinstance(layer, NORMS):
             _reset_norm_(layer)
         elif _owns_parameters(layer):
             _reset_by_itself_(layer, generator)
+    for _, layer in layers:
+        if scale_is_drawn(layer, init) and isinstance(scale := layer.weight, Tensor):
+            scale.copy_(draw_scale_(_wide(scale, generator), generator))
     return module
 
 
@@ -109,16 +101,10 @@ def _require_drawable(name: str, layer: nn.Module) -> None:
         )
 
 
-def _draw_(weight: Tensor, init: str, fan_in: int, fan_out: int, generator: torch.Generator) -> None:
-    deviation = _DEVIATIONS[init](fan_in, fan_out)
-    wide = weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
-    drawn = torch.empty(weight.shape, dtype=wide, device=generator.device)
-    if "uniform" in init:
-        bound = math.sqrt(3) * deviation
-        drawn.uniform_(-bound, bound, generator=generator)
-    else:
-        drawn.normal_(0.0, deviation, generator=generator)
-    weight.copy_(drawn)
+def _wide(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Room for as many numbers on the generator's device, in single precision at least."""
+    dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.float32
+    return torch.empty(tensor.shape, dtype=dtype, device=generator.device)
 
 
 def _reset_by_itself_(layer: nn.Module, generator: torch.Generator) -> None:

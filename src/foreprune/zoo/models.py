@@ -23,9 +23,10 @@ import torch
 from torch import nn
 
 from foreprune.core.fields import checked
+from foreprune.core.init import check_initializer
 from foreprune.core.names import unknown
 from foreprune.zoo.feedforward import Shape, lenet5, mlp, vgg
-from foreprune.zoo.initializers import check_initializer, initialize_
+from foreprune.zoo.initializers import initialize_
 from foreprune.zoo.resnets import cifar_resnet, resnet18, resnet50
 
 Builder = Callable[[Shape, int], nn.Module]
@@ -88,7 +89,8 @@ def create(
     any VGG.
 
     `package.module:factory` calls that factory with those of input_shape, classes and seed that it names, and torch's
-    generator seeded around it; it draws its own weights, whatever `init` says.
+    generator seeded around it; it draws its own weights, whatever `init` says. (The ablations
+    `reinit`, `reinit-layer` and `reinit-neuron` of such a network draw by `init`.)
 
     **Depths of wide ResNets** are counted as for every CIFAR ResNet, 6n + 2: n blocks of two convolutions in each of
     three stages, the stem and the classifier. `wrn-14-8` has n = 2 and stages of 128, 256 and 512 channels. Zagoruyko
@@ -107,7 +109,7 @@ def create(
         name: which network.
         input_shape: (channels, height, width) of one image.
         classes: number of outputs.
-        init: distribution of the weights, one of `foreprune.zoo.initializers.initializers()`.
+        init: distribution of the weights, one of `foreprune.core.init.initializers()`.
         seed: of the generator that draws them; equal seeds give bit-identical weights.
 
     Returns:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from procedures.lively_runs import (
     KEEP,
     NAMES,
@@ -33,6 +32,7 @@ from foreprune.procedures.shared import (
     start_of,
 )
 from foreprune.zoo.datasets import load_cached
+from foreprune.zoo.models import create
 
 
 @pytest.mark.parametrize("step", [1, 8, STEPS])
@@ -77,11 +77,26 @@ def test_ablations_of_what_is_pruned_later(method: str, tmp_path: Path, dense_st
         assert not new[name][~mask].any()
         assert not bool((new[name][mask] == old[name][mask]).any())
         assert not bool((new[name][mask] == fresh().get_parameter(name)[mask]).any())
-    assert torch.equal(new["2.running_mean"], old["2.running_mean"])
+    assert old["1.bias"].any()
+    assert not old["2.weight"].eq(1).all()
+    for name, value in new.items():
+        if name not in NAMES:  # what has been trained or counted begins anew
+            assert value.eq(1 if name in ("2.weight", "2.running_var") else 0).all(), name
     if method != "imp":
         inverted = start("invert")
         assert not (inverted.masks & usual.masks).kept
         assert inverted.masks.kept == usual.masks.kept
+
+
+@pytest.mark.parametrize("init", ["kaiming-normal-fan-in", "constant-variance", "xavier-uniform"])
+def test_new_weights_are_drawn_as_the_first_ones_were(init: str, tmp_path: Path) -> None:
+    start = start_of(context(experiment("magnitude", ablation="reinit", model="fc-16", init=init), tmp_path))
+    first = create("fc-16", input_shape=(1, 8, 8), init=init, seed=0)
+    for name, mask in start.masks.items():
+        new, old = start.model.get_parameter(name)[mask], first.get_parameter(name)
+        assert not bool((new == old[mask]).any())
+        if mask.sum() > 100:
+            assert float(new.detach().std()) == pytest.approx(float(old.detach().std()), rel=0.2)
 
 
 def test_widening_is_an_ablation_of_a_run(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def _ablated(start: Start, experiment: Experiment) -> Start:
         network = {"model": start.model} if ablation.takes_model else {}
         return replace(start, masks=ablation.apply(start.masks, seed=experiment.seed, **network, **value))
     # another draw than the one that was scored, which has the same seed
-    weights = ablation.apply(start.model, start.masks, seed=experiment.seed + _REINIT_SEEDS, **value)
-    start.model.load_state_dict(weights, strict=False)  # buffers stay
+    seed = experiment.seed + _REINIT_SEEDS
+    weights = ablation.apply(start.model, start.masks, init=experiment.init, seed=seed, **value)
+    start.model.load_state_dict(weights, strict=False)  # other buffers than the running statistics stay
     return start
