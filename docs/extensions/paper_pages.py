@@ -31,7 +31,7 @@ def paper_pages() -> Iterable[tuple[str, str]]:
 
 def paper_name(entry: Entry) -> str:
     """The paper of "frankle-figure-3" is "frankle"."""
-    return re.split(r"-(?=figure|table|appendix)", entry.name)[0]
+    return entry.name.partition("-")[0]
 
 
 def paper_page(group: Sequence[Entry]) -> str:

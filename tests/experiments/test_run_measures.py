@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 import foreprune.procedures.shared.dense as dense_module
 import foreprune.procedures.shared.pruning as pruning_module
+from foreprune.analysis import path_kernel_trace
 from foreprune.api import prune
 from foreprune.core.masks import Masks
 from foreprune.experiments import run_experiment
 from foreprune.experiments.run import _outputs, layers_of
 from foreprune.procedures.shared import RunContext
-from foreprune.records import Experiment, run_folder
+from foreprune.records import Epoch, Experiment, run_folder
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
 from foreprune.zoo.datasets import load_cached
@@ -142,6 +143,45 @@ def test_outputs_do_not_hang_on_the_scale_of_what_is_normalized(method: str, tmp
                 part.weight.mul_(100)
     torch.testing.assert_close(_outputs(run, model), found, rtol=1e-2, atol=1e-2)
     assert 0.1 < float(torch.linalg.vector_norm(found, dim=1).mean()) < 30
+
+
+TRACE = "log10_path_kernel_trace_1"
+
+
+@pytest.mark.parametrize("model", ["fc-16", CONV])
+def test_the_trace_after_the_first_epoch(model: str, tmp_path: Path) -> None:
+    """That of the weights which one epoch of the same training ends with."""
+    record = run_experiment(experiment(model=model), out=tmp_path)
+    data = load_cached("digits", None)
+    folder = run_folder(tmp_path, record.experiment)
+    masks = Masks.load(folder / "masks.safetensors")
+    network = create(model, input_shape=data.shape, classes=10)
+    masks.apply_(network)
+    if model == CONV:
+        network.to(memory_format=torch.channels_last)
+    fit(network.train(), data.train, recipe=replace(SHORT, epochs=1), masks=masks)
+    expected = path_kernel_trace(network, masks, inputs=torch.zeros(1, *data.shape)).log10
+    assert record.analysis[TRACE] == pytest.approx(expected, abs=1e-6)
+    assert record.analysis[TRACE] != pytest.approx(record.analysis["log10_path_kernel_trace"], abs=1e-3)
+    assert sorted(path.name for path in folder.iterdir()) == ["masks.safetensors", "record.json"]
+
+
+def test_the_trace_after_the_first_epoch_outlives_an_interruption(tmp_path: Path) -> None:
+    whole = run_experiment(experiment(), out=tmp_path / "whole")
+
+    def stop(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(experiment(), out=tmp_path / "parts", on_epoch=stop)
+    assert run_experiment(experiment(), out=tmp_path / "parts").analysis == whole.analysis
+
+
+def test_without_an_epoch_or_fixed_masks_there_is_no_such_trace(tmp_path: Path) -> None:
+    for run in (experiment(recipe=Recipe(epochs=0)), experiment("gmp", hyper={"every": 2}), experiment("dense")):
+        record = run_experiment(run, out=tmp_path)
+        assert record.status == "finished", record.error
+        assert TRACE not in record.analysis
 
 
 def test_at_most_a_thousand_images_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,16 +65,18 @@ def without_flow(model: nn.Module, masks: Masks, *inputs: Any) -> int:
     return sum(int((masks[name] & (flow[name] <= 0)).sum()) for name in masks)
 
 
-@pytest.mark.parametrize("conserve", ["weight", "kernel"])
+@pytest.mark.parametrize(
+    "hyper", [{}, {"bias": "inverse"}, {"bias": "inverse-weight"}, {"conserve": "kernel"}, {"skips": "never"}], ids=str
+)
 @pytest.mark.parametrize("name", NETS)
-def test_whole_paths_are_kept_and_hardly_more_than_asked_for(name: str, conserve: str) -> None:
+def test_whole_paths_are_kept_and_hardly_more_than_asked_for(name: str, hyper: dict[str, Any]) -> None:
     """Every kept weight lies on a kept path, no layer is empty, and the count is off by less than one path."""
     model, inputs = CASES[name]()
     net = Net.of(model)
-    length = longest_path(net, inputs) * (9 if conserve == "kernel" else 1)
+    length = longest_path(net, inputs) * (9 if "conserve" in hyper else 1)
     for density in (1 / net.total, 0.03, 0.1, 0.35, 0.8):
         target = round(density * net.total) or 1
-        masks = prune(model, target / net.total, *inputs, conserve=conserve)
+        masks = prune(model, target / net.total, *inputs, **hyper)
         assert target <= masks.kept < target + length
         assert without_flow(model, masks, *inputs) == 0
         if name in ("chain", "grouped and depthwise", "transposed convolutions", "tied layers", "one dimension"):
@@ -105,7 +107,7 @@ def test_bottlenecks_of_resnet_50() -> None:
 DENSITIES = (0.004, 0.01, 0.03, 0.1, 0.3, 0.7, 0.95, 1.0)
 
 
-@pytest.mark.parametrize("hyper", [{}, {"bias": "inverse"}, {"conserve": "kernel"}])
+@pytest.mark.parametrize("hyper", [{}, {"bias": "inverse"}, {"conserve": "kernel"}, {"skips": "never"}])
 @pytest.mark.parametrize("name", ["bottlenecks", "concatenation", "tied layers", "resnet"])
 def test_densities_of_one_seed_are_nested(name: str, hyper: dict[str, Any]) -> None:
     if name == "resnet":
@@ -175,7 +177,18 @@ def test_seeds() -> None:
     assert masks[0] == masks[1] != masks[2]
 
 
-@pytest.mark.parametrize("hyper", [{}, {"bias": "uniform"}, {"bias": "inverse"}, {"conserve": "kernel"}])
+@pytest.mark.parametrize(
+    "hyper",
+    [
+        {},
+        {"bias": "uniform"},
+        {"bias": "inverse"},
+        {"bias": "inverse-weight"},
+        {"conserve": "kernel"},
+        {"skips": "never"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", NETS)
 def test_everything_on_a_path_can_be_kept(name: str, hyper: dict[str, Any]) -> None:
     model, inputs = CASES[name]()
@@ -211,10 +224,14 @@ def test_queries_and_keys_are_never_kept() -> None:
     assert without_flow(model, masks, *inputs) == 0
 
 
-@pytest.mark.parametrize("hyper", [{"bias": "magnitude"}, {"conserve": "kernels"}])
+@pytest.mark.parametrize("hyper", [{"bias": "magnitude"}, {"conserve": "kernels"}, {"skips": "none"}])
 def test_settings_are_checked(hyper: dict[str, str]) -> None:
     ((key, value),) = hyper.items()
-    allowed = {"bias": "'weights', 'uniform', 'inverse'", "conserve": "'weight', 'kernel'"}[key]
+    allowed = {
+        "bias": "'weights', 'uniform', 'inverse', 'inverse-weight'",
+        "conserve": "'weight', 'kernel'",
+        "skips": "'equal', 'never'",
+    }[key]
     with pytest.raises(ValueError, match=f"method 'phew': {key} must be one of {allowed}, not '{value}'"):
         prune(nn.Linear(4, 3), 0.5, FLAT, **hyper)
 
@@ -236,10 +253,64 @@ def test_biases_prefer_what_they_say() -> None:
     model = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 20))
     x = torch.zeros(1, 30)
     size = {}
-    for bias in ("weights", "uniform", "inverse"):
+    for bias in ("weights", "uniform", "inverse", "inverse-weight"):
         masks = prune(model, 0.1, x, bias=bias)
         size[bias] = float(model[0].weight.detach().abs()[masks["0.weight"]].mean())
     assert size["weights"] > 1.15 * size["uniform"] > 1.15 * 1.15 * size["inverse"]
+    assert size["inverse"] == size["inverse-weight"]  # kernels of linear layers are single weights
+
+
+@pytest.mark.parametrize(
+    ("bias", "perplexity"), [("weights", 62.0), ("uniform", 64.0), ("inverse", 61.7), ("inverse-weight", 30.2)]
+)
+def test_how_many_units_the_next_hop_chooses_among(bias: Bias, perplexity: float) -> None:
+    """Of 64 behind 3x3 kernels: the authors' inverse walks hardly prefer any, by the sum of 1/|w| half of them."""
+    model = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.weight)
+    net = Net.of(model)
+    graph = record_units(net, as_inputs(torch.zeros(1, 64, 4, 4)))
+    walker = Walker(net, graph, preference=PREFERENCES[bias], kernels=False, rng=np.random.default_rng(0))
+    following = walker.visit_probability().reshape(64, 64, 9).sum(2) * 64  # of a target, given the source
+    np.testing.assert_allclose(following.sum(0), 1)
+    assert np.exp(-(following * np.log(following)).sum(0)).mean() == pytest.approx(perplexity, abs=0.8)
+
+
+def test_walks_by_the_inverse_of_the_kernel_as_in_the_authors_code() -> None:
+    """Two 1x2 kernels from one unit: 1 / (1 + 3) against 1 / (2 + 2), then 1/|w| inside."""
+    model = nn.Conv1d(1, 2, 2, padding=1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[[1.0, -3.0]], [[2.0, 6.0]]]))
+    net = Net.of(model)
+    graph = record_units(net, as_inputs(torch.zeros(1, 1, 4)))
+
+    def probabilities(bias: Bias) -> Any:
+        rng = np.random.default_rng(0)
+        return Walker(net, graph, preference=PREFERENCES[bias], kernels=False, rng=rng).visit_probability()
+
+    first, second = (1 / 4) / (1 / 4 + 1 / 8), (1 / 8) / (1 / 4 + 1 / 8)
+    np.testing.assert_allclose(probabilities("inverse"), [first * 3 / 4, first / 4, second * 3 / 4, second / 4])
+    total = 1 + 1 / 3 + 1 / 2 + 1 / 6
+    np.testing.assert_allclose(probabilities("inverse-weight"), np.array([1, 1 / 3, 1 / 2, 1 / 6]) / total)
+
+
+def test_without_skips_every_kept_path_crosses_every_block() -> None:
+    model = models.create("resnet-20", input_shape=(3, 16, 16), classes=10)
+    x = torch.zeros(1, 3, 16, 16)
+    shares = {}
+    for skips in ("equal", "never"):
+        masks = prune(model, 0.02, x, skips=skips)
+        shares[skips] = {name: kept / total for name, (kept, total) in masks.layer_counts().items()}
+    inner = [name for name, weight in Net.of(model).weights.items() if weight.shape == (16, 16, 3, 3)]
+    assert len(inner) == 6
+    assert min(shares["never"][name] for name in inner) > max(shares["equal"][name] for name in inner)
+
+
+def test_a_block_of_zeros_lets_nothing_through_without_skips() -> None:
+    model, inputs = CASES["identity skip in place"]()
+    nn.init.zeros_(model.inner.weight)
+    assert not prune(model, 0.1, *inputs)["inner.weight"].any()
+    with pytest.raises(foreprune.PathError, match="only 0 of"):
+        prune(model, 0.1, *inputs, skips="never")
 
 
 def trace(model: nn.Module, masks: Masks, x: Tensor) -> float:
@@ -330,8 +401,14 @@ def test_pixels_of_a_channel_are_one_kernel() -> None:
 
 def test_preferences() -> None:
     weights = np.array([-2.0, 0.0, 0.5, 1e-310])
-    np.testing.assert_array_equal(PREFERENCES["weights"](weights), [2.0, 0.0, 0.5, 1e-310])
-    np.testing.assert_array_equal(PREFERENCES["uniform"](weights), [1.0, 0.0, 1.0, 1.0])
-    np.testing.assert_array_equal(PREFERENCES["inverse"](weights), [0.5, 0.0, 2.0, 1e290])
+    np.testing.assert_array_equal(PREFERENCES["weights"].weight(weights), [2.0, 0.0, 0.5, 1e-310])
+    np.testing.assert_array_equal(PREFERENCES["uniform"].weight(weights), [1.0, 0.0, 1.0, 1.0])
     small = np.array([1e-40], np.float32)  # 1 / w is no float32
-    assert np.isfinite(PREFERENCES["inverse"](small)).all()
+    for bias in ("inverse", "inverse-weight"):
+        prefer = PREFERENCES[bias].weight
+        np.testing.assert_array_equal(prefer(weights), [0.5, 0.0, 2.0, 1e290])
+        assert np.isfinite(prefer(small)).all()
+    kernel = PREFERENCES["inverse"].kernel
+    assert kernel is not None
+    np.testing.assert_array_equal(kernel(np.array([4.0, 0.0])), [0.25, 0.0])
+    assert all(PREFERENCES[bias].kernel is None for bias in ("weights", "uniform", "inverse-weight"))

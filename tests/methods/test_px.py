@@ -103,6 +103,61 @@ def test_scores_are_those_of_all_paths_walked_one_by_one(share: float) -> None:
         torch.testing.assert_close(found[name].sum(), (z1 * z2).sum(), rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("share", [1.1, 0.7])
+def test_with_a_signed_last_layer_scores_are_those_of_the_authors_formula(share: float) -> None:
+    """Both passes written out, as in their code: the last layer as it is, the others squared or of ones."""
+    model, x = mlp()
+    net = Net.of(model)
+    masks = some_masks(net, share)
+    weights = masks(net.params)
+    hidden, z1 = x, x.square()
+    for name in net.prunable[:-1]:
+        hidden = hidden @ weights[name].T
+        z1 = (z1 @ masks[name].double().T) * (hidden > 0)
+        hidden = hidden.relu()
+    last = net.prunable[-1]
+    z1 = z1 @ weights[last].T
+    assert (z1 < 0).any()
+    assert not torch.allclose(z1[:, 0], z1[:, 1])
+    entered = {name: (weights[name] if name == last else weights[name].square()).requires_grad_() for name in masks}
+    flow = torch.ones(1, 3, dtype=torch.float64)
+    for name in net.prunable:
+        flow = flow @ (entered[name] * masks[name]).T
+    grads = torch.autograd.grad((z1 * flow).sum(), list(entered.values()))
+    found = px(net, task(x, 2, 3), masks, last_layer="signed")
+    common = (found[last] / (grads[-1].abs() * weights[last].square()))[masks[last]].median()
+    for name, grad in zip(entered, grads, strict=True):
+        torch.testing.assert_close(found[name], common * grad.abs() * weights[name].square(), rtol=1e-10, atol=0)
+    assert not torch.allclose(found[net.prunable[0]] / common, px(net, task(x), masks)[net.prunable[0]])
+
+
+def test_the_last_layer_is_the_one_that_makes_the_outputs_whatever_its_place() -> None:
+    class HeadFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classify = nn.Linear(4, 2, bias=False)
+            self.fc = nn.Linear(3, 4, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.classify(self.fc(x).relu())
+            return output
+
+    torch.manual_seed(0)
+    model, x = HeadFirst().double(), torch.randn(5, 3).double()
+    chain = nn.Sequential(model.fc, nn.ReLU(), model.classify)
+    data = (x, torch.zeros(5, dtype=torch.long))
+    found = foreprune.score(model, "px", data=data, last_layer="signed")
+    wanted = foreprune.score(chain, "px", data=data, last_layer="signed")
+    torch.testing.assert_close(found["fc.weight"], wanted["0.weight"])
+    torch.testing.assert_close(found["classify.weight"], wanted["2.weight"])
+
+
+def test_an_unknown_last_layer_is_refused() -> None:
+    model, x = mlp()
+    with pytest.raises(ValueError, match="method 'px': last_layer must be one of 'squared', 'signed', not 'own'"):
+        foreprune.score(model, "px", data=(x, torch.zeros(5, dtype=torch.long)), last_layer="own")
+
+
 def test_the_tangent_kernel_is_at_most_the_energy_times_the_trace_of_the_path_kernel() -> None:
     model, x = mlp()
     net = Net.of(model)

@@ -72,7 +72,7 @@ def agrees(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> None:
     assert abs(counts[small].sum() - expected[small].sum()) < 6 * np.sqrt(expected[small].sum()) + 5
 
 
-@pytest.mark.parametrize("bias", ["weights", "uniform", "inverse"])
+@pytest.mark.parametrize("bias", ["weights", "uniform", "inverse", "inverse-weight"])
 @pytest.mark.parametrize("name", NAMES)
 def test_visits_have_the_exact_probabilities(name: str, bias: Any) -> None:
     net, graph = build(name, zeros=0.3 if name != "outputs that are read on" else 0.0)
@@ -88,11 +88,30 @@ def test_visits_have_the_exact_probabilities(name: str, bias: Any) -> None:
     agrees(found[1], WALKS * back)
 
 
+WITH_SKIPS = ("identity skip in place", "projection skip", "bottlenecks", "shortcut padded with zeros")
+
+
+@pytest.mark.parametrize("bias", ["weights", "inverse"])
+@pytest.mark.parametrize("name", WITH_SKIPS)
+def test_visits_without_skips_have_the_exact_probabilities(name: str, bias: Any) -> None:
+    net, graph = build(name)
+    oracle = Oracle(net, graph, bias, skips=False)
+    walker = Walker(net, graph, preference=PREFERENCES[bias], kernels=False, skips=False, rng=np.random.default_rng(0))
+    assert walker.inputs.tolist() == oracle.inputs
+    assert walker.outputs.tolist() == oracle.outputs
+    onward = oracle.expected(oracle.inputs, oracle.onward, kernels=False)
+    np.testing.assert_allclose(walker.visit_probability(), onward, rtol=1e-9, atol=1e-300)
+    found = visits(walker, WALKS)
+    agrees(found[0], WALKS * onward)
+    agrees(found[1], WALKS * oracle.expected(oracle.outputs, oracle.back, kernels=False))
+
+
+@pytest.mark.parametrize("bias", ["weights", "inverse"])
 @pytest.mark.parametrize("name", ["bottlenecks", "convolutions and flatten", "grouped and depthwise"])
-def test_visits_to_kernels_have_the_exact_probabilities(name: str) -> None:
+def test_visits_to_kernels_have_the_exact_probabilities(name: str, bias: Any) -> None:
     net, graph = build(name, zeros=0.3)
-    oracle = Oracle(net, graph)
-    walker = Walker(net, graph, preference=PREFERENCES["weights"], kernels=True, rng=np.random.default_rng(0))
+    oracle = Oracle(net, graph, bias)
+    walker = Walker(net, graph, preference=PREFERENCES[bias], kernels=True, rng=np.random.default_rng(0))
     onward = oracle.expected(oracle.inputs, oracle.onward, kernels=True)
     np.testing.assert_allclose(walker.visit_probability(), onward, rtol=1e-9)
     counts, _ = visits(walker, WALKS)
@@ -101,12 +120,23 @@ def test_visits_to_kernels_have_the_exact_probabilities(name: str) -> None:
     assert np.abs((counts - WALKS * onward)[spread > 0] / spread[spread > 0]).max() < 5.5
 
 
-@pytest.mark.parametrize("name", ["bottlenecks", "concatenation twice of the same", "vision transformer"])
-def test_a_walk_at_a_time_gives_the_same_distribution(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "bias", "skips"),
+    [
+        ("bottlenecks", "weights", True),
+        ("bottlenecks", "inverse", True),
+        ("bottlenecks", "inverse-weight", False),
+        ("concatenation twice of the same", "weights", True),
+        ("convolutions and flatten", "inverse", True),
+        ("vision transformer", "weights", True),
+        ("vision transformer", "inverse", False),
+    ],
+)
+def test_a_walk_at_a_time_gives_the_same_distribution(name: str, bias: Any, skips: bool) -> None:
     """Also of pairs of weights visited by one walk: their first and last."""
     net, graph = build(name)
-    oracle = Oracle(net, graph)
-    walker = Walker(net, graph, preference=PREFERENCES["weights"], kernels=False, rng=np.random.default_rng(0))
+    oracle = Oracle(net, graph, bias, skips=skips)
+    walker = Walker(net, graph, preference=PREFERENCES[bias], kernels=False, skips=skips, rng=np.random.default_rng(0))
     rng = np.random.default_rng(1)
     count = 3000
     numbers, weights = walker.free(2 * WALKS, begin=0)

@@ -24,12 +24,14 @@ NAMES = {
     *(f"frankle-figure-{number}" for number in (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)),
     *(f"frankle-table-{number}" for number in (2, 3, 5, 7)),
     *("frankle-appendix-k", "frankle-appendix-l"),
-    *(f"patil-figure-{number}" for number in (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13)),
+    *(f"patil-figure-{number}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13)),
+    "patil-early-loss",
     *(f"gebhart-figure-{number}" for number in (1, 2, 3)),
     *(f"ntksap-table-{number}" for number in (1, 12, 13, 14)),
+    *("ntksap-main-figure", "ntksap-appendix-c", "ntksap-ablation-r"),
 }
 EARLY = ("magnitude", "snip", "grasp", "synflow")
-PRUNED_ONLY = ("frankle-figure-5", "frankle-figure-16", "patil-figure-1", "patil-figure-2", "patil-figure-11")
+PRUNED_ONLY = ("frankle-figure-5", "frankle-figure-16", *(f"patil-figure-{n}" for n in (1, 2, 8, 11)))
 
 
 def ids(runs: Runs) -> set[str]:
@@ -52,7 +54,7 @@ def everything(scale: entry_module.Scale) -> Runs:
 
 def test_every_table_and_figure_is_there() -> None:
     assert {entry.name for entry in entries()} == NAMES
-    assert len(entries()) == len(NAMES) == 38
+    assert len(entries()) == len(NAMES) == 43
 
 
 def test_entries_are_in_the_order_of_the_files() -> None:
@@ -63,7 +65,7 @@ def test_entries_need_no_torch() -> None:
     code = (
         "import sys\nfrom foreprune.papers import SCALES, entries\n"
         "runs = [entry.experiments(scale) for entry in entries() for scale in SCALES]\n"
-        "assert len(runs) == 114\nassert 'torch' not in sys.modules\n"
+        "assert len(runs) == 129\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -156,20 +158,25 @@ COUNTS = {
     "frankle-table-7": 4 * 5 + 2 * 3,
     "frankle-appendix-k": ((4 * 4 + 4 + 4 * 3) * 18 + 1) * 5,
     "frankle-appendix-l": ((4 * 4 + 4 + 3 + 4 * 3) * 18 + 1) * 3,
-    "patil-figure-1": 2 * (7 * 5 + 1) * 3,
-    "patil-figure-2": 2 * (7 * 5 + 1) * 3,
-    "patil-figure-3": 4 * (2 * 2 * 5 + 1) * 3,
-    "patil-figure-4": 6 * (6 * 5 + 1) * 3,
-    "patil-figure-5": 6 * (4 * 5 + 1) * 3,
-    "patil-figure-6": 4 * ((4 + 2) * 5 + 1) * 3,
-    "patil-figure-7": 4 * (2 * 4 * 5 + 1) * 3,
+    "patil-figure-1": 2 * (7 * 6 + 1) * 3,
+    "patil-figure-2": 2 * (7 * 6 + 1) * 3,
+    "patil-figure-3": 4 * (2 * 5 + 1) * 3,
+    "patil-figure-4": 6 * (6 * 6 + 1) * 3,
+    "patil-figure-5": 6 * (4 * 6 + 1) * 3,
+    "patil-figure-6": 4 * ((4 + 2) * 6 + 1) * 3,
+    "patil-figure-7": 4 * (2 * 4 * 6 + 1) * 3,
+    "patil-early-loss": 4 * (3 * 6 + 1) * 3,
+    "patil-figure-8": 2 * (4 * 6 + 1) * 3,
     "patil-figure-10": 4 * (5 * 6 + 1) * 3,
     "patil-figure-11": 4 * (5 * 6 + 1) * 3,
-    "patil-figure-12": 6 * (2 * 5 + 1) * 3,
-    "patil-figure-13": 6 * (2 * 5 + 1) * 3,
-    "gebhart-figure-1": 8 * (6 * 6 + 1) * 3,
-    "gebhart-figure-2": 8 * (6 * 6 + 1) * 3,
-    "gebhart-figure-3": 12 * (4 * 6 + 1) * 3,
+    "patil-figure-12": 6 * (2 * 6 + 1) * 3,
+    "patil-figure-13": 6 * (2 * 6 + 1) * 3,
+    "gebhart-figure-1": (4 * 5 + 4 * 3) * (8 * 6 + 1),
+    "gebhart-figure-2": (4 * 5 + 4 * 3) * (8 * 6 + 1),
+    "gebhart-figure-3": (4 * 5 + 8 * 3) * (6 * 6 + 1),
+    "ntksap-main-figure": 3 * (7 * 9 + 1) * 3,
+    "ntksap-appendix-c": (5 * 9 + 1) * 3 + (4 * 9 + 1) * 3,
+    "ntksap-ablation-r": (4 * 9 + 1) * 3,
     "ntksap-table-1": 2 * (7 * 2 + 1),
     "ntksap-table-12": (4 * 9 + 1) * 3,
     "ntksap-table-13": (4 * 9 + 1) * 3,
@@ -363,6 +370,8 @@ def test_sparsities_are_those_printed() -> None:
     assert [setting.rewind_to for setting in matching] == [1000, 2000, 1000, 6000]
     assert round(100 * (1 - frankle.RESNET_50.densities[-1]), 1) == 94.5
     assert [round(100 * (1 - density), 2) for density in ntksap.IMAGENET_50.densities] == [89.26, 95.6]
+    assert [round(100 * (1 - density), 1) for density in patil.LADDER] == [48.8, 73.8, 86.6, 93.1, 96.5, 98.2]
+    assert {round(run.sparsity, 3) for run in paper("patil-figure-3") if run.method != "dense"} == {0.931}
     assert [f"{1 / density:.4g}" for density in gebhart.RATIOS] == ["3.162", "10", "31.62", "100", "316.2", "1000"]
 
 
@@ -403,6 +412,33 @@ def test_ntk_sap_is_run_with_the_settings_of_each_table() -> None:
         assert len(runs) == 4 * 9 * 3
         for run in runs:
             assert {key: value for key, value in run.hyper.items() if key != "epsilon"} == expected
+
+
+def test_ntk_sap_entries_share_the_runs_that_are_the_same() -> None:
+    tables = set[str]().union(*(ids(paper(f"ntksap-table-{number}")) for number in (12, 13, 14)))
+    comparison = paper("ntksap-main-figure")
+    assert len(ids(comparison) & tables) == 3 * (9 + 1) * 3  # NTK-SAP as in the first row of each table, and dense
+    assert {run.id for run in comparison if run.method in ("ntk-sap", "dense")} <= tables
+    rounds = {(run.model, run.hyper.get("rounds", 20)) for run in paper("ntksap-appendix-c") if run.method == "ntk-sap"}
+    assert rounds == {
+        *(("resnet-20", count) for count in (1, 2, 4, 8, 20)),
+        *(("resnet-18-imagenet", count) for count in (1, 5, 20, 100)),
+    }
+    draws = {run.hyper.get("resamplings", 5) for run in paper("ntksap-ablation-r") if run.method == "ntk-sap"}
+    assert draws == {1, 2, 5, 10}
+
+
+def test_early_loss_is_the_beginning_of_the_recipe() -> None:
+    for run in paper("patil-early-loss"):
+        assert (run.recipe.epochs, run.recipe.milestones, run.recipe.lr) == (20, (), 0.1)
+    walks = {(run.method, run.hyper.get("bias", "weights")) for run in paper("patil-early-loss")}
+    assert walks == {("dense", "weights"), *(("phew", bias) for bias in ("weights", "uniform", "inverse"))}
+    assert {run.hyper.get("bias") for run in paper("patil-figure-8")} == {None, "uniform", "inverse", "inverse-weight"}
+
+
+def test_both_forms_of_synflow_l2_are_run() -> None:
+    forms = {(run.method, run.hyper.get("form")) for run in paper("gebhart-figure-3") if "l2" in run.method}
+    assert forms == {(name, form) for name in ("synflow-l2", "synflow-l2-dist") for form in (None, "theta2")}
 
 
 def test_networks_shrink_with_their_steps() -> None:

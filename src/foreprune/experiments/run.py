@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreprune.analysis import analyze, unit_histograms
+from foreprune.analysis import analyze, path_kernel_trace, unit_histograms
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net, modes_kept, primary_output, set_modes
@@ -34,6 +34,7 @@ from foreprune.zoo.images import Images
 
 _OUTPUT_IMAGES = 1000  # test images whose outputs are compared before and after training
 _OUTPUTS_AT_ONCE = 250
+_TRACE = "trace.txt"  # in the run's folder while it trains
 
 
 def layers_of(model: nn.Module, masks: Masks) -> tuple[LayerRecord, ...]:
@@ -134,7 +135,8 @@ def run_experiment(
         }
     )
     write_record(out, record)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    for name in ("checkpoint.pt", _TRACE):
+        (folder / name).unlink(missing_ok=True)
     return record
 
 
@@ -163,7 +165,7 @@ def _measure(run: RunContext, folder: Path, on_epoch: Callable[[Epoch], None] | 
             masks=masks,
             mask_schedule=schedule,
             checkpoint=folder / "checkpoint.pt",
-            on_epoch=on_epoch,
+            on_epoch=on_epoch if schedule is not None else _noting_trace(run, model, masks, folder / _TRACE, on_epoch),
         )
     if schedule is not None:
         masks = schedule.masks
@@ -178,11 +180,39 @@ def _measure(run: RunContext, folder: Path, on_epoch: Callable[[Epoch], None] | 
         "kept": masks.kept,
         "total": masks.total,
         "layers": layers_of(model, masks),
-        "analysis": {**left, "weight_distance": _finite(moved), "output_distance": _finite(changed)},
+        "analysis": {
+            **left,
+            "weight_distance": _finite(moved),
+            "output_distance": _finite(changed),
+            **_noted_trace(folder / _TRACE),
+        },
         "curve": history.curve,
         "seconds_prune": start.seconds,
         "seconds_train": history.seconds,
     }
+
+
+def _noting_trace(
+    run: RunContext, model: nn.Module, masks: Masks, path: Path, on_epoch: Callable[[Epoch], None] | None
+) -> Callable[[Epoch], None]:
+    """`on_epoch`, which also leaves log10 of the path kernel's trace after the first epoch in a file, where a run that
+    is continued later finds it."""
+
+    def note(epoch: Epoch) -> None:
+        if epoch.epoch == 1:
+            try:
+                found = path_kernel_trace(model, masks, inputs=torch.zeros(1, *run.data.shape, device=run.device)).log10
+            except ValueError:  # no sum over paths: `structure_of` has warned of it
+                found = math.nan
+            atomic_write(path, repr(found).encode())
+        if on_epoch is not None:
+            on_epoch(epoch)
+
+    return note
+
+
+def _noted_trace(path: Path) -> dict[str, float | None]:
+    return {"log10_path_kernel_trace_1": _finite(float(path.read_text()))} if path.exists() else {}
 
 
 def _save_masks(run: RunContext, masks: Masks, folder: Path) -> None:

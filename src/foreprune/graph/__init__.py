@@ -7,6 +7,7 @@ from foreprune.graph.sums.gates import PathError
 from foreprune.graph.sums.paths import PathGraph, PathSum, check_growing, path_dtype, path_graph
 from foreprune.graph.sums.reached import reached
 from foreprune.graph.units.record import record_units
+from foreprune.graph.units.steps import Preference
 from foreprune.graph.units.unit_graph import Join, Layer, UnitGraph
 from foreprune.graph.units.walks import Walker
 
@@ -19,6 +20,7 @@ __all__ = [
     "PathError",
     "PathGraph",
     "PathSum",
+    "Preference",
     "UnitGraph",
     "Walker",
     "Weight",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
-from foreprune.core.net import BatchNormMode, Net, gradients
+from foreprune.core.net import BatchNormMode, Net, Params, gradients
 from foreprune.core.task import Batch, Task, require_grad
-from foreprune.graph import PathGraph, active_outputs, check_growing, path_dtype
+from foreprune.graph import Layer, PathGraph, active_outputs, check_growing, path_dtype, record_units
+
+LastLayer = Literal["squared", "signed"]
 
 
 @scorer(
@@ -18,7 +23,9 @@ from foreprune.graph import PathGraph, active_outputs, check_growing, path_dtype
     needs={"images"},
     rounds=100,
 )
-def px(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval") -> Scores:
+def px(
+    net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval", last_layer: LastLayer = "squared"
+) -> Scores:
     """Keep the weights with the largest w^2 dR/d(w^2), R = sum_k z1_k z2_k from the bound on the tangent kernel.
 
     z1_k sums the squared inputs over the active paths to output k: the network with weights of 1, with its gates as the
@@ -33,28 +40,58 @@ def px(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "eval")
     nothing of others; here an activation counts with its squared slope, and max-pooling takes the entry it takes in the
     real network. In z1 and z2 normalizations are identities, as in the paper, where the authors' code runs them in
     training mode, which leaves no sum over paths; that code also squares the statistics of shortcuts.
+
+    That code leaves out parameters with "fc" in their name when it squares the weights of z2 and sets those of z1 to
+    one, so that its classifier enters both with its own weights, signs included; they are scored w^2 |dR/dw|.
+    `last_layer="signed"` does the same with the layers that make the outputs (biases stay out): z1 then differs
+    between outputs from the first round on, R is no sum over paths, and scores of all layers are absolute values. On
+    ResNet-20 at a density of 0.05 (20 rounds, 20 images of CIFAR-10, three seeds) the two keep 91 % of the weights in
+    common, and theirs fewer in the last layer: 172 of 640 against 427.
     """
-    squares = require_grad(masks({name: weight.square() for name, weight in net.params.items()}), net.prunable)
+    signed = _last(net, task) if last_layer == "signed" else ()
+    squares = {name: weight.clone() if name in signed else weight.square() for name, weight in net.params.items()}
+    squares = require_grad(masks(squares), net.prunable)
     z2, _ = PathGraph(net, task.batches[0].inputs).outputs(squares)
-    parts = [active_energy(net, batch, masks, z2.numel(), batchnorm=batchnorm) for batch in task.batches]
+    parts = [
+        (sign * tensor, exponent)
+        for sign in ((1, -1) if signed else (1,))  # z1 is linear in the last layer: positive minus negative weights
+        for last in [{name: (sign * net.params[name]).clamp_min(0) for name in signed}]
+        for batch in task.batches
+        for tensor, exponent in [active_energy(net, batch, masks, z2.numel(), batchnorm=batchnorm, last=last)]
+    ]
     largest = max(exponent for _, exponent in parts)
     z1 = torch.stack([tensor * 2.0 ** (exponent - largest) for tensor, exponent in parts]).sum(0)
     flow = gradients((z2.flatten() * z1).sum(), squares, net.prunable)  # dR / d(w^2)
+    if signed:
+        real = masks(net.params)
+        return {name: flow[name].abs_().mul_(real[name].square()) for name in net.prunable}
     check_growing(flow)
     return {name: flow[name].mul_(squares[name].detach()) for name in net.prunable}
 
 
+def _last(net: Net, task: Task) -> set[str]:
+    """Parameters of the layers that make the outputs."""
+    graph = record_units(net, task.batches[0].inputs)
+    return {
+        node.weight
+        for node in graph.nodes
+        if isinstance(node, Layer) and node.weight in net.params and np.isin(node.targets, graph.outputs).any()
+    }
+
+
 def active_energy(
-    net: Net, batch: Batch, masks: Masks, outputs: int, *, batchnorm: BatchNormMode
+    net: Net, batch: Batch, masks: Masks, outputs: int, *, batchnorm: BatchNormMode, last: Params | None = None
 ) -> tuple[Tensor, int]:
     """z1, summed over the samples of a batch, as (tensor with `outputs` entries, exponent): tensor * 2**exponent.
+    `last` are non-negative weights that take the place of ones.
 
     Raises:
         PathError: an operation that has no meaning for paths, or a forward that takes another way without its weights.
         ValueError: not `outputs` numbers for each sample.
     """
     dtype = path_dtype(net.params)
-    ones = masks({name: torch.ones_like(value, dtype=dtype) for name, value in net.params.items()})
+    ones = {name: torch.ones_like(value, dtype=dtype) for name, value in net.params.items()}
+    ones = masks({**ones, **{name: value.to(dtype) for name, value in (last or {}).items()}})
     found, exponent = active_outputs(net, batch.inputs, ones, real=masks(net.params), batchnorm=batchnorm)
     if found.numel() != batch.size * outputs:
         raise ValueError(

@@ -1,7 +1,9 @@
-"""Patil & Dovrolis 2021 (PHEW): sections 3-5 and appendices B-D.
+"""Patil & Dovrolis 2021 (PHEW): sections 3-5 and appendices A-D.
 
-The text gives no densities: the axes of the figures are not printed as numbers, only the rule that magnitude pruning
-after training must stay comparable to the dense network. The ones here cover that range. Three seeds (section 5.1).
+Densities are 0.8^k: the authors' code has k = 3, 4, ..., 18 (48.8 to 98.2 % removed), here every third of them. Figure
+3 is at k = 12 (93.1 %). Appendix B names no densities, and neither does that code. Three seeds (section 5.1).
+
+Of batch normalization's initialization the paper says nothing; gamma = 1 and beta = 0 here, as in that code.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from foreprune.papers.entry import Runs, Scale, entry, together
-from foreprune.papers.setting import Setting, smoke
+from foreprune.papers.setting import Setting, powers, smoke
 from foreprune.training.recipes import recipe
 
 PAPER = "Patil & Dovrolis, ICML 2021, arXiv:2010.11354"
@@ -18,24 +20,24 @@ figure = partial(entry, "patil", PAPER)
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "synflow-l2", "phew")
 TRANSFORMING = ("snip", "grasp", "synflow", "synflow-l2", "phew")
-_RESNET_DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02)
-_VGG_DENSITIES = (0.2, 0.1, 0.05, 0.02, 0.01)
+WALKS = ("phew", "phew:bias=uniform", "phew:bias=inverse")
+LADDER = powers(0.8, (3, 6, 9, 12, 15, 18))
 
 RESNET_20 = Setting(
     data="cifar-10",
     model="resnet-20",
     recipe=recipe("patil-resnet-20-cifar"),
-    densities=_RESNET_DENSITIES,
+    densities=LADDER,
     images=50_000,
 )
 RESNET_20_100 = replace(RESNET_20, data="cifar-100")
-VGG_19 = replace(RESNET_20, model="vgg-19", recipe=recipe("patil-vgg-19-cifar"), densities=_VGG_DENSITIES)
+VGG_19 = replace(RESNET_20, model="vgg-19", recipe=recipe("patil-vgg-19-cifar"))
 VGG_19_100 = replace(VGG_19, data="cifar-100")
 RESNET_18 = Setting(
     data="tiny-imagenet",
     model="resnet-18",
     recipe=recipe("patil-tiny-imagenet"),
-    densities=_VGG_DENSITIES,
+    densities=LADDER,
     images=100_000,
 )
 VGG_19_TINY = replace(RESNET_18, model="vgg-19")
@@ -51,12 +53,12 @@ def networks(scale: Scale, *, tiny: bool = True) -> tuple[Setting, ...]:
     if scale == "smoke":
         return (smoke("resnet-8"),)
     if scale == "small":
-        return (RESNET_20.shrunk(epochs=10, images=5000, densities=(0.1, 0.05, 0.02)),)
+        return (RESNET_20.shrunk(epochs=10, images=5000, densities=LADDER[3:]),)
     return (*CIFAR, *((RESNET_18, VGG_19_TINY) if tiny else ()))
 
 
 def structures(scale: Scale) -> tuple[Setting, ...]:
-    """The two networks of figures 1 and 2; at the scale `small` all images too, since nothing is trained."""
+    """The two networks of figures 1, 2 and 8; at the scale `small` all images too, since nothing is trained."""
     if scale == "smoke":
         return (smoke("resnet-8"),)
     return (RESNET_20, VGG_19)
@@ -93,7 +95,7 @@ def transformations(scale: Scale) -> tuple[Setting, ...]:
 def figure_1(scale: Scale) -> Runs:
     """Trace of the path kernel after pruning.
 
-    Pruned and measured, not trained. Neither densities nor data sets are printed: here CIFAR-10.
+    Pruned and measured, not trained. The data set is not printed: here CIFAR-10.
     """
     return together(setting.runs(*METHODS, pruning_only=True) for setting in structures(scale))
 
@@ -105,7 +107,7 @@ def figure_1(scale: Scale) -> Runs:
 def figure_2(scale: Scale) -> Runs:
     """Units left in each layer.
 
-    Pruned and measured, not trained. The paper takes the one density at which magnitude pruning after training
+    Pruned and measured, not trained. The paper takes the lowest density at which magnitude pruning after training
     stays within 5 % of the dense network, and does not print it: here all densities of figure 1, whose runs these
     are.
     """
@@ -119,12 +121,11 @@ def figure_2(scale: Scale) -> Runs:
 def figure_3(scale: Scale) -> Runs:
     """SynFlow and SynFlow-L2 made wider.
 
-    Width factors 0 (as pruned), 0.25, 0.5, 0.75 and 1. The density is not printed: here two, below which layers
-    narrow most.
+    Width factors 0 (as pruned), 0.25, 0.5, 0.75 and 1, at the density of the authors' code, 0.8^12.
     """
     factors = ("widen:0.25", "widen:0.5", "widen:0.75", "widen:1") if scale != "smoke" else ("widen:0.5", "widen:1")
     return together(
-        setting.runs("synflow", "synflow-l2", densities=setting.densities[-2:], ablations=factors)
+        setting.runs("synflow", "synflow-l2", densities=LADDER[3:4] if scale != "smoke" else None, ablations=factors)
         for setting in networks(scale, tiny=False)
     )
 
@@ -136,7 +137,7 @@ def figure_3(scale: Scale) -> Runs:
 def figure_4(scale: Scale) -> Runs:
     """PHEW and the methods without data.
 
-    Densities are not printed. The paper's upper bound prunes a trained network on a cubic schedule, with an epoch
+    The paper's upper bound prunes a trained network on a cubic schedule, with an epoch
     between the cuts, and trains it whole again; here it is gradual magnitude pruning within one training, over its
     first three quarters.
     """
@@ -163,9 +164,11 @@ def figure_5(scale: Scale) -> Runs:
 def figure_6(scale: Scale) -> Runs:
     """PHEW: walks, kernels, initializations.
 
-    N(0, 0.1) is read as a standard deviation of 0.1. Densities are not printed.
+    N(0, 0.1) is read as a standard deviation of 0.1. The authors' code draws with a variance of 0.1, which is
+    `init="normal-variance-0.1"` here: the same walks, since all weights are multiplied by one number. Walks that
+    prefer small weights are those of the authors' code; `phew:bias=inverse-weight` gives others.
     """
-    walks = ("phew", "phew:bias=uniform", "phew:bias=inverse", "phew:conserve=kernel")
+    walks = (*WALKS, "phew:conserve=kernel")
     settings = networks(scale, tiny=False)
     drawn = [
         setting.runs("phew", init=init, dense=False)
@@ -182,10 +185,44 @@ def figure_6(scale: Scale) -> Runs:
 def figure_7(scale: Scale) -> Runs:
     """PHEW and random pruning with new weights.
 
-    Drawn as for the dense network, by layer (Liu et al.) and by neuron (Evci et al.). Densities are not printed.
+    Drawn as for the dense network, by layer (Liu et al.) and by neuron (Evci et al.).
     """
     schemes = ("reinit", "reinit-layer", "reinit-neuron")
     return together(setting.runs("random", "phew", ablations=schemes) for setting in networks(scale, tiny=False))
+
+
+@figure(
+    "section 5.2, early loss",
+    "Curves: in epochs 1 to 20 the training loss of PHEW falls faster than that of uniform and inverse walks.",
+)
+def early_loss(scale: Scale) -> Runs:
+    """Training loss of three kinds of walks.
+
+    The text claims it without a figure, for "say" epochs 1 to 20. These are the first 20 epochs of the recipe, before
+    the learning rate changes; a record's curve has the training loss of each. At the scale small ten epochs.
+    """
+    early = (
+        replace(
+            setting,
+            recipe=replace(setting.recipe, epochs=min(20, setting.recipe.epochs), schedule="constant", milestones=()),
+        )
+        for setting in networks(scale, tiny=False)
+    )
+    return together(setting.runs(*WALKS) for setting in early)
+
+
+@figure(
+    "appendix A.4, figure 8",
+    "Trace of the path kernel against density: PHEW above uniform walks, which are above inverse ones.",
+)
+def figure_8(scale: Scale) -> Runs:
+    """Trace of three kinds of walks.
+
+    Pruned and measured, not trained. Networks and data sets are not printed: here those of figure 1, with which it
+    shares the runs of PHEW. Inverse walks by both rules, that of the authors' code and the sum of 1/|w|.
+    """
+    walks = (*WALKS, "phew:bias=inverse-weight")
+    return together(setting.runs(*walks, pruning_only=True) for setting in structures(scale))
 
 
 @figure(
@@ -220,7 +257,7 @@ def figure_11(scale: Scale) -> Runs:
 def figure_12(scale: Scale) -> Runs:
     """SynFlow and the same shuffled.
 
-    Which networks and densities is not printed: here those of figure 4.
+    Which networks is not printed: here those of figure 4.
     """
     return together(setting.runs("synflow", ablations=("shuffle",)) for setting in networks(scale))
 
@@ -232,6 +269,6 @@ def figure_12(scale: Scale) -> Runs:
 def figure_13(scale: Scale) -> Runs:
     """SynFlow-L2 and the same shuffled.
 
-    Which networks and densities is not printed: here those of figure 4.
+    Which networks is not printed: here those of figure 4.
     """
     return together(setting.runs("synflow-l2", ablations=("shuffle",)) for setting in networks(scale))

@@ -188,6 +188,7 @@ def _ntk_sap() -> Iterator[Published]:
     ):
         for density, value in zip(powers(0.8, (2, 6, 10, 14, 18)), values, strict=True):
             yield from _numbers(entry, model, density, {f"ntk-sap{settings}": value}, within=0.7)
+    yield from _comparison()
     names = ("synflow", "snip", "iterative-snip", "grasp", "magnitude", "random", "ntk-sap:resamplings=1,samples=10000")
     for model, exponent, dense, table in (
         ("resnet-18-imagenet", 10, 69.98, (57.30, 57.41, 52.97, 58.16, 58.75, 54.48, 58.87)),
@@ -199,6 +200,35 @@ def _ntk_sap() -> Iterator[Published]:
         (density,) = powers(0.8, [exponent])
         numbers = {**whole, **dict(zip(names, table, strict=True))}
         yield from _numbers("ntksap-table-1", model, density, numbers, within=0.7)
+
+
+def _comparison() -> Iterator[Published]:
+    """Wang et al., the main figure, read off the figure within 0.1; NTK-SAP is in tables 12 to 14."""
+    for model, exponent, values in (
+        ("resnet-20", 4, {"grasp": 90.3}),
+        ("resnet-20", 6, {"grasp": 89.4, "synflow": 89.6}),
+        ("resnet-20", 10, {"snip": 87.5, "grasp": 87.4, "synflow": 86.8, "random": 86.4}),
+        ("resnet-20", 12, {"snip": 85.1, "grasp": 85.8, "magnitude": 85.3}),
+        ("resnet-20", 14, {"snip": 82.8, "grasp": 83.4, "synflow": 82.5, "magnitude": 83.2, "random": 80.6}),
+        ("resnet-20", 16, {"snip": 79.1, "grasp": 80.9, "synflow": 79.0, "magnitude": 80.6}),
+        ("resnet-20", 18, {"grasp": 76.9, "synflow": 75.2, "magnitude": 76.0}),
+        ("vgg-16", 4, {"snip": 74.1, "grasp": 73.0}),
+        ("vgg-16", 6, {"snip": 73.8, "grasp": 72.7}),
+        ("vgg-16", 10, {"snip": 73.0, "grasp": 71.7}),
+        ("vgg-16", 12, {"snip": 72.1, "grasp": 70.8}),
+        ("vgg-16", 14, {"snip": 71.3, "grasp": 70.2}),
+        ("vgg-16", 16, {"snip": 69.9, "grasp": 69.3}),
+        ("vgg-16", 18, {"grasp": 67.9}),
+        ("resnet-18-imagenet", 4, {"snip": 51.7, "grasp": 50.1}),
+        ("resnet-18-imagenet", 6, {"snip": 51.8, "grasp": 49.6}),
+        ("resnet-18-imagenet", 10, {"snip": 51.1, "grasp": 49.5}),
+        ("resnet-18-imagenet", 12, {"snip": 50.3, "grasp": 48.4}),
+        ("resnet-18-imagenet", 14, {"snip": 48.8, "grasp": 47.1}),
+        ("resnet-18-imagenet", 16, {"snip": 46.1, "grasp": 45.3}),
+        ("resnet-18-imagenet", 18, {"snip": 42.3, "grasp": 42.7}),
+    ):
+        (density,) = powers(0.8, [exponent])
+        yield from _numbers("ntksap-main-figure", model, density, values, within=0.7)
 
 
 PUBLISHED: tuple[Published, ...] = (*_collapse(), *_replications(), *_ntk_sap())

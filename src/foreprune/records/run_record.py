@@ -35,11 +35,13 @@ class Record(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     `top1` and `top5` are test accuracies of the *last* epoch, fractions in [0, 1] (`top5` only with 6 classes or more).
     `analysis` holds the numbers of `foreprune.analyze` on the pruned initial network: effective_density, width (mean
     over layers of the share of units on a kept path), dead_layers, log10_paths, log10_path_norm,
-    log10_path_kernel_trace, macs, dense_macs; and two that training adds, weight_distance and output_distance: the
+    log10_path_kernel_trace, macs, dense_macs; and what training adds: weight_distance and output_distance, the
     Euclidean distance of the kept weights, and the mean over up to 1,000 test images of that of the outputs, between
     the first and the last step (Gebhart et al. 2021, figures 1-2). Outputs are compared without dropout and with batch
     normalization by the statistics of each batch of 250 images, before and after: running statistics mean nothing
-    before training (records of versions up to 0.2.0 took them). None where they have no meaning or are infinite.
+    before training (records of versions up to 0.2.0 took them). For networks pruned before training also
+    log10_path_kernel_trace_1, the trace with the weights after the first epoch (figure 1). None where they have no
+    meaning or are infinite.
     `warnings` are what the library warned of, such as layers that lost all their weights. `attempts` counts the
     processes that the last sweep started for the run: more than one if some of them died.
     """

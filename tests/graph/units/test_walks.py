@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foreprune.core.net import Net
 from foreprune.core.task import as_inputs
 from foreprune.graph.units.record import record_units
+from foreprune.graph.units.unit_graph import weightless_skips
 from foreprune.graph.units.walks import Walker
 from foreprune.methods.phew import PREFERENCES
 
@@ -31,11 +32,18 @@ def _seed() -> Any:
 
 
 def walker_of(
-    model: nn.Module, *inputs: Tensor, seed: int = 0, bias: Any = "weights", kernels: bool = False, prunable: Any = None
+    model: nn.Module,
+    *inputs: Tensor,
+    seed: int = 0,
+    bias: Any = "weights",
+    kernels: bool = False,
+    skips: bool = True,
+    prunable: Any = None,
 ) -> Walker:
     net = Net.of(model, prunable=prunable)
     graph = record_units(net, as_inputs(inputs))
-    return Walker(net, graph, preference=PREFERENCES[bias], kernels=kernels, rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    return Walker(net, graph, preference=PREFERENCES[bias], kernels=kernels, skips=skips, rng=rng)
 
 
 def named(walker: Walker, weights: Counts) -> dict[str, Counts]:
@@ -84,13 +92,13 @@ def test_walks_start_only_where_they_can_get_through() -> None:
     np.testing.assert_array_equal(back["1.weight"].sum(1), [0, 3000])
 
 
-def branches() -> Walker:
+def branches(*, skips: bool = True) -> Walker:
     def forward(self: Any, x: Tensor) -> Tensor:
         x = self.stem(x)
         return self.head((self.a(x) + x) + self.b(x))
 
     model = Network(forward, stem=nn.Linear(4, 4), a=nn.Linear(4, 4), b=nn.Linear(4, 4), head=nn.Linear(4, 2))
-    return walker_of(model, FLAT)
+    return walker_of(model, FLAT, skips=skips)
 
 
 def test_at_a_fork_each_branch_is_equally_likely() -> None:
@@ -109,6 +117,50 @@ def test_skips_are_walked_half_of_the_time() -> None:
     model, inputs = CASES["identity skip in place"]()
     for found in by_direction(walker_of(model, *inputs), 20_000):
         assert about(int(found["inner.weight"].sum()), 0.5, 20_000)
+
+
+def test_without_skips_a_walk_takes_one_of_the_branches_with_weights() -> None:
+    count = 20_000
+    for found in by_direction(branches(skips=False), count):
+        for branch in "ab":
+            assert about(int(found[f"{branch}.weight"].sum()), 1 / 2, count)
+        assert found["a.weight"].sum() + found["b.weight"].sum() == count
+
+
+@pytest.mark.parametrize(("name", "share"), [("identity skip in place", 1), ("projection skip", 1 / 2)])
+def test_only_branches_without_weights_are_skips(name: str, share: float) -> None:
+    """A projection shortcut is a branch like any other."""
+    model, inputs = CASES[name]()
+    for found in by_direction(walker_of(model, *inputs, skips=False), 20_000):
+        assert about(int(found["inner.weight"].sum()), share, 20_000)
+
+
+def test_skips_of_an_addition() -> None:
+    """x in x + f(x), also where it is one of several parts; no half of a reversible block, no sum of a thing with
+    itself, no sums of inputs alone."""
+
+    def skips(forward: Any) -> list[list[list[bool]]]:
+        parts = {name: nn.Linear(4, 4) for name in "abcd"}
+        graph = record_units(Net.of(Network(forward, **parts)), as_inputs(FLAT))
+        return [entries.tolist() for entries in weightless_skips(graph).values()]
+
+    own, skip = [False] * 4, [True] * 4
+    assert skips(lambda self, x: self.b(x) + x) == [[own, skip]]
+    assert skips(lambda self, x: self.b(self.a(x)) + self.c(x)) == []
+    assert skips(lambda self, x: self.a(x) + self.b(x) + x) == [[own, skip]]
+    assert skips(lambda self, x: (y := self.a(x)) + y) == []
+    assert skips(lambda self, x: (y := self.a(x)) + (y + self.b(y))) == [[own, skip]] * 2
+
+    def halves(self: Any, x: Tensor) -> Tensor:
+        left, right = self.a(x).split(2, dim=-1)
+        return left + nn.functional.linear(right, self.b.weight[:2, :2])
+
+    def joined(self: Any, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x + torch.cat([self.b(x)[:, 2:], self.c(x)[:, 2:]], dim=-1)
+
+    assert skips(halves) == []
+    assert skips(joined) == [[own, skip]]
 
 
 def test_a_branch_that_leads_nowhere_is_never_taken() -> None:
@@ -130,7 +182,7 @@ def test_an_output_that_is_read_on_is_an_end_half_of_the_time() -> None:
     assert back["b.weight"].sum() == 2 * 20_000 // 5
 
 
-@pytest.mark.parametrize("bias", ["weights", "uniform", "inverse"])
+@pytest.mark.parametrize("bias", ["weights", "uniform", "inverse", "inverse-weight"])
 def test_weights_of_exactly_zero_are_never_visited(bias: Any) -> None:
     model = nn.Sequential(conv(2, 6), nn.ReLU(), conv(6, 6), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3))
     with torch.no_grad():

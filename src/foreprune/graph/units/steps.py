@@ -7,6 +7,7 @@ layer's kernel masses, the weight inside the kernel from the few sums of that ke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +16,19 @@ from numpy.typing import NDArray
 from foreprune.graph.units.unit_graph import Ints, Join, Layer
 
 Floats = NDArray[np.float64]
-Preference = Callable[[NDArray[np.floating]], Floats]  # what the probabilities of weights are proportional to
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What the probabilities of a walk are proportional to.
+
+    Attributes:
+        weight: weights -> the preference of each within its kernel; 0 where no walk may pass.
+        kernel: L1 norms of kernels -> the preference of each kernel. Without, the sum of those of its weights.
+    """
+
+    weight: Callable[[NDArray[np.floating]], Floats]
+    kernel: Callable[[Floats], Floats] | None = None
 
 
 class Crossing:
@@ -23,7 +36,7 @@ class Crossing:
 
     Attributes:
         start: where its parameter begins among all prunable weights; -1 if it is not prunable.
-        mass: (G, O, I) sums of the preferences of the weights between two units; 0 where no walk may pass.
+        mass: (G, O, I) preferences of the kernels between two units; 0 where no walk may pass.
         in_order: positions count up through (group, target, source, place), as in a convolution.
     """
 
@@ -33,22 +46,38 @@ class Crossing:
         groups, inside, width = layer.columns.shape
         shape = (groups, layer.rows.shape[1], inside)
         self.in_order = np.prod(shape) * width == weights.size and _in_order(layer)
+        size = preference.weight if preference.kernel is None else _absolute
         if self.in_order:
             entries = weights.reshape(*shape, width)
-            self.mass = preference(entries[..., 0])
+            self.mass = size(entries[..., 0])
             for k in range(1, width):
-                self.mass += preference(entries[..., k])
+                self.mass += size(entries[..., k])
         else:
             self.mass = np.zeros(shape)
-            for _, sizes in self.entries():
-                self.mass += sizes
+            for positions, inside_kernel in self._places():
+                self.mass += size(weights[positions]) * inside_kernel
+        if preference.kernel is not None:
+            self.mass = preference.kernel(self.mass)
+
+    def _places(self) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
+        """For each place of the kernel, (G, O, I) positions in the parameter, and which of them are no padding."""
+        for k in range(self.layer.columns.shape[2]):
+            columns = self.layer.columns[:, None, :, k]
+            yield self.layer.rows[:, :, None] + np.maximum(columns, 0), columns >= 0
 
     def entries(self) -> Iterator[tuple[Ints, Floats]]:
         """For each place of the kernel, (G, O, I) positions in the parameter and preferences, 0 for padding."""
-        for k in range(self.layer.columns.shape[2]):
-            columns = self.layer.columns[:, None, :, k]
-            positions = self.layer.rows[:, :, None] + np.maximum(columns, 0)
-            yield positions, self.preference(self.weights[positions]) * (columns >= 0)
+        for positions, inside_kernel in self._places():
+            yield positions, self.preference.weight(self.weights[positions]) * inside_kernel
+
+    def shares(self) -> Iterator[tuple[Ints, Floats]]:
+        """As `entries`, with the part of the kernel's mass that is its weight's; 0 where no walk may pass."""
+        total: Floats | float = 1.0
+        if self.preference.kernel is not None:
+            sums = sum(sizes for _, sizes in self.entries())
+            total = np.divide(self.mass, sums, out=np.zeros_like(self.mass), where=sums > 0)
+        for positions, sizes in self.entries():
+            yield positions, sizes * total * (self.mass > 0)
 
     def close(self, alive: NDArray[np.bool_]) -> None:
         """Let no walk pass that leads from or to a dead unit."""
@@ -90,7 +119,7 @@ class Crossing:
         """The kernels between pairs of units, (n, K): positions in the parameter and preferences, 0 for padding."""
         columns = self.layer.columns[group, source]
         positions = self.layer.rows[group, target][:, None] + np.maximum(columns, 0)
-        return positions, np.where(columns >= 0, self.preference(self.weights[positions]), 0.0)
+        return positions, np.where(columns >= 0, self.preference.weight(self.weights[positions]), 0.0)
 
     def weight(self, group: Ints, source: Ints, target: Ints, rng: np.random.Generator) -> Ints:
         """One position in the parameter for each kernel, drawn by preference."""
@@ -100,7 +129,7 @@ class Crossing:
             return only
         if self.in_order:  # one row of the parameter for each kernel
             row = (group * self.mass.shape[1] + target) * self.mass.shape[2] + source
-            sizes = self.preference(self.weights.reshape(-1, width).take(row, axis=0))
+            sizes = self.preference.weight(self.weights.reshape(-1, width).take(row, axis=0))
         else:
             positions, sizes = self.kernels(group, source, target)
         sums = np.cumsum(sizes, axis=1)
@@ -125,6 +154,10 @@ class Junction:
 
     def __init__(self, join: Join) -> None:
         self.sources, self.targets = join.sources, join.targets
+
+    def without(self, entries: NDArray[np.bool_]) -> None:
+        """Let no walk come from these entries (B, U) of the sources."""
+        self.sources = np.where(entries, -1, self.sources)
 
     def close(self, alive: NDArray[np.bool_]) -> None:
         """Let no walk pass that leads from or to a dead unit."""
@@ -151,6 +184,11 @@ class Junction:
         sources, begin, counts = self._open
         drawn: Ints = sources[begin[places] + choose(counts[places], rng)]
         return drawn
+
+
+def _absolute(weights: NDArray[np.floating]) -> Floats:
+    size: Floats = np.abs(weights, dtype=np.float64)
+    return size
 
 
 def choose(counts: Ints, rng: np.random.Generator) -> Ints:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.graph.units.steps import Crossing, Floats, Junction, Preference, choose
-from foreprune.graph.units.unit_graph import Ints, Layer, UnitGraph
+from foreprune.graph.units.unit_graph import Ints, Layer, UnitGraph, weightless_skips
 
 Visits = list[tuple[Ints, Ints]]  # numbers of walks and the prunable weights they visit, one entry per visit
 
@@ -19,15 +19,16 @@ class Walker:
 
     A walk is at a unit. Forward it takes one of the exits that lead through, all equally likely: a layer that reads the
     unit, an addition, or the end at an output. Through a layer it goes on to a unit with a probability proportional to
-    the mass of the kernel between them, the sum of the preferences of its weights, and visits one weight of that kernel
-    in proportion to its preference. Backward it crosses the layer that made the unit by the same rule, or takes one of
-    the branches of the addition, all equally likely. No walk enters a unit from which no path leads through.
+    the mass of the kernel between them, and visits one weight of that kernel in proportion to its preference. Backward
+    it crosses the layer that made the unit by the same rule, or takes one of the branches of the addition, all equally
+    likely. No walk enters a unit from which no path leads through.
 
     Args:
         net: the network; its weights give the preferences.
         graph: its units.
-        preference: weights -> what their probabilities are proportional to; 0 where no walk may pass.
+        preference: what the probabilities of weights and of kernels are proportional to.
         kernels: a visit to a weight counts for its whole kernel.
+        skips: whether walks may pass from the input of a residual block straight to its sum.
         rng: decides everything.
 
     Raises:
@@ -35,7 +36,14 @@ class Walker:
     """
 
     def __init__(
-        self, net: Net, graph: UnitGraph, *, preference: Preference, kernels: bool, rng: np.random.Generator
+        self,
+        net: Net,
+        graph: UnitGraph,
+        *,
+        preference: Preference,
+        kernels: bool,
+        skips: bool = True,
+        rng: np.random.Generator,
     ) -> None:
         self.net, self.graph, self.kernels, self.rng = net, graph, kernels, rng
         self.offsets: dict[str, int] = {}
@@ -49,6 +57,11 @@ class Walker:
             else Junction(node)
             for node in graph.nodes
         ]
+        if not skips:
+            for number, entries in weightless_skips(graph).items():
+                step = self.steps[number]
+                assert isinstance(step, Junction)
+                step.without(entries)
         alive = self._close_dead_ends()
         self.inputs, self.outputs = (units[alive[units]] for units in (graph.inputs, graph.outputs))
         self._find_exits()
@@ -218,8 +231,8 @@ class Walker:
             np.add.at(units, step.targets, (rate * step.mass).sum(axis=2))
             if step.start < 0:
                 continue
-            for positions, sizes in step.entries():
-                share = rate * (step.mass > 0) * (step.mass * (sizes > 0) if self.kernels else sizes)
+            for positions, sizes in step.shares():
+                share = rate * (step.mass * (sizes > 0) if self.kernels else sizes)
                 np.add.at(expected, step.start + positions, share)
         return expected
 
