@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 
 import numpy as np
 import pytest
-from scipy.stats import linregress
+from scipy.stats import linregress, ttest_1samp
 
 from foreprune.analysis.statistics import (
     BINS,
+    Interval,
     LeastSquares,
     Overlap,
     Spread,
     least_squares,
+    mean_interval,
     overlap_of_counts,
     sparse_units,
     spread,
@@ -27,6 +30,34 @@ def test_spreads() -> None:
     assert spread(values) == Spread(3, statistics.fmean(values), statistics.stdev(values))
     assert spread([None, 2.0, None]) == Spread(1, 2.0, None)
     assert spread([None]) is spread([]) is None
+
+
+def test_the_interval_of_a_mean_by_hand() -> None:
+    """1, 2, 6: mean 3, variance 7, t = 3 / sqrt(7 / 3) with 2 degrees of freedom, where p = 1 - t / sqrt(t^2 + 2)."""
+    found = mean_interval([1.0, 2.0, 6.0])
+    error = math.sqrt(7 / 3)
+    assert (found.n, found.mean, found.t) == (3, 3.0, pytest.approx(3 / error, rel=1e-12))
+    assert found.p == pytest.approx(1 - found.t / math.sqrt(found.t**2 + 2), rel=1e-9)
+    half = 0.95 * math.sqrt(2 / (1 - 0.95**2)) * error
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=1e-9)
+
+
+def test_the_interval_agrees_with_scipy() -> None:
+    draw = random.Random(0)
+    values = [draw.gauss(-0.4, 1) for _ in range(6)]
+    found, expected = mean_interval(values), ttest_1samp(values, 0)
+    assert (found.t, found.p) == pytest.approx((expected.statistic, expected.pvalue), rel=1e-9)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)), rel=1e-9)
+
+
+def test_the_interval_of_equal_values_has_no_width() -> None:
+    assert mean_interval([2.0, 2.0]) == Interval(2, 2.0, 2.0, 2.0, math.inf, 0.0)
+    assert mean_interval([0.0, 0.0]) == Interval(2, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def test_an_interval_needs_two_values() -> None:
+    with pytest.raises(ValueError, match=r"needs two values or more, not 1; run another seed"):
+        mean_interval([1.0])
 
 
 def test_the_edges_of_the_bins_belong_below() -> None:

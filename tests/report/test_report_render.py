@@ -111,3 +111,14 @@ def test_an_interrupted_report_leaves_the_old_page_and_no_scraps(folder: Path, m
         write_report(folder)
     assert (folder / "report.html").read_bytes() == before
     assert not [name for name in files(folder) if name.endswith(".tmp")]
+
+
+def test_a_report_of_a_table_has_the_same_statistics(folder: Path, tmp_path: Path) -> None:
+    write_report(folder)
+    page = write_report(folder / "records.csv", out=tmp_path / "again")
+    assert page == tmp_path / "again" / "report.html"
+    for name in ("significance.csv", "table.md", "records.csv"):
+        assert (tmp_path / "again" / name).read_text() == (folder / name).read_text()
+    (tmp_path / "alone").mkdir()
+    table = (folder / "records.csv").rename(tmp_path / "alone" / "records.csv")
+    assert write_report(table) == tmp_path / "alone" / "report.html"

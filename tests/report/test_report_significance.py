@@ -17,10 +17,12 @@ from foreprune.report.sections import Section, sections
 from foreprune.report.significance import (
     Comparison,
     change_text,
+    compare,
     critical,
     explanation,
     holm,
     markdown_tests,
+    outcome_text,
     p_text,
     section_tests,
     significance_csv,
@@ -119,8 +121,11 @@ def test_who_is_compared_with_whom() -> None:
     ablated = {(test.label, test.against) for test in tests if test.family == "ablations"}
     assert ablated == {(label, label.split(",")[0]) for label, _ in section.methods(ablated=True)}
     assert {test.n for test in tests if test.family == "ablations"} == {3}
-    assert {test.n for test in tests if test.family == "ablations, all densities"} == {6}
-    assert {test.n for test in tests if test.family == "ablations, mean over densities"} == {3}
+    assert {test.n for test in tests} == {3}, "two densities of three seeds are three samples"
+    means = {(test.label, test.against) for test in tests if test.family == "methods, mean over densities"}
+    assert means == methods
+    means = {(test.label, test.against) for test in tests if test.family == "ablations, mean over densities"}
+    assert means == ablated
 
 
 def test_a_later_run_is_compared_with_an_early_reference_if_there_is_no_later_one() -> None:
@@ -128,22 +133,91 @@ def test_a_later_run_is_compared_with_an_early_reference_if_there_is_no_later_on
     assert the(section_tests(section), label="magnitude-after at step 99").against == "random"
 
 
-def test_pooling_over_densities_by_hand() -> None:
+def test_every_seed_counts_once_over_densities_by_hand() -> None:
+    """Differences of seeds 0, 1, 2: 2, 3, 1 points at one density, 4, 9, 11 at the other; means 3, 6, 6.
+
+    Mean 5, variance 3, t = 5 / sqrt(3 / 3) = 5 with 2 degrees of freedom, p = 1 - 5 / sqrt(27). Six pairs as six
+    samples would have given t = 3.02 with 5 degrees of freedom.
+    """
     records = [
-        *runs("snip", (0.90, 0.80)),
-        *runs("snip", (0.92, 0.83), ablation="shuffle"),
-        *runs("snip", (0.50, 0.40, 0.30), density=0.01),
-        *runs("snip", (0.51, 0.45, 0.39), density=0.01, ablation="shuffle"),
+        *runs("snip", (0.90, 0.80, 0.70)),
+        *runs("snip", (0.92, 0.83, 0.71), ablation="shuffle"),
+        *runs("snip", (0.50, 0.40, 0.30, 0.20), density=0.01),
+        *runs("snip", (0.54, 0.49, 0.41, 0.90), density=0.01, ablation="shuffle"),
     ]
     tests = section_tests(only(records))
-    every = the(tests, family="ablations, all densities")
-    assert (every.n, every.density) == (5, None)
-    assert every.difference == pytest.approx(statistics.fmean([0.02, 0.03, 0.01, 0.05, 0.09]))
-    deviation = statistics.stdev([0.02, 0.03, 0.01, 0.05, 0.09])
-    assert every.t == pytest.approx(every.difference / (deviation / math.sqrt(5)), rel=1e-9)
     means = the(tests, family="ablations, mean over densities")
-    assert (means.n, means.seeds) == (2, (0, 1))  # seed 2 has one density only
-    assert means.difference == pytest.approx(statistics.fmean([0.015, 0.04]))
+    assert (means.n, means.seeds) == (3, (0, 1, 2))  # seed 3 has one density only
+    assert (means.density, means.densities, means.where) == (None, (0.1, 0.01), "mean of 2")
+    assert means.difference == pytest.approx(0.05, rel=1e-12)
+    assert means.t == pytest.approx(5.0, rel=1e-9)
+    assert means.p == pytest.approx(1 - 5 / math.sqrt(27), rel=1e-9)
+    half = 0.95 * math.sqrt(2 / (1 - 0.95**2)) * 0.01
+    assert (means.low, means.high) == pytest.approx((0.05 - half, 0.05 + half), rel=1e-9)
+    each = [test for test in tests if test.family == "ablations"]
+    assert [(test.density, test.n) for test in each] == [(0.1, 3), (0.01, 4)]
+    assert each[0].difference == pytest.approx(0.02)
+
+
+def test_a_density_without_pairs_is_left_out_of_the_mean() -> None:
+    records = [
+        *runs("random", (0.5, 0.6)),
+        *runs("snip", (0.6, 0.8)),
+        *runs("random", (0.3, 0.4), density=0.01),
+        *runs("snip", (0.4, 0.6), density=0.01),
+        record("random", density=0.001, seed=0),
+        record("snip", density=0.001, seed=1),
+    ]
+    means = the(section_tests(only(records)), family="methods, mean over densities")
+    assert (means.n, means.densities) == (2, (0.1, 0.01))
+    assert means.difference == pytest.approx(0.15)
+
+
+def test_compare_takes_any_two_labels_and_the_densities_given() -> None:
+    section = only(study(epochs=2))
+    one = compare(section, "synflow", "snip", section.densities())
+    other = compare(section, "snip", "synflow", section.densities())
+    assert one.difference == pytest.approx(-(other.difference or 0))
+    assert (one.p, one.holm) == (pytest.approx(other.p), None)
+    assert compare(section, "synflow", "snip", [0.1]).density == 0.1
+    with pytest.raises(ValueError, match=r"one density or more, such as section.densities\(\), not none"):
+        compare(section, "synflow", "snip", [])
+
+
+def outcome(differences: tuple[float, ...], *, others: int = 0) -> tuple[str | None, str]:
+    """Of snip against random with these differences, among so many other tests that find nothing."""
+    noise = [runs(f"method-{at}", (0.5, 0.7, 0.6, 0.8, 0.5)) for at in range(others)]
+    base = (0.50, 0.60, 0.70, 0.60, 0.65)
+    better = tuple(low + more for low, more in zip(base, differences, strict=False))
+    section = only([*runs("random", base), *runs("snip", better), *(run for mine in noise for run in mine)])
+    test = the(section_tests(section), label="snip")
+    return test.outcome, outcome_text(section, test)
+
+
+def test_the_three_outcomes() -> None:
+    # mean 0, deviation 0.1 points, n = 5: half width 2.776 * 0.1 / sqrt(5) = 0.124 points
+    assert outcome((0.001, -0.001, 0.001, -0.001, 0.0)) == ("equivalent", "equivalent within ±0.5")
+    # the same around 0.3 points: the interval leaves out zero, and still a relevant difference
+    assert outcome((0.004, 0.002, 0.004, 0.002, 0.003))[0] == "equivalent"
+    # around 0.45: it reaches 0.57
+    assert outcome((0.0055, 0.0035, 0.0055, 0.0035, 0.0045)) == ("differs", "differs")
+    # mean 1, deviation about 10: it reaches from one side to the other
+    assert outcome((0.11, -0.09, 0.11, -0.09, 0.01)) == ("undecided", "undecided")
+    assert outcome((0.01,)) == (None, "–")
+
+
+def test_a_difference_must_survive_the_correction() -> None:
+    differences = (0.01, 0.03, 0.02, 0.05, 0.02)  # t = 3.83, p = 0.019
+    assert outcome(differences)[0] == "differs"
+    assert outcome(differences, others=3)[0] == "undecided"
+
+
+def test_losses_are_never_called_equivalent() -> None:
+    records = [regression(method, 0.1, seed, epochs=2) for method in ("random", "snip") for seed in (0, 1, 2)]
+    (test,) = section_tests(only(records))
+    assert test.margin is None
+    assert test.outcome in ("differs", "undecided")
+    assert "quivalent" not in " ".join(explanation(only(records), [test]))
 
 
 def test_holm_counts_each_family_of_a_section_for_itself() -> None:
@@ -201,9 +275,10 @@ def test_what_was_tested_is_said_plainly() -> None:
     assert "in percentage points" in words
     assert "32 of ablations" not in words
     assert "30 of ablations; " in words
-    assert "With n = 3 pairs the test has little power: |t| must exceed 4.30 for p < 0.05" in words
-    assert "is no evidence that there is none" in words
-    assert "cautious reading" in words
+    assert "Every seed counts once: over several densities its value is the mean of its differences." in words
+    assert "“Equivalent within ±0.5”: the whole interval lies within ±0.5 points" in words
+    assert "With n = 3 seeds the test has little power: |t| must exceed 4.30 for p < 0.05" in words
+    assert "is no evidence that there is no difference" in words
     assert explanation(section, []) == []
 
 
@@ -226,7 +301,8 @@ def test_the_csv_holds_every_comparison() -> None:
     assert float(rows[0]["p"]) == tests[0].p
     assert float(rows[0]["ci95_low"]) == tests[0].low
     assert (rows[0]["n"], rows[0]["seeds"], rows[0]["measure"], rows[0]["family"]) == ("2", "0 1", "top1", "methods")
-    assert (rows[1]["p"], rows[1]["note"]) == ("", "n = 1: no test")
+    assert (rows[0]["densities"], rows[0]["margin"], rows[0]["outcome"]) == ("0.1", "0.005", "undecided")
+    assert (rows[1]["p"], rows[1]["outcome"], rows[1]["note"]) == ("", "", "n = 1: no test")
 
 
 def test_markdown_by_hand() -> None:
@@ -239,8 +315,8 @@ def test_markdown_by_hand() -> None:
     p = f"{1 - 2 / math.pi * math.atan(5):.2f}"
     line = next(line for line in text.splitlines() if line.startswith("| snip"))
     assert line.startswith("| snip | random | 0.1 | 2 | +25.00 \\[")
-    assert line.endswith(f"| 5.00 | {p} | {p} |")
-    assert "| a\\|b | random | 0.1 | 1 | +10.00 | n = 1: no test | – | – |" in text
+    assert line.endswith(f"| 5.00 | {p} | {p} | undecided |")
+    assert "| a\\|b | random | 0.1 | 1 | +10.00 | n = 1: no test | – | – | – |" in text
     assert markdown_tests(runs("snip", (0.5,))) == ""
 
 
@@ -254,6 +330,8 @@ def test_the_page_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
     section = only(records)
     for test in section_tests(section):
         assert change_text(section, test) in html
+        assert outcome_text(section, test) in html
+    assert "Methods over several densities" in html
     assert "vs. random" not in page(runs("snip", (0.5, 0.6)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 BINS = 21  # of a histogram of units
+CONFIDENCE = 0.95  # of intervals
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,41 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     if not there:
         return None
     return Spread(n=len(there), mean=statistics.fmean(there), std=statistics.stdev(there) if len(there) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The mean of `n` values, its 95 % confidence interval, and Student's t-test (two-sided) of a mean of zero."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    t: float
+    p: float
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of independent values, such as one of each seed, with its interval by Student's t distribution.
+
+    Values that are all alike have an interval of no width; t is then infinite and p 0 (or 0 and 1 for zeros).
+
+    Raises:
+        ValueError: fewer than two values.
+        ImportError: SciPy is not installed.
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval of a mean needs two values or more, not {len(values)}; run another seed")
+    from scipy.stats import t as student
+
+    mean = statistics.fmean(values)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    freedom = len(values) - 1
+    statistic = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
+    half = float(student.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
+    return Interval(
+        len(values), mean, mean - half, mean + half, statistic, 2 * float(student.sf(abs(statistic), freedom))
+    )
 
 
 def unit_histogram(kept: Sequence[int], fan_in: int) -> tuple[int, ...]:

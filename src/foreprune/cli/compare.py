@@ -90,7 +90,7 @@ class Report:
     """Draw the report again from the records of a folder."""
 
     folder: tyro.conf.Positional[Path] = Path("runs/compare")
-    """folder that `foreprune compare` or `foreprune sweep` wrote"""
+    """folder that `foreprune compare` or `foreprune sweep` wrote, or the `records.csv` of a report"""
     out: Path | None = None
     """where to write; default: the same folder"""
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from foreprune.core.atomic import atomic_write
 from foreprune.records.experiment import Experiment
 from foreprune.records.run_record import FORMAT, Record
+from foreprune.records.tabulated import read_table
 
 RUNS = "runs"
 RECORD = "record.json"
@@ -134,15 +135,20 @@ def _reason(error: ValidationError, content: bytes) -> str:
 def read_records(folder: str | Path) -> Records:
     """Read every record under `folder`, which is an output folder or its `runs` folder, ordered by id.
 
-    A file that cannot be used (damaged, another format, another run's, unreadable) is reported and left aside. Folders
-    without a `record.json`, such as those of runs under way, are passed over.
+    A file whose name ends in `.csv` is read as the table of a report (`read_table`). A record that cannot be used
+    (damaged, another format, another run's, unreadable) is reported and left aside. Folders without a `record.json`,
+    such as those of runs under way, are passed over.
 
     Raises:
         FileNotFoundError: there is no such folder.
         NotADirectoryError: `folder` is a file.
         PermissionError: it may not be read.
+        ValueError: a `.csv` file is no table of records.
     """
     folder = Path(folder)
+    if folder.suffix == ".csv" and folder.is_file():
+        rows, reasons = read_table(folder)
+        return Records(tuple(sorted(rows, key=lambda record: record.id)), reasons)
     try:
         paths = _record_files(folder / RUNS if os.path.isdir(folder / RUNS) else folder)
     except FileNotFoundError as error:

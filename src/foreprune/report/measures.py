@@ -36,6 +36,8 @@ class Measure:
         difference_unit: of a difference between two of them: "points" for fractions.
         factor: from the record's value to what is shown.
         higher_is_better: whether more of it is better.
+        margin: the smallest difference that matters, in the record's units: half a percentage point of accuracy, `None`
+            for losses, which have no common scale.
     """
 
     key: Metric
@@ -44,6 +46,7 @@ class Measure:
     difference_unit: str
     factor: float
     higher_is_better: bool
+    margin: float | None = None
 
     def of(self, record: Record) -> float | None:
         """The record's value (accuracies are fractions), or `None` if it was not measured."""
@@ -76,8 +79,8 @@ class Measure:
 
 
 MEASURES: dict[str, Measure] = {
-    "top1": Measure("top1", "top-1 test accuracy", "%", "points", 100.0, True),
-    "top5": Measure("top5", "top-5 test accuracy", "%", "points", 100.0, True),
+    "top1": Measure("top1", "top-1 test accuracy", "%", "points", 100.0, True, 0.005),
+    "top5": Measure("top5", "top-5 test accuracy", "%", "points", 100.0, True, 0.005),
     "test_loss": Measure("test_loss", "test loss", "", "", 1.0, False),
 }
 

@@ -20,7 +20,15 @@ from foreprune.report.labels import printable
 from foreprune.report.measures import density_texts, percent
 from foreprune.report.panels import build_panels
 from foreprune.report.sections import Row, Section, sections
-from foreprune.report.significance import REFERENCES, Comparison, change_text, explanation, p_text, section_tests
+from foreprune.report.significance import (
+    REFERENCES,
+    Comparison,
+    change_text,
+    explanation,
+    outcome_text,
+    p_text,
+    section_tests,
+)
 
 _LONGEST_ERROR = 4000
 _MOST_VALUES = 5
@@ -137,9 +145,10 @@ def _section(section: Section, drawn: Sequence[Panel]) -> dict[str, Any]:
         "measure": section.measure,
         "references": columns,
         "rows": [_table_row(section, row, tests, columns) for row in rows],
-        "ablated": [_ablation_row(section, test) for test in tests if test.family != "methods"],
-        "explanation": explanation(section, [test for test in tests if test.family == "methods"]),
-        "ablation_explanation": explanation(section, [test for test in tests if test.family != "methods"]),
+        "means": [_test_row(section, test) for test in tests if test.family == "methods, mean over densities"],
+        "ablated": [_test_row(section, test) for test in tests if test.family.startswith("ablations")],
+        "explanation": explanation(section, [test for test in tests if test.family.startswith("methods")]),
+        "ablation_explanation": explanation(section, [test for test in tests if test.family.startswith("ablations")]),
         "seeds": _common([", ".join(map(str, row.seeds)) for row in rows if row.seeds]),
         "has_top5": any(row.top5 for row in rows),
         "has_failed": any(row.failed for row in rows),
@@ -195,21 +204,22 @@ def _table_row(section: Section, row: Row, tests: Sequence[Comparison], referenc
 
 
 def _test_cells(section: Section, test: Comparison | None) -> dict[str, Any]:
-    """The two cells of one comparison: the difference, and its p values."""
+    """The cells of one comparison: the difference, its p values, and what follows from them."""
     if test is None:
-        return {"change": "–", "change_value": -1e9, "p": "–", "holm": "", "p_value": 2.0}
+        return {"change": "–", "change_value": -1e9, "p": "–", "holm": "", "p_value": 2.0, "outcome": ""}
     return {
         "change": change_text(section, test),
         "change_value": -1e9 if test.difference is None else test.difference,
         "p": p_text(test.p) if test.p is not None else test.note,
         "holm": "" if test.holm is None else p_text(test.holm),
         "p_value": 2.0 if test.holm is None else test.holm,
+        "outcome": outcome_text(section, test) if test.outcome else "",
     }
 
 
-def _ablation_row(section: Section, test: Comparison) -> dict[str, Any]:
+def _test_row(section: Section, test: Comparison) -> dict[str, Any]:
     key = _key(test.label, section.style(test.label))
-    row = {"key": key, "where": test.where, "density": test.density or 0.0, "n": test.n}
+    row = {"key": key, "against": test.against, "where": test.where, "density": test.density or 0.0, "n": test.n}
     return row | _test_cells(section, test)
 
 

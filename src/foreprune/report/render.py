@@ -16,7 +16,7 @@ from foreprune.report.tables import markdown_table
 
 
 def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
-    """Write the report of every record under `folder` and return the path of its page.
+    """Write the report of every record under `folder`, or in such a `records.csv`, and return the path of its page.
 
     Written under `out` (the same folder if not given): `report.html`, self-contained; `figures/<section>-<panel>.png`
     and `.svg`; `table.md`; `records.csv`, one row per run; `significance.csv`, one row per comparison. Everything is
@@ -29,12 +29,13 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
     """
     require("matplotlib", "jinja2", "plotly.offline", "scipy")
     folder = Path(folder)
-    out = folder if out is None else Path(out)
+    table = folder.is_file()
+    out = (folder.parent if table else folder) if out is None else Path(out)
     found = read_records(folder)
     if not found.records:
         raise ValueError(_nothing_found(folder, found))
     files: dict[str, bytes] = {}
-    runs = folder / RUNS if (folder / RUNS).is_dir() else folder
+    runs = None if table else folder / RUNS if (folder / RUNS).is_dir() else folder
     drawn = [(section, build_panels(section)) for section in sections(found.records, runs=runs)]
     for section, panels in drawn:
         for panel in panels:
@@ -45,7 +46,9 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
     tests = markdown_tests(found.records)
     files["table.md"] = (markdown_table(found.records) + (f"\n{tests}" if tests else "")).encode()
     files["significance.csv"] = significance_csv(section for section, _ in drawn).encode()
-    files["records.csv"] = frame(found.records).to_csv(index=False, lineterminator="\n").encode()
+    # a table that was read holds numbers of curves and layers, which are not there to compute them again
+    own = folder.read_bytes() if table else frame(found.records).to_csv(index=False, lineterminator="\n").encode()
+    files["records.csv"] = own
     problems = [(path.relative_to(folder).as_posix(), reason) for path, reason in found.problems]
     files["report.html"] = page(found.records, problems=problems, drawn=drawn).encode()
     make_folder(out / "figures")

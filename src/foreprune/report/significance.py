@@ -2,6 +2,7 @@
 
 A difference pairs two runs of the same seed, which share initial weights, order of the data and scoring images. The
 test is Student's two-sided paired t-test; Holm's method (1979) corrects its p values within each family of a section.
+Every seed counts once: over several densities, its value is the mean of its differences.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from foreprune.analysis.statistics import CONFIDENCE, mean_interval
 from foreprune.records import Record
 from foreprune.report.colors import DENSE
 from foreprune.report.extras import require
@@ -20,27 +22,28 @@ from foreprune.report.measures import density_texts
 from foreprune.report.sections import Section, sections
 from foreprune.report.tables import markdown
 
-Family = Literal["methods", "ablations", "ablations, all densities", "ablations, mean over densities"]
+Family = Literal["methods", "methods, mean over densities", "ablations", "ablations, mean over densities"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+Outcome = Literal["differs", "equivalent", "undecided"]
 REFERENCES = ("random", "magnitude")
-CONFIDENCE = 0.95
 _SAME = 1e-12  # relative spread of differences below which they differ by rounding only
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison of two labels.
+    """One comparison of two labels, one value per seed.
 
-    `difference` is the mean over `n` pairs of `label` minus `against`, in the record's units (fractions for accuracy);
+    `difference` is the mean over `n` seeds of `label` minus `against`, in the record's units (fractions for accuracy);
     `low` and `high` are its 95 % confidence interval, `t` and `p` the statistic and two-sided p value of the paired
     t-test, `holm` the p value corrected within the family. All five are `None` where `note` says why there is no test.
-    `density` is `None` for comparisons over several densities.
+    `densities` are those compared; over several, the value of a seed is the mean of its differences.
+    `margin` is the smallest difference that matters (see `Measure`), `None` where there is none.
     """
 
     family: Family
     label: str
     against: str
-    density: float | None
+    densities: tuple[float, ...]
     seeds: tuple[int, ...]
     n: int
     difference: float | None
@@ -50,13 +53,30 @@ class Comparison:
     p: float | None = None
     holm: float | None = None
     note: str = ""
+    margin: float | None = None
+
+    @property
+    def density(self) -> float | None:
+        """The density, `None` for a mean over several."""
+        return self.densities[0] if len(self.densities) == 1 else None
 
     @property
     def where(self) -> str:
         """The density in a word or two."""
-        if self.density is not None:
-            return density_texts(self.density)[0]
-        return "all densities" if self.family == "ablations, all densities" else "mean over densities"
+        return f"mean of {len(self.densities)}" if self.density is None else density_texts(self.density)[0]
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What the test says, `None` where there is none.
+
+        "equivalent" if the 95 % interval lies within plus and minus the margin (two one-sided tests at 2.5 % each),
+        even if it leaves out zero; otherwise "differs" if the corrected p is below 0.05; otherwise "undecided".
+        """
+        if self.low is None or self.high is None:
+            return None
+        if self.margin is not None and max(-self.low, self.high) < self.margin:
+            return "equivalent"
+        return "differs" if self.holm is not None and self.holm < 1 - CONFIDENCE else "undecided"
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -73,29 +93,29 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _tested(
-    family: Family,
-    label: str,
-    against: str,
-    density: float | None,
-    pairs: Sequence[tuple[float, float]],
-    seeds: Iterable[int],
+def compare(
+    section: Section, label: str, against: str, densities: Sequence[float], *, family: Family = "methods"
 ) -> Comparison:
-    """The comparison of paired results, without the correction."""
-    differences = [one - other for one, other in pairs]
-    mean = statistics.fmean(differences) if differences else None
-    found = Comparison(family, label, against, density, tuple(seeds), len(pairs), mean)
-    if len(pairs) < 2:
-        return replace(found, note=f"n = {len(pairs)}: no test")
-    largest = max(abs(value) for pair in pairs for value in pair)
-    if max(differences) - min(differences) <= _SAME * largest:
-        return replace(found, note="all differences are equal: no test")
-    from scipy.stats import ttest_rel
+    """Compare two labels over the seeds that finished both at every one of `densities`; p is not corrected.
 
-    first, second = zip(*pairs, strict=True)
-    result = ttest_rel(first, second)
-    low, high = map(float, result.confidence_interval(CONFIDENCE))
-    return replace(found, t=float(result.statistic), p=float(result.pvalue), low=low, high=high)
+    Raises:
+        ValueError: no density is given.
+    """
+    if not densities:
+        raise ValueError("compare needs one density or more, such as section.densities(), not none")
+    pairs = [section.pairs(label, against, density) for density in densities]
+    seeds = tuple(sorted(set.intersection(*(set(mine) for mine in pairs))))
+    first, second = ([statistics.fmean(mine[seed][at] for mine in pairs) for seed in seeds] for at in (0, 1))
+    differences = [one - other for one, other in zip(first, second, strict=True)]
+    mean = statistics.fmean(differences) if seeds else None
+    margin = section.measure.margin
+    found = Comparison(family, label, against, tuple(densities), seeds, len(seeds), mean, margin=margin)
+    if len(seeds) < 2:
+        return replace(found, note=f"n = {len(seeds)}: no test")
+    if max(differences) - min(differences) <= _SAME * max(map(abs, (*first, *second))):
+        return replace(found, note="all differences are equal: no test")
+    interval = mean_interval(differences)
+    return replace(found, t=interval.t, p=interval.p, low=interval.low, high=interval.high)
 
 
 def section_tests(section: Section) -> tuple[Comparison, ...]:
@@ -130,15 +150,16 @@ def _method_tests(section: Section) -> list[Comparison]:
     for label, method in section.methods():
         if method == DENSE:
             continue
-        densities = sorted({r.experiment.density for r in section.finished(label=label)}, reverse=True)
         for name in REFERENCES:
             against = _reference_label(section, name, step=section.variants[label].step)
             if against is None or against == label or (method, name) == ("random", "magnitude"):
                 continue  # magnitude against random is listed once
-            for density in densities:
-                if section.finished(label=against, density=density):
-                    pairs = section.pairs(label, against, density)
-                    found.append(_tested("methods", label, against, density, list(pairs.values()), pairs))
+            densities = [
+                density
+                for density in section.densities()
+                if section.finished(label=label, density=density) and section.finished(label=against, density=density)
+            ]
+            found += _each_and_mean(section, label, against, densities, "methods", "methods, mean over densities")
     return found
 
 
@@ -146,23 +167,18 @@ def _ablation_tests(section: Section) -> list[Comparison]:
     found = []
     for label, _ in section.methods(ablated=True):
         base = section.variants[label].base
-        pairs = {density: mine for density in section.densities() if (mine := section.pairs(label, base, density))}
-        for density, mine in pairs.items():
-            found.append(_tested("ablations", label, base, density, list(mine.values()), mine))
-        if len(pairs) < 2:
-            continue
-        every = [pair for mine in pairs.values() for pair in mine.values()]
-        seeds = sorted({seed for mine in pairs.values() for seed in mine})
-        found.append(_tested("ablations, all densities", label, base, None, every, seeds))
-        whole = [seed for seed in seeds if all(seed in mine for mine in pairs.values())]
-        means = [_mean_pair([mine[seed] for mine in pairs.values()]) for seed in whole]
-        found.append(_tested("ablations, mean over densities", label, base, None, means, whole))
+        densities = [density for density in section.densities() if section.pairs(label, base, density)]
+        found += _each_and_mean(section, label, base, densities, "ablations", "ablations, mean over densities")
     return found
 
 
-def _mean_pair(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    first, second = zip(*pairs, strict=True)
-    return statistics.fmean(first), statistics.fmean(second)
+def _each_and_mean(
+    section: Section, label: str, against: str, densities: Sequence[float], each: Family, mean: Family
+) -> list[Comparison]:
+    """One comparison per density, and one over all that have pairs, if there are several."""
+    found = [compare(section, label, against, [density], family=each) for density in densities]
+    paired = [density for test in found if test.n for density in test.densities]
+    return [*found, compare(section, label, against, paired, family=mean)] if len(paired) > 1 else found
 
 
 def p_text(value: float | None) -> str:
@@ -182,6 +198,13 @@ def change_text(section: Section, test: Comparison) -> str:
     return f"{change(test.difference)} [{change(test.low)}, {change(test.high)}]"
 
 
+def outcome_text(section: Section, test: Comparison) -> str:
+    """`differs`, `equivalent within ±0.5` or `undecided`; a dash where there is no test."""
+    if test.outcome == "equivalent" and test.margin is not None:
+        return f"equivalent within ±{section.measure.factor * test.margin:g}"
+    return test.outcome or "–"
+
+
 def explanation(section: Section, tests: Sequence[Comparison]) -> list[str]:
     """What was tested and how far to trust it, in sentences; nothing for a section without comparisons."""
     if not tests:
@@ -192,25 +215,36 @@ def explanation(section: Section, tests: Sequence[Comparison]) -> list[str]:
     counted = "; ".join(f"{count} of {family}" for family, count in families if count)
     found = [
         f"A difference is the mean over seeds of a run's {measure.name} minus that of the run of the same seed that it "
-        f"is compared with{unit}; its 95 % confidence interval stands in brackets.",
+        f"is compared with{unit}; its 95 % confidence interval stands in brackets. Every seed counts once: over "
+        "several densities its value is the mean of its differences.",
         "p is that of Student's two-sided paired t-test; p (Holm) is corrected for the number of tests in this section "
         f"({counted})."
         if counted
         else "No comparison has the two pairs that a test needs.",
     ]
-    sizes = sorted({test.n for test in tests if test.p is not None and test.density is not None})
+    if counted:
+        found.append(_outcomes_explained(section))
+    sizes = sorted({test.n for test in tests if test.p is not None})
     if sizes and sizes[0] <= 5:
         found.append(
-            f"With n = {sizes[0]} pairs the test has little power: |t| must exceed {critical(sizes[0]):.2f} for "
-            "p < 0.05 before any correction. A difference that is not significant is no evidence that there is none; "
-            "look at the interval."
-        )
-    if any(test.family == "ablations, all densities" for test in tests):
-        found.append(
-            "“All densities” takes every pair of seed and density as one of n, as if the densities of one seed were "
-            "independent; “mean over densities” takes one mean per seed and is the cautious reading."
+            f"With n = {sizes[0]} seeds the test has little power: |t| must exceed {critical(sizes[0]):.2f} for "
+            "p < 0.05 before any correction."
         )
     return found
+
+
+def _outcomes_explained(section: Section) -> str:
+    """What the outcomes of tests mean."""
+    measure = section.measure
+    differs = "“differs”: p (Holm) is below 0.05"
+    undecided = "“undecided”: neither, which is no evidence that there is no difference"
+    if measure.margin is None:
+        return f"{differs}; {undecided}."
+    margin = f"{measure.factor * measure.margin:g}"
+    return (
+        f"“Equivalent within ±{margin}”: the whole interval lies within ±{margin} {measure.difference_unit} (two "
+        f"one-sided tests at 2.5 %), even if it leaves out zero; otherwise {differs}; {undecided}."
+    )
 
 
 def critical(n: int) -> float:
@@ -220,8 +254,8 @@ def critical(n: int) -> float:
     return float(t.ppf(0.5 + CONFIDENCE / 2, n - 1))
 
 
-_COLUMNS = """section data model measure family label against density n seeds
-difference ci95_low ci95_high t p p_holm note"""
+_COLUMNS = """section data model measure family label against density densities n seeds
+difference ci95_low ci95_high t p p_holm margin outcome note"""
 
 
 def significance_csv(drawn: Iterable[Section]) -> str:
@@ -232,9 +266,11 @@ def significance_csv(drawn: Iterable[Section]) -> str:
     for section in drawn:
         about = (section.title, section.data, section.model, section.measure.key)
         for test in section_tests(section):
-            whom = (test.family, test.label, test.against, test.density, test.n, " ".join(map(str, test.seeds)))
+            densities, seeds = (" ".join(map(str, values)) for values in (test.densities, test.seeds))
+            whom = (test.family, test.label, test.against, test.density, densities, test.n, seeds)
             numbers = (test.difference, test.low, test.high, test.t, test.p, test.holm)
-            writer.writerow([*about, *whom, *numbers, test.note])  # None is written as nothing
+            # None is written as nothing
+            writer.writerow([*about, *whom, *numbers, test.margin, test.outcome, test.note])
     return stream.getvalue()
 
 
@@ -247,11 +283,12 @@ def markdown_tests(records: Iterable[Record]) -> str:
             continue
         lines = [f"### {markdown(section.title)}: differences", ""]
         lines += [f"{markdown(' '.join(explanation(section, tests)))}", ""]
-        lines += ["| method | against | density | n | difference [95 % CI] | t | p | p (Holm) |"]
-        lines += ["|---|---|---:|---:|---:|---:|---:|---:|"]
+        lines += ["| method | against | density | n | difference [95 % CI] | t | p | p (Holm) | outcome |"]
+        lines += ["|---|---|---:|---:|---:|---:|---:|---:|---|"]
         for test in tests:
             cells = [test.label, test.against, test.where, str(test.n), change_text(section, test)]
             cells += [test.note, "–", "–"] if test.t is None else [f"{test.t:.2f}", p_text(test.p), p_text(test.holm)]
+            cells.append(outcome_text(section, test))
             lines.append(f"| {' | '.join(map(markdown, cells))} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n" if parts else ""

@@ -57,17 +57,92 @@ def test_points_and_fits_by_hand() -> None:
     assert points["snip"].y == pytest.approx((3, 5, 7, 9))
     assert points["snip"].notes[1] == "snip, density 0.1, seed 1: ln trace 1, distance of the weights 5"
     fits = {line.label: line for line in weights.series if line.joined}
-    assert list(fits) == ["snip", "grasp", "all methods"]
+    assert list(fits) == ["snip", "grasp", "all methods", "exponential, rate fitted", "exponential, η = 0.001"]
     assert fits["snip"].y == pytest.approx((3, 9))
     assert fits["grasp"].y == pytest.approx((5, 2))
     x = [0, 1, 2, 3] * 2
     y = [3, 5, 7, 9, 5, 4, 3, 2]
     r2 = np.corrcoef(x, y)[0, 1] ** 2
-    assert found.notes[0] == (
+    assert found.notes[0].startswith(
         "Distance of the weights: snip R² = 1.000 (slope 2, n = 4); grasp R² = 1.000 (slope -1, n = 4); "
-        f"all methods R² = {r2:.3f} (slope 0.5, n = 8)."
+        f"all methods R² = {r2:.3f} (slope 0.5, n = 8); exponential, rate fitted R² = "
     )
     assert fits["all methods"].notes[0] == f"all methods R² = {r2:.3f} (slope 0.5, n = 8), least squares"
+
+
+def sized(method: str, density: float, seed: int, *, ln_trace: float, weights: float) -> Record:
+    made = run(method, seed, log10_trace=ln_trace / math.log(10), weights=weights, density=density)
+    return made.model_copy(update={"kept": round(density * 10_000), "total": 10_000})
+
+
+def test_a_trace_that_only_follows_the_size_adds_nothing() -> None:
+    """The distance is √kept and the trace grows with it, with noise of its own."""
+    records = []
+    for at, density in enumerate((0.64, 0.16, 0.04, 0.01)):
+        for seed in range(3):
+            for number, method in enumerate(("snip", "grasp", "synflow", "random")):
+                noise = 0.3 * math.sin(7 * at + 3 * seed + 11 * number)
+                distance = 100 * math.sqrt(density) + 1e-6 * math.cos(at + 5 * seed + 2 * number)
+                records.append(sized(method, density, seed, ln_trace=math.log(density) + noise, weights=distance))
+    found = convergence(only(records))
+    assert found is not None
+    overall, at_density = found.notes[1:3]
+    assert overall.startswith("Distance of the weights, all methods: R² = 1.000 on √kept alone, 0.9")
+    assert " on ln trace alone, 1.000 on both. Given √kept, ln trace explains" in overall
+    assert "(one fit per seed, n = 3)." in overall
+    assert at_density.startswith("Distance of the weights, given the density (a level for each): ln trace explains ")
+
+
+def test_what_the_trace_adds_by_hand() -> None:
+    """At each density distances are its level minus twice the deviation of ln trace from 1, 2, 3: slope -2."""
+    level = {0.64: 30.0, 0.16: 20.0, 0.04: 10.0}
+    records = [
+        sized(method, density, seed, ln_trace=base + 5 * at, weights=level[density] - (2 + 0.1 * seed) * base)
+        for at, density in enumerate(sorted(level))
+        for seed in (0, 1, 2)
+        for method, base in (("snip", 1.0), ("grasp", 2.0), ("synflow", 3.0))
+    ]
+    found = convergence(only(records))
+    assert found is not None
+    note = found.notes[2]
+    # slopes -2, -2.1, -2.2: deviation 0.1, half width 4.3027 * 0.1 / sqrt(3) = 0.248
+    assert "slope -2.1 [-2.35, -1.85] (one fit per seed, n = 3)" in note
+    assert "at one density: 0.64: -1.00 [-1.00, -1.00] (n = 3); 0.16: -1.00" in note
+
+
+def test_one_seed_has_no_interval() -> None:
+    records = [
+        sized(method, density, 0, ln_trace=base + 9 * density, weights=base * base + 50 * density)
+        for density in (0.64, 0.16)
+        for method, base in (("snip", 1.0), ("grasp", 2.0), ("synflow", 3.5))
+    ]
+    found = convergence(only(records))
+    assert found is not None
+    assert "(one seed)" in found.notes[2]
+
+
+def test_the_curves_of_figure_1_are_found_again() -> None:
+    """y = 40 (1 - exp(-0.001 T t)) for weights, t = 20 epochs by default."""
+    records = [
+        run(
+            "snip",
+            seed,
+            log10_trace=at / 2,
+            weights=40 * (1 - math.exp(-0.02 * 10 ** (at / 2))),
+            density=0.1 / (at + 1),
+        )
+        for at in range(8)
+        for seed in (0, 1)
+    ]
+    found = convergence(only(records))
+    assert found is not None
+    lines = {line.label: line for line in found.views[0].charts[0].series}
+    for label in ("exponential, rate fitted", "exponential, η = 0.001"):
+        assert "R² = 1.000 (a = 40" in lines[label].notes[0]
+        assert ", t = 20, n = 16)" in lines[label].notes[0]
+        expected = [40 * (1 - math.exp(-0.02 * math.exp(x))) for x in lines[label].x]
+        assert lines[label].y == pytest.approx(expected, rel=1e-4)
+    assert "η = 0.001, t" in lines["exponential, rate fitted"].notes[0]
 
 
 def test_only_original_runs_pruned_before_training_are_points() -> None:
