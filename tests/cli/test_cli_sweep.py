@@ -14,7 +14,7 @@ from foreprune.cli.printing import count, flops
 from foreprune.papers import entries, find
 from foreprune.records import Experiment, Record, read_records, write_record
 
-PAPERS = ("frankle-", "gebhart-", "ntksap-", "patil-")
+PAPERS = tuple(dict.fromkeys(entry.name.partition("-")[0] + "-" for entry in entries()))
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from foreprune.runner.ray_task import RUN_LOCK
 from foreprune.training.recipes import Recipe
 
 HERE = Path(__file__).parent
-EPOCHS = 40
+EPOCHS = 80
 
 
 def make(model: str, seed: int = 0) -> Experiment:
@@ -104,14 +104,14 @@ def test_killed_workers_and_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("started", slow),
         ("ended", slow),
     ]
-    # each process went on from a checkpoint of the one before, which is written every fourth epoch
+    # each process went on from a checkpoint of the one before, which is written every second epoch
     first, second = ([epoch for attempt, epoch in told if attempt == number] for number in (1, 2))
     third = [event.epoch.epoch for event in events if event.epoch is not None]
     assert 4 < second[0] <= first[-1] + 1
     assert second[0] + 4 < third[0] <= second[-1] + 4
     for epochs in (first, second, third):
         assert epochs == list(range(epochs[0], epochs[-1] + 1))
-        assert (epochs[0] - 1) % (EPOCHS // 10) == 0
+        assert (epochs[0] - 1) % (EPOCHS // 40) == 0
     assert third[-1] == EPOCHS
     assert [point.train_loss for point in records[0].curve] == [point.train_loss for point in records[1].curve]
     assert records[0].top1 == records[1].top1
