@@ -1,8 +1,9 @@
 """`python -m benchmarks.certificate`: writes the table of docs/results/index.md from the records of its pages.
 
 Every table and figure of the papers has a row: what was run, the published numbers with ours, whether they agree, and
-why not. Numbers come from `docs/results/*/records.csv` and `foreprune.papers.published`; words that no record holds
-(what was run, on which page, why not) from `docs/results/entries.toml`. `--check` says whether the page is current.
+why not; what was not run shows its cost. Numbers come from `docs/results/*/records.csv` and
+`foreprune.papers.published`; words that no record holds (the page, what was run, why not) from
+`docs/results/entries.toml`. `--check` says whether the page is current.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import itertools
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from foreprune.cli.printing import flops
+from foreprune.experiments.cost import estimate
 from foreprune.papers import Entry, entries
 from foreprune.papers.published import PUBLISHED, Beside, Published, beside
 
@@ -45,7 +49,8 @@ def table(notes: Mapping[str, Mapping[str, str]], found: list[Beside]) -> str:
         for _, group in itertools.groupby(numbers, key=lambda number: (number.model, number.density)):
             lines.append(_row(entry, note, list(group), ours))
         if not numbers:
-            cells = (_name(entry), note.get("run", "not run"), note.get("published", "a plot"), note.get("ours", "-"))
+            run = note.get("run") or _not_run(entry)
+            cells = (_name(entry), run, note.get("published", "a plot"), note.get("ours", "-"))
             lines.append(_line(*cells, note.get("agrees", "-"), _where(note)))
     return "\n".join(lines)
 
@@ -54,7 +59,7 @@ def _row(entry: Entry, note: Mapping[str, str], numbers: list[Published], ours: 
     """One network at one density, all methods."""
     model, density = numbers[0].model, numbers[0].density
     there = [ours[number] for number in numbers if number in ours]
-    run = note.get(model, note.get("run", "as published" if there else "not run"))
+    run = note.get(model) or note.get("run") or ("as published" if there else _not_run(entry))
     measured = "; ".join(f"{_label(pair.published)} {pair.text}" for pair in there)
     seeds = ", ".join(dict.fromkeys(f"n = {pair.ours.n}" for pair in there))
     cells = (
@@ -65,6 +70,12 @@ def _row(entry: Entry, note: Mapping[str, str], numbers: list[Published], ours: 
         f"{sum(pair.agrees for pair in there)} of {len(there)} within {numbers[0].within:g}" if there else "-",
     )
     return _line(*cells, _where(note))
+
+
+@cache
+def _not_run(entry: Entry) -> str:
+    cost = estimate(entry.experiments("paper"))
+    return f"not run: {cost.runs:,} runs" + (f", {flops(cost.flops)} FLOPs" if cost.flops else "")
 
 
 def _label(number: Published) -> str:
