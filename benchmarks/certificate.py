@@ -26,8 +26,9 @@ from foreprune.papers.published import PUBLISHED, Beside, Published, beside
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 BEGIN, END = "<!-- table: python -m benchmarks.certificate -->", "<!-- end of the table -->"
-Notes = Mapping[str, Mapping[str, str]]
 _NUMBERS = ("top1", "best_top1", "empty_units")
+
+Notes = Mapping[str, Mapping[str, str]]  # entry -> what no record says of it
 
 
 def read_rows(folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
@@ -42,7 +43,7 @@ def tables(notes: Notes, found: Sequence[Beside]) -> str:
     """Counts over the papers, then a section with a table for each."""
     papers = {paper: list(group) for paper, group in itertools.groupby(entries(), key=lambda entry: entry.paper)}
     counted = [
-        "| paper | tables and figures | of them run | published numbers | with ours | within tolerance |",
+        "| paper | tables and figures | run, at least in part | published numbers | with ours | within tolerance |",
         "|---|---:|---:|---:|---:|---:|",
         *(_line(_short(paper), *_counts(group, notes, found)) for paper, group in papers.items()),
     ]
@@ -84,7 +85,7 @@ def _row(
     *,
     first: bool,
 ) -> str:
-    """One network at one density, all methods. Title, cost and page stand in the first row of an entry."""
+    """One network at one density, all methods. Title, cost, page and reason stand in the first row of an entry."""
     model, density = numbers[0].model, numbers[0].density
     there = [ours[number] for number in numbers if number in ours]
     run = note.get(model) or note.get("run") or ("as published" if there else _not_run(entry) if first else "not run")
@@ -97,7 +98,7 @@ def _row(
         ", ".join(f"{_label(pair.published)} {pair.text}" for pair in there) or "-",
         f"{sum(pair.agrees for pair in there)} of {len(there)} within {numbers[0].within:g}" if there else "-",
     )
-    return _line(*cells, _where(note) if first or there else "")
+    return _line(*cells, _where(note) if first else "")
 
 
 @cache
@@ -116,7 +117,7 @@ def _short(paper: str) -> str:
 
 def _where(note: Mapping[str, str]) -> str:
     page = f"[page]({note['page']}.md)" if "page" in note else ""
-    return ". ".join(filter(None, (page, note.get("why", ""))))
+    return ": ".join(filter(None, (page, note.get("why", ""))))
 
 
 def _line(*cells: str) -> str:

@@ -55,7 +55,7 @@ def test_a_number_changes_with_its_record(tmp_path: Path) -> None:
     assert "as published, n = 2" in line
     assert "synflow 50.5 ± 0.7" in line
     assert "1 of 1 within 1.5" in line
-    assert "empty units (%): " in line
+    assert f"{number.measure} (%): " in line
     counts = [row for row in made.splitlines() if row.startswith("| Frankle")]
     assert counts == [f"| Frankle, Dziugaite, Roy & Carbin, ICLR 2021 | {FRANKLE[0]} | 1 | {FRANKLE[1]} | 1 | 1 |"]
 
