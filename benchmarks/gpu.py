@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def parts() -> tuple[Part, ...]:
 
     late = powers(0.8, (18, 14))  # 98.2 and 95.6 % sparsity
     compared = ("synflow", "ntk-sap", "grasp", "random", "magnitude", "snip")
-    fc = [replace(setting, seeds=5) for setting in gebhart.FC if setting.model in ("fc-500", "fc-1000")]
+    fc = [setting for setting in gebhart.FC if setting.model in ("fc-500", "fc-1000")]
     return (
         Part("resnet-20", ntksap.RESNET_20.runs(*compared, densities=late)),
         Part("vgg-16", tanaka.VGG_16.runs("synflow", "snip", "magnitude", "random", densities=powers(10, (-2, -3)))),

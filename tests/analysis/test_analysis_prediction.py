@@ -96,6 +96,17 @@ def test_traces_beyond_floats_are_at_the_upper_end() -> None:
     assert found.at([5000.0]) == pytest.approx((found.high,))
 
 
+@pytest.mark.parametrize("shift", [1000.0, -1000.0])
+def test_rates_beyond_floats_are_fitted(shift: float) -> None:
+    x = [at / 2 for at in range(-8, 6)]
+    y = [20 * (1 - math.exp(-math.exp(at))) for at in x]
+    found = exponential([at + shift for at in x], y, from_zero=True)
+    assert found is not None
+    assert (found.high, found.ln_rate) == pytest.approx((20, -shift), rel=1e-4)
+    assert found.rate in (0, math.inf)
+    assert found.at([at + shift for at in x]) == pytest.approx(y, rel=1e-3)
+
+
 def test_three_points_are_no_curve() -> None:
     assert exponential([0.0, 1.0, 2.0], [1.0, 2.0, 3.0]) is None
     assert exponential([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]) is None

@@ -45,7 +45,10 @@ def test_a_number_changes_with_its_record(tmp_path: Path) -> None:
     number = next(n for n in PUBLISHED if n.method == "synflow" and n.model == "vgg-16")
     (tmp_path / "a").mkdir()
     (tmp_path / "entries.toml").write_text('[frankle-figure-5]\npage = "a"\n', encoding="utf-8")
-    lines = ["id,status,empty_units", *(f"{name},finished,0.{50 + at}" for at, name in enumerate(run_ids(number)[:2]))]
+    lines = [
+        "id,status,empty_channels",
+        *(f"{name},finished,0.{50 + at}" for at, name in enumerate(run_ids(number)[:2])),
+    ]
     (tmp_path / "a" / "records.csv").write_text("\n".join(lines), encoding="utf-8")
     made = certificate.current(f"a\n{certificate.BEGIN}\nold\n{certificate.END}\nb\n", tmp_path)
     assert made.startswith("a\n")

@@ -152,6 +152,16 @@ def test_the_last_layer_is_the_one_that_makes_the_outputs_whatever_its_place() -
     torch.testing.assert_close(found["classify.weight"], wanted["2.weight"])
 
 
+def test_a_last_layer_that_is_not_pruned_keeps_its_signs_too() -> None:
+    model, x = mlp()
+    data = (x, torch.zeros(len(x), dtype=torch.long))
+    *others, _ = Net.of(model).prunable
+    wanted = foreprune.score(model, "px", data=data, last_layer="signed")
+    found = foreprune.score(model, "px", data=data, last_layer="signed", prunable=others)
+    for name in others:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-10, atol=0)
+
+
 def test_an_unknown_last_layer_is_refused() -> None:
     model, x = mlp()
     with pytest.raises(ValueError, match="method 'px': last_layer must be one of 'squared', 'signed', not 'own'"):

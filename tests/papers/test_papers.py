@@ -59,6 +59,11 @@ def test_every_table_and_figure_is_there() -> None:
     assert len(entries()) == len(NAMES) == 45
 
 
+def test_the_guide_counts_the_entries() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    assert f"`foreprune papers` lists {len(entries())} entries" in guide
+
+
 def test_entries_are_in_the_order_of_the_files() -> None:
     assert [entry.make.__module__ for entry in entries()] == sorted(entry.make.__module__ for entry in entries())
 

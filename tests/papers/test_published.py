@@ -19,7 +19,9 @@ def record(name: str, *, empty: int = 0, accuracies: tuple[float, ...] = (), sta
             "experiment": next(run for run in experiments if run.id == name),
             "status": status,
             "top1": accuracies[-1] if accuracies else None,
-            "layers": (LayerRecord(name="w", shape=(40, 2), kept=60, total=80, units=40, units_alive=40 - empty),),
+            "layers": (
+                LayerRecord(name="w", shape=(40, 2, 1, 1), kept=60, total=80, units=40, units_alive=40 - empty),
+            ),
             "curve": tuple(
                 Epoch(epoch=at + 1, lr=0.1, train_loss=1.0, train_top1=None, test_top1=value, seconds=1.0)
                 for at, value in enumerate(accuracies)
@@ -64,7 +66,7 @@ def test_best_and_last_accuracy_and_error() -> None:
     table = next(n for n in PUBLISHED if n.entry == "frankle-table-2" and n.method == "snip")
     row = row_of(record(run_ids(table)[0], accuracies=(0.5, 0.9, 0.8)))
     measured = {name: beside([row], [replace(table, measure=name)])[0].ours.mean for name in MEASURES}
-    assert measured == pytest.approx({"accuracy": 80, "best accuracy": 90, "error": 20, "empty units": 0})
+    assert measured == pytest.approx({"accuracy": 80, "best accuracy": 90, "error": 20, "empty channels": 0})
 
 
 def test_numbers_of_snip_and_synflow_are_those_printed() -> None:
@@ -89,5 +91,5 @@ def test_numbers_of_snip_and_synflow_are_those_printed() -> None:
 
 
 def test_numbers_from_a_file_may_be_missing() -> None:
-    row = {**row_of(record(run_ids(SNIP)[0], empty=2)), "empty_units": None}
+    row = {**row_of(record(run_ids(SNIP)[0], empty=2)), "empty_channels": None}
     assert beside([row], [SNIP]) == []

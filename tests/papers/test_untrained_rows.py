@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from foreprune.ablations import shuffle
-from foreprune.analysis import units_by_sparsity
 from foreprune.api import prune
+from foreprune.core.masks import Masks
+from foreprune.experiments.run import layers_of
 from foreprune.papers import find
 from foreprune.papers.published import PUBLISHED, Published, run_ids
-from foreprune.records import Experiment
+from foreprune.records import Experiment, empty_share
 from foreprune.zoo.datasets import load_cached
 from foreprune.zoo.models import create
 
@@ -40,7 +42,13 @@ def empty_channels(run: Experiment, data_dir: Path | None = None) -> float:
         masks = prune(model, run.method, density=run.density, data=batches, seed=run.seed)
     if run.ablation == "shuffle":
         masks = shuffle(masks, seed=run.seed)
-    return 100 * units_by_sparsity(model, masks)[1.0]
+    return percent_of_channels(model, masks)
+
+
+def percent_of_channels(model: nn.Module, masks: Masks) -> float:
+    share = empty_share(layer for layer in layers_of(model, masks) if len(layer.shape) == 4)
+    assert share is not None
+    return 100 * share
 
 
 def name_of(number: Published) -> str:
@@ -86,4 +94,4 @@ def test_the_identity_of_normalizations_would_be_seen() -> None:
     masks = prune(
         model, run.method, density=run.density, inputs=torch.zeros(1, 3, 32, 32), seed=run.seed, batchnorm="identity"
     )
-    assert 100 * units_by_sparsity(model, masks)[1.0] < number.value - number.within
+    assert percent_of_channels(model, masks) < number.value - number.within

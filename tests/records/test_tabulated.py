@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert found.problems == ()
     assert {record.id: record for record in found.records} == {record.id: record for record in records}
     assert [record.id for record in found.records] == sorted(record.id for record in records)
+
+
+def test_the_last_accuracy_is_never_taken_for_the_best(tmp_path: Path) -> None:
+    first = made("snip")
+    earlier = replace(first.curve[0], epoch=2, test_top1=0.8)
+    path = written(tmp_path / "records.csv", [first.model_copy(update={"curve": (earlier, *first.curve)})])
+    assert frame(read_records(path).records)[["top1", "best_top1"]].fillna(-1).to_numpy().tolist() == [[0.75, -1]]
+    path.write_text(path.read_text().replace(",best_top1,", ",other,"))  # of a version that did not write it
+    assert frame(read_records(path).records)["best_top1"].isna().all()
 
 
 def test_a_row_whose_settings_were_changed_is_left_aside(tmp_path: Path) -> None:

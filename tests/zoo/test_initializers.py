@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -91,7 +92,9 @@ def test_normalization_layers_are_reset_with_their_statistics() -> None:
 @pytest.mark.parametrize("model", ["resnet-20", "vgg-11", "mlp-bn-100", "lenet-300-100"])
 def test_uniform_scales_leave_every_other_number_as_it_is(model: str, init: str) -> None:
     plain = create(model, input_shape=(3, 16, 16), init=init, seed=5).state_dict()
-    drawn = create(model, input_shape=(3, 16, 16), init=f"{init}+uniform-scale", seed=5)
+    said = pytest.warns(UserWarning, match="has none") if model == "lenet-300-100" else contextlib.nullcontext()
+    with said:
+        drawn = create(model, input_shape=(3, 16, 16), init=f"{init}+uniform-scale", seed=5)
     scales = [f"{name}.weight" for name, layer in drawn.named_modules() if type(layer).__name__.startswith("Batch")]
     assert bool(scales) is (model != "lenet-300-100")
     for name, value in drawn.state_dict().items():
@@ -126,6 +129,12 @@ def test_uniform_scales_are_those_of_batch_normalization() -> None:
     drawn = [not bool(norm.weight.eq(1).all()) for norm in norms if norm.weight is not None]
     assert drawn == [True, True, True, False, False, False, False]
     assert all(not norm.bias.any() for norm in norms if getattr(norm, "bias", None) is not None)
+
+
+def test_uniform_scales_where_there_are_none_are_said_to_be_nothing() -> None:
+    for model in (nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False), nn.LayerNorm(2))):
+        with pytest.warns(UserWarning, match=r"this network has none; write 'xavier-normal' for the same weights$"):
+            initialize_(model, init="xavier-normal+uniform-scale", generator=seeded())
 
 
 def test_same_seed_same_weights_other_seed_other_weights() -> None:

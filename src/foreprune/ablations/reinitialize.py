@@ -49,7 +49,7 @@ def reinitialize(
     Put them in with `model.load_state_dict(weights, strict=False)`.
 
     Nothing of a training is left: biases and normalizations are drawn too, and running means, variances and counts of
-    batches start again from 0, 1 and 0. What no layer knows how to draw stays, with a warning.
+    batches start again from 0, 1 and 0. What no layer knows how to draw stays, with a warning unless `init` is "own".
 
     `"dense"` draws as for the unpruned network (Frankle et al., section 5). `"layer"` takes the fan-in times the
     layer's density (Liu et al., ICLR 2019); `"neuron"` takes for each output unit the number of weights it keeps (Evci

@@ -78,19 +78,25 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 class Exponential:
     """The curve (1 - e) high + e low with e = exp(-rate trace), and the R squared of its fit to n points.
 
-    Gebhart et al. 2021, section 5.1: `rate` is the learning rate times the time of training; for the distance of the
-    weights `low` is 0.
+    Gebhart et al. 2021, section 5.1: `rate` is the learning rate times the time of training, kept as its natural
+    logarithm, as traces of deep networks leave the range of a float; for the distance of the weights `low` is 0.
     """
 
     high: float
     low: float
-    rate: float
+    ln_rate: float
     r2: float
     n: int
 
+    @property
+    def rate(self) -> float:
+        """The rate itself; 0 or infinite where a float does not hold it."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.ln_rate))
+
     def at(self, ln_trace: Sequence[float]) -> tuple[float, ...]:
         """The curve at these natural logarithms of the trace."""
-        decay = _decay(np.asarray(ln_trace), np.log(self.rate))
+        decay = _decay(np.asarray(ln_trace), self.ln_rate)
         return tuple((self.high * (1 - decay) + self.low * decay).tolist())
 
 
@@ -123,7 +129,7 @@ def exponential(
         decay = _decay(at, ln_rate)
         return high * (1 - decay) + low * decay
 
-    guess = [float(np.log(best.rate)), best.high, *([] if from_zero else [best.low])]
+    guess = [best.ln_rate, best.high, *([] if from_zero else [best.low])]
     free = [np.inf] * (len(guess) - 1)
     bounds = ([edges[0], *(-value for value in free)], [edges[1], *free])
     with np.errstate(all="ignore"):
@@ -141,4 +147,4 @@ def _with_rate(x: Any, y: Any, ln_rate: float, from_zero: bool) -> Exponential:
     decay = _decay(x, ln_rate)
     fit: LeastSquares = least_squares((1 - decay,) if from_zero else (1 - decay, decay), y)
     high, low = (*fit.coefficients, 0.0)[:2]
-    return Exponential(high, low, float(np.exp(ln_rate)), fit.r2, fit.n)
+    return Exponential(high, low, ln_rate, fit.r2, fit.n)

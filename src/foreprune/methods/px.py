@@ -71,7 +71,7 @@ def px(
         name: weight.to(dtype, copy=True) if name in signed else weight.to(dtype).square()
         for name, weight in net.params.items()
     }
-    squares = require_grad(masks(squares), net.prunable)
+    squares = require_grad(masks(squares), [*net.prunable, *signed])
     z2, _ = PathGraph(net, task.batches[0].inputs, IDENTITIES, dtype=dtype, power=2).outputs(squares)
     parts = [
         (sign * tensor, exponent)

@@ -14,12 +14,12 @@ from foreprune.papers import find
 from foreprune.papers.entry import Runs
 from foreprune.papers.setting import powers
 
-Measure = Literal["empty units", "accuracy", "best accuracy", "error"]
+Measure = Literal["empty channels", "accuracy", "best accuracy", "error"]
 Row = Mapping[str, Any]
 
 # measure -> column of `foreprune.records.frame`, and percent from what it holds
 MEASURES: Mapping[Measure, tuple[str, Callable[[float], float]]] = {
-    "empty units": ("empty_units", lambda share: 100 * share),
+    "empty channels": ("empty_channels", lambda share: 100 * share),
     "accuracy": ("top1", lambda share: 100 * share),
     "best accuracy": ("best_top1", lambda share: 100 * share),
     "error": ("top1", lambda share: 100 - 100 * share),
@@ -34,8 +34,8 @@ class Published:
         entry: table or figure, by the name of `foreprune.papers`; the runs are some of its own at the scale "paper".
         model, data, method, density, ablation: which of them; `method` with its settings, as `foreprune compare` takes
             it, and `data` empty for any.
-        measure: what is measured, after the last epoch unless it says "best": "empty units" is the share of units
-            without an incoming weight.
+        measure: what is measured, after the last epoch unless it says "best": "empty channels" is the share of
+            convolutions' output channels without an incoming weight.
         value: the number, in percent.
         within: how far our mean may be off, in points.
     """
@@ -66,7 +66,7 @@ class Beside:
     @property
     def text(self) -> str:
         """Our mean with the standard deviation over seeds."""
-        digits = 1 if self.published.measure == "empty units" else 2
+        digits = 1 if self.published.measure == "empty channels" else 2
         std = "" if self.ours.std is None else f" ± {self.ours.std:.{digits}f}"
         return f"{self.ours.mean:.{digits}f}{std}"
 
@@ -145,7 +145,7 @@ def _collapse() -> Iterator[Published]:
         ("resnet-50", 5, {"magnitude": 0, "snip": 7, "grasp": 1, "synflow": 29}, 13),
     ):
         (density,) = powers(0.8, [exponent])
-        measured: dict[str, Any] = {"measure": "empty units", "within": 1.5}
+        measured: dict[str, Any] = {"measure": "empty channels", "within": 1.5}
         yield from _numbers(entry, model, density, values, **measured)
         yield from _numbers(entry, model, density, {"synflow": shuffled}, ablation="shuffle", **measured)
 

@@ -6,7 +6,7 @@ except ImportError as error:
     raise ImportError("records of runs need pydantic: pip install 'foreprune[cli]'", name="pydantic") from error
 
 from foreprune.records.experiment import Experiment, Scalar
-from foreprune.records.frame import frame, load_frame, row_of
+from foreprune.records.frame import empty_share, frame, load_frame, row_of
 from foreprune.records.provenance import command_line, commit, environment, now
 from foreprune.records.run_record import FORMAT, LayerRecord, Record
 from foreprune.records.store import (
@@ -41,6 +41,7 @@ __all__ = [
     "command_line",
     "commit",
     "earlier",
+    "empty_share",
     "environment",
     "finished",
     "frame",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreprune.records.run_record import Record
+from foreprune.records.run_record import LayerRecord, Record
 from foreprune.records.store import read_records
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _SETTINGS = (
     *("scope", "prune_at", "ablation", "widen", "init", "samples_per_class", "train_size"),
 )
 _RESULTS = ("status", "error", "kept", "total", "top1", "top5", "test_loss", "seconds_prune", "seconds_train")
-_DERIVED = ("best_top1", "empty_units")
+_DERIVED = ("best_top1", "empty_units", "empty_channels")
 _COLUMNS = ("id", *_SETTINGS, *_RESULTS, *_DERIVED)
 _COUNTS = ("seed", "prune_at", "samples_per_class", "train_size", "kept", "total")
 _NUMBERS = ("density", "sparsity", "widen", "top1", "top5", "test_loss", "seconds_prune", "seconds_train", *_DERIVED)
@@ -30,8 +30,9 @@ def frame(records: Sequence[Record]) -> pandas.DataFrame:
     Columns: id, data, model, method, density, sparsity, seed, scope, prune_at, ablation, widen, init,
     samples_per_class, train_size, status, error, kept, total, top1, top5 (fractions), test_loss, seconds_prune,
     seconds_train, best_top1 (the highest of all epochs, which some papers print), empty_units (the share of units, over
-    all prunable layers, without an incoming weight), then `analysis.*`, `hyper.*` and `recipe.*`. `density` and
-    `sparsity` are those asked for; `kept / total` is what was kept. Missing counts are `<NA>`, missing numbers NaN.
+    all prunable layers, without an incoming weight), empty_channels (the same of convolutions only), then `analysis.*`,
+    `hyper.*` and `recipe.*`. `density` and `sparsity` are those asked for; `kept / total` is what was kept. Missing
+    counts are `<NA>`, missing numbers NaN.
 
     Raises:
         ImportError: pandas is not installed.
@@ -51,17 +52,23 @@ def frame(records: Sequence[Record]) -> pandas.DataFrame:
 def row_of(record: Record) -> dict[str, Any]:
     """The row of `frame` for one record; what is missing is None or left out."""
     experiment = record.experiment
-    units = sum(layer.units for layer in record.layers)
-    alive = sum(layer.units_alive for layer in record.layers)
     row: dict[str, Any] = {"id": record.id}
     row |= {key: getattr(experiment, key) for key in _SETTINGS}
     row |= {key: getattr(record, key) for key in _RESULTS}
     row["best_top1"] = max((epoch.test_top1 for epoch in record.curve if epoch.test_top1 is not None), default=None)
-    row["empty_units"] = (units - alive) / units if units else None
+    row["empty_units"] = empty_share(record.layers)
+    row["empty_channels"] = empty_share(layer for layer in record.layers if len(layer.shape) > 2)
     row |= {f"analysis.{key}": value for key, value in record.analysis.items()}
     row |= {f"hyper.{key}": value for key, value in experiment.hyper.items()}
     row |= {f"recipe.{key}": value for key, value in experiment.model_dump(mode="json")["recipe"].items()}
     return row
+
+
+def empty_share(layers: Iterable[LayerRecord]) -> float | None:
+    """The share of units without an incoming weight; None without units."""
+    pairs = [(layer.units, layer.units_alive) for layer in layers]
+    units, alive = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+    return (units - alive) / units if units else None
 
 
 def load_frame(folder: str | Path) -> pandas.DataFrame:

@@ -22,7 +22,8 @@ def read_table(path: Path) -> tuple[tuple[Record, ...], tuple[tuple[Path, str], 
     """The records of a table and `(path with the number of the line, reason)` for every row that makes none.
 
     A row counts only if its settings have its id, so nothing is guessed. The test loss makes a curve of one point, the
-    last epoch; what the table does not hold (layers, curves, environments) is left empty.
+    last epoch, without its accuracy where another epoch's was higher, so that no best accuracy is read off that point;
+    what the table does not hold (layers, curves, environments) is left empty.
 
     Raises:
         ValueError: the file is no table of records.
@@ -55,7 +56,7 @@ def _record(row: dict[str, str]) -> Record:
         "train_loss": None,
         "train_top1": None,
         "test_loss": loss,
-        "test_top1": row.get("top1"),
+        "test_top1": row.get("top1") if row.get("best_top1") == row.get("top1") else None,
         "test_top5": row.get("top5"),
         "seconds": 0.0,
     }

@@ -7,12 +7,14 @@ variances, so the choice is named with every network instead of being a framewor
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
 from torch import Tensor, nn
 
 from foreprune.core.init import (
     NORMS,
+    UNIFORM_SCALE,
     WEIGHTED,
     check_initializer,
     draw_scale_,
@@ -60,6 +62,9 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
         generator: the only source of randomness. Numbers are drawn on its device and copied, so that a CPU generator
             gives the same weights on every device.
 
+    Warns:
+        UserWarning: "+uniform-scale" for a network without scales of batch normalization.
+
     Raises:
         ValueError: unknown `init`, or a layer with parameters that nothing says how to draw; nothing is changed then.
     """
@@ -77,9 +82,15 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
             _reset_norm_(layer)
         elif _owns_parameters(layer):
             _reset_by_itself_(layer, generator)
-    for _, layer in layers:
-        if scale_is_drawn(layer, init) and isinstance(scale := layer.weight, Tensor):
-            scale.copy_(draw_scale_(_wide(scale, generator), generator))
+    scales = [layer.weight for _, layer in layers if scale_is_drawn(layer, init) and isinstance(layer.weight, Tensor)]
+    for scale in scales:
+        scale.copy_(draw_scale_(_wide(scale, generator), generator))
+    if init.endswith(UNIFORM_SCALE) and not scales:
+        warnings.warn(
+            f"init {init!r} draws scales of batch normalization, and this network has none; "
+            f"write {init.removesuffix(UNIFORM_SCALE)!r} for the same weights",
+            stacklevel=2,
+        )
     return module
 
 

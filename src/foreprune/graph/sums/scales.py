@@ -5,6 +5,9 @@ edge weight. Layer, group and RMS normalization keep no statistics, so theirs is
 normalization without them; the mean, the bias and what is divided by on the way are no part of a path. Scales are
 constants: they have no gradient. One that is zero everywhere, as in residual branches that begin as nothing, counts as
 one: it says where training begins, and not which weights matter.
+
+Normalizations written by hand are no family of their own: their parameters enter with the power of all weights, but
+what is computed from buffers is a constant and enters as it is, as the 1/n of an average does.
 """
 
 from __future__ import annotations
