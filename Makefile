@@ -20,7 +20,7 @@ docs: $(STAMP)  ## the documentation site, in docs/_build
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 bench: $(STAMP)  ## speed and memory against the published procedures; about 15 minutes on an idle machine
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks speed
 
 clean:
 	rm -rf .venv runs docs/_build docs/methods docs/procedures docs/ablations docs/papers docs/_zoo_shares.md

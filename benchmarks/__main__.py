@@ -1,95 +1,46 @@
-"""`python -m benchmarks [part ...]`: the table of docs/performance.md, for this machine. `growth` draws its figure;
-`python -m benchmarks gpu` runs the published accuracies that need a GPU (`--help` says how)."""
+"""`python -m benchmarks NAME`: the commands of this folder, which measure the library and write pages of docs."""
 
 from __future__ import annotations
 
 import argparse
-import platform
+import importlib
 import sys
-from pathlib import Path
+import textwrap
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks import grasp, machine, ntk_sap, phew, selection, snip, startup, synflow, training
-from benchmarks.timing import Row
-
-PARTS = {
-    "snip": snip.rows,
-    "synflow": synflow.rows,
-    "grasp": grasp.rows,
-    "ntk-sap": ntk_sap.rows,
-    "phew": phew.rows,
-    "selection": selection.rows,
-    "training": training.rows,
-    "startup": startup.rows,
-    "demo": startup.demo_rows,
+COMMANDS = {
+    "speed": "time and memory beside the published procedures: the table of docs/performance.md",
+    "growth": "how time and memory grow with weights and runs: the figure of docs/performance.md",
+    "unchanged": "do all masks, record ids and figures agree with those of an earlier commit?",
+    "gpu": "the published accuracies that need a GPU, a few minutes a call",
+    "collapse": "channels without a weight, under several conventions, beyond frankle-figure-5",
+    "starts": "how pruned networks start: the tables on GraSP in docs/results/frankle-lenet-mnist.md",
+    "statements": "what papers state, judged by our records: the tables of statements in docs/results",
+    "certificate": "published numbers beside ours: the tables of docs/results/index.md",
 }
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["gpu"]:
-        from benchmarks import gpu
-
-        sys.exit(gpu.main(sys.argv[2:]))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, growth (default: the table)")
-    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the figure of growth")
-    chosen = parser.parse_args()
-    for name in chosen.parts:
-        if name not in {*PARTS, "growth"}:
-            parser.error(f"no benchmark {name!r}; there are {', '.join(PARTS)} and growth")
-    console = Console()
-    console.print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, "
-        f"{machine.flops_per_second() / 1e9:.0f} GFLOP/s, {machine.bytes_per_second() / 1e9:.0f} GB/s; "
-        "median of alternating runs [first to third quartile]",
-        highlight=False,
-        markup=False,
+def main() -> int:
+    """Hand over to `main` of the module of that name; its exit code."""
+    listed = (
+        textwrap.fill(words, 78, initial_indent=f"  {name:<13}", subsequent_indent=" " * 15)
+        for name, words in COMMANDS.items()
     )
-    rows: list[Row] = []
-    for name in [part for part in chosen.parts if part != "growth"] or ([] if chosen.parts else PARTS):
-        for row in PARTS[name]():
-            rows.append(row)
-            console.print(
-                f"{row.claim}: {row.ratio:.3g} {'' if row.met else '(MISSED) '}{row.agreement}", soft_wrap=True
-            )
-    if rows:
-        console.print(_table(rows), markup=False)
-    if chosen.markdown:
-        chosen.markdown.write_text(_markdown(rows))
-    if "growth" in chosen.parts:
-        from benchmarks import growth
-
-        growth.draw(chosen.out)
-
-
-_COLUMNS = ("work", "against", "ratio", "target", "ms", "theirs", "bound", "MB", "theirs")
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    spread = f"{row.ratio:.3g} [{row.low:.3g}-{row.high:.3g}]"
-    numbers = (row.ours_ms, row.reference_ms, row.bound_ms, row.ours_mb, row.reference_mb)
-    return (row.claim, row.reference, spread, f"{row.target:.3g}", *("-" if n is None else f"{n:.3g}" for n in numbers))
-
-
-def _table(rows: list[Row]) -> Table:
-    table = Table(*_COLUMNS, "", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*_cells(row), "met" if row.met else "MISSED")
-    return table
-
-
-def _markdown(rows: list[Row]) -> str:
-    lines = [" | ".join(_COLUMNS), " | ".join(["---", "---", *("---:" for _ in _COLUMNS[2:])])]
-    for row in rows:
-        cells = _cells(row)
-        lines.append(" | ".join((*cells[:2], cells[2] if row.met else f"**{cells[2]}**", *cells[3:])))
-    agreements = [f"* {row.claim}: {row.agreement}" for row in rows if row.agreement]
-    return "\n".join([*(f"| {line} |" for line in lines), "", *agreements, ""])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        usage="%(prog)s NAME ...",
+        description="\n".join(["Measure the library, and write the pages that say so.", "", *listed]),
+        epilog="python -m benchmarks NAME --help explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one of the names above")
+    name = parser.parse_args(sys.argv[1:2]).name
+    if name is None:
+        parser.print_help()
+        return 0
+    if name not in COMMANDS:
+        parser.error(f"no benchmark {name!r}; there are {', '.join(COMMANDS)}")
+    return int(importlib.import_module(f"benchmarks.{name}").main(sys.argv[2:]) or 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

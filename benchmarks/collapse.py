@@ -1,4 +1,4 @@
-"""`python -m benchmarks.collapse`: channels without a weight before training, beyond what `frankle-figure-5` runs.
+"""`python -m benchmarks collapse`: channels without a weight before training, beyond what `frankle-figure-5` runs.
 
 Two tables for docs/results/frankle-neuron-collapse.md. `conventions`: what each convention changes in SynFlow on
 ResNet-20 and VGG-16. `resnet-18`: the row that needs TinyImageNet; SynFlow and magnitude need only its shape, SNIP
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,14 @@ def _empty(network: torch.nn.Module, masks: Masks) -> dict[str, Any]:
     return {"kept": masks.kept, "empty_channels": empty_share(channels)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.collapse", description=__doc__)
-    parser.add_argument("table", choices=("conventions", "resnet-18"))
-    parser.add_argument("--seeds", type=int, default=3)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks collapse", description=__doc__)
+    parser.add_argument("table", choices=("conventions", "resnet-18"), help="which of the two")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--data-dir", help="folder with CIFAR-10 (default: FOREPRUNE_DATA)")
     parser.add_argument("--out", type=Path, help="CSV file to write (default: the screen)")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     found = conventions(chosen.seeds) if chosen.table == "conventions" else resnet_18(chosen.seeds, chosen.data_dir)
     rows = []
     for row in found:

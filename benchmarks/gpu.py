@@ -239,12 +239,12 @@ def missing(packages: Mapping[str, str]) -> list[str]:
     return [name for module, name in packages.items() if importlib.util.find_spec(module) is None]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code: 0 if all is done or the time is up, 1 if runs failed, 2 if it cannot be done here."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/gpu, or runs/gpu-rehearsal)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of this call, at most")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of this call, at most (default: 8)")
     parser.add_argument("--data-dir", help="folder of the images (default: FOREPRUNE_DATA)")
     parser.add_argument("--jobs", type=int, default=0, help=f"runs at a time (default: {_JOBS_PER_GPU} on each GPU)")
     parser.add_argument("--only", nargs="+", metavar="PART", help="of resnet-20, vgg-16, lenet-5, fc")

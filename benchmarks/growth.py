@@ -1,7 +1,11 @@
-"""How time and memory grow: of each method with the weights, of a sweep with its runs."""
+"""`python -m benchmarks growth`: how time and memory grow, of each method with the weights, of a sweep with its runs.
+
+Writes `growth.png` and `growth.csv`, the figure of docs/performance.md.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import tempfile
 import time
@@ -101,6 +105,15 @@ def sweep_rows() -> list[tuple[str, int, float, float]]:
         rows.append(("sweep", len(runs), seconds, megabytes))
         Console().print(f"sweep, {rows[-1][1]} runs: {rows[-1][2]:.3g} s, {rows[-1][3]:.0f} MB", highlight=False)
     return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks growth", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/images"), help="folder to write to (default: docs/images)"
+    )
+    draw(parser.parse_args(arguments).out)
 
 
 def draw(folder: Path) -> None:

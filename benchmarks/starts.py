@@ -1,11 +1,11 @@
-"""`python -m benchmarks.starts`: how pruned LeNet-300-100s start, before any training, and what becomes of a hot start.
+"""`python -m benchmarks starts`: how pruned LeNet-300-100s start, before any training, and what becomes of a hot start.
 
 For each method, density and seed, the network of `frankle-lenet-mnist` is drawn and pruned as in a run, and measured on
 1,000 training images (a choice by the seed): the mean cross-entropy, the Euclidean norm of its gradient with respect to
 the kept weights, and the standard deviation of all logits. "cooled" divides the weights of every layer by one
 constant, so that the logits deviate as those of the randomly pruned network of the same seed and density; "cooled at
-the output" divides the output layer alone. With `--epochs`, each
-network is then trained by the recipe of the page, so many epochs, and its test accuracy is measured.
+the output" divides the output layer alone. With `--epochs`, each network is then trained by the recipe of the page, so
+many epochs, and its test accuracy is measured.
 """
 
 from __future__ import annotations
@@ -136,16 +136,30 @@ def _change(mine: Sequence[Start], others: Sequence[Start]) -> str:
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command: the table on the screen, one row for each network in the file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.starts", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks starts", description=__doc__)
     parser.add_argument("--data-dir", help="folder of the data sets (default: FOREPRUNE_DATA)")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="METHOD")
-    parser.add_argument("--densities", nargs="+", type=float, default=[0.8**k for k in (4, 6, 12, 18)])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=METHODS,
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"of {', '.join(map(repr, METHODS))} (default: all)",
+    )
+    parser.add_argument(
+        "--densities",
+        nargs="+",
+        type=float,
+        default=[0.8**k for k in (4, 6, 12, 18)],
+        metavar="DENSITY",
+        help="fractions of weights kept (default: 0.41 0.262 0.0687 0.018)",
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on (default: 5)")
     parser.add_argument("--epochs", type=int, default=0, help="train so many epochs (default: none)")
     parser.add_argument("--out", type=Path, help="also write every network's numbers to this CSV file")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     data = load_cached("mnist", chosen.data_dir)
     found = starts(chosen.methods, chosen.densities, range(chosen.seeds), data=data, epochs=chosen.epochs)
     print(table(found))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.statements [PAGE ...]`: what papers state, beside our numbers, on the pages of docs/results.
+"""`python -m benchmarks statements [PAGE ...]`: what papers state, beside our numbers, on the pages of docs/results.
 
 Reads `docs/results/PAGE/records.csv` (or the folder or table given with `--records`) and writes the table of statements
 into `docs/results/PAGE.md`, between its marks. Every seed counts once: a difference is paired by seed and averaged over
@@ -35,6 +35,10 @@ from foreprune.report.significance import Comparison, change_text, compare, holm
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 BEGIN, END = "<!-- statements: python -m benchmarks.statements -->", "<!-- end of the statements -->"
 LEVEL = 0.05
+_OPENING = (
+    "".join(f"{part} " for part in (__doc__ or "").split("\n\n")[:2])
+    + "benchmarks/statements.py has the rules of a verdict."
+)
 Expected = Literal["more", "less", "same", "not less"]
 Verdict = Literal["agrees", "does not agree", "undecided", "not run"]
 
@@ -197,7 +201,7 @@ def main(arguments: Sequence[str] | None = None, *, say: Callable[[str], None] =
     """The command; 1 if `--check` finds a page that is not current."""
     from benchmarks.stated import PAGES
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.statements", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks statements", description=_OPENING)
     parser.add_argument("pages", nargs="*", metavar="PAGE", help=f"of {', '.join(PAGES)} (default: all)")
     parser.add_argument("--records", type=Path, help="folder of runs or records.csv (default: the page's own)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not current")
@@ -221,7 +225,7 @@ def main(arguments: Sequence[str] | None = None, *, say: Callable[[str], None] =
         if not chosen.check:
             path.write_text(new, encoding="utf-8")
         elif new != page:
-            say(f"{path.name} is not current: python -m benchmarks.statements {name}")
+            say(f"{path.name} is not current: python -m benchmarks statements {name}")
     return int(chosen.check and stale > 0)
 
 

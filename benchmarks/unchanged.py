@@ -1,4 +1,4 @@
-"""`python -m benchmarks.unchanged --against COMMIT`: does this tree compute what an earlier commit computed?
+"""`python -m benchmarks unchanged --against COMMIT`: does this tree compute what an earlier commit computed?
 
 Every method on every network of the contract tests, in both precisions, with each scope and ablation; the networks of
 the papers; the numbers of `analyze`; the ids of all runs of the papers; and, with --demo, the records of the demo.
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +166,12 @@ def _taken(source: Path, *, with_demo: bool, target: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.unchanged", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks unchanged", description=__doc__)
     parser.add_argument("--against", metavar="COMMIT", help="the commit to compare this tree with")
     parser.add_argument("--demo", action="store_true", help="also run and compare the demo (two minutes more)")
     parser.add_argument("--take", type=Path, metavar="FILE", help="only write the snapshot of what is imported here")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if chosen.take:
         found = snapshot()
         if chosen.demo:

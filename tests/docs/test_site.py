@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 import foreprune as fp
+from foreprune.core.init import initializers
+from foreprune.papers import entries
 
 DOCS = Path(__file__).parents[2] / "docs"
 PACKAGE = Path(fp.__file__).parent
@@ -27,6 +29,18 @@ def extension(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_pages_name_papers_and_initializers() -> None:
+    sweeps = (DOCS / "sweeps.md").read_text(encoding="utf-8")
+    papers = {entry.name.partition("-")[0] for entry in entries()}
+    assert {
+        line.split("`")[1] for line in sweeps.splitlines() if line.startswith("| `") and "20" in line.split("|")[2]
+    } == {f"{paper}-*" for paper in papers}
+    assert all(f"`{name}`" in sweeps for name in initializers() if "+" not in name)
+    count = {5: "five", 6: "six", 7: "seven", 8: "eight"}[len(papers)]
+    assert f"tables and figures of {count} papers" in (DOCS / "index.md").read_text(encoding="utf-8")
+    assert f"tables and figures of {count} papers" in (DOCS.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_plain_text_becomes_markdown() -> None:

@@ -140,7 +140,7 @@ def test_every_statement_of_appendix_k_is_about_runs_of_the_entry() -> None:
 
 @pytest.mark.parametrize("name", stated.PAGES)
 def test_the_pages_are_current(name: str) -> None:
-    assert main(["--check", name]) == 0, f"run: python -m benchmarks.statements {name}"
+    assert main(["--check", name]) == 0, f"run: python -m benchmarks statements {name}"
 
 
 @pytest.mark.parametrize("name", stated.PAGES)

@@ -51,7 +51,7 @@ def run() -> NoReturn:
     command = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="foreprune",
-        description="Prune neural networks before training them. `foreprune compare` shows what that does.",
+        description="Prune neural networks before training them; `foreprune compare` shows how.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     warnings.showwarning = _show_warning

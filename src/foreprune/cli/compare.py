@@ -19,9 +19,8 @@ from foreprune.experiments import grid
 class Compare:
     """Prune, train and test with several methods, densities and seeds; tables, report.
 
-    Without arguments: the demo, on 1,797 real images of handwritten digits that
-    come with scikit-learn. Finished runs are kept in the output folder: the same
-    command again skips them and continues what was interrupted.
+    * Without arguments: the demo, on 1,797 real images of handwritten digits.
+    * The same command again skips finished runs and continues the others.
 
       foreprune compare
       foreprune compare --data mnist --data-dir ~/data --densities 0.1 0.02 \\
@@ -87,7 +86,13 @@ class Compare:
 
 @dataclass(frozen=True)
 class Report:
-    """Draw the report again from the records of a folder."""
+    """Make the report again, from the records of a folder or the table of a report.
+
+    From a table, what needs layers, masks or training curves is left out.
+
+      foreprune report runs/compare
+      foreprune report docs/results/first-run/records.csv --out report
+    """
 
     folder: tyro.conf.Positional[Path] = Path("runs/compare")
     """folder that `foreprune compare` or `foreprune sweep` wrote, or the `records.csv` of a report"""

@@ -18,10 +18,9 @@ _SUBJECTS = {"masks": "The masks are", "weights": "The weights are", "method": "
 
 @dataclass(frozen=True)
 class Methods:
-    """List the pruning methods: what each keeps, what it needs, where it comes from. And the ablations.
+    """List methods, procedures and ablations: what each does, needs and comes from.
 
-    With names, everything about those: formula, settings, what the authors'
-    code does differently.
+    With names: formula, settings, and what the authors' code does differently.
 
       foreprune methods
       foreprune methods grasp ltr

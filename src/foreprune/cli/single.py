@@ -101,7 +101,7 @@ class Prune:
 
 @dataclass(frozen=True)
 class Train:
-    """Train one network, sparse if masks are given, and write weights and training curve.
+    """Train one network, sparse if masks are given; writes weights and training curve.
 
     Without a recipe, it is trained by the one that suits data and network.
 

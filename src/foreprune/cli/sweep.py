@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 class Sweep:
     """Run a table or figure of a paper: prune, train, test, tables and a report.
 
-    `foreprune papers` lists the names. Finished runs are kept in the output
-    folder: the same command again skips them and continues what was interrupted.
-    Runs that several figures share are run once if they go to one folder.
+    * `foreprune papers` lists the names.
+    * The same command again skips finished runs and continues the others.
+    * Runs that several figures share are run once if they go to one folder.
+    * Where a paper prints numbers for just these runs, ours stand beside them.
 
       foreprune sweep frankle-figure-4
       foreprune sweep gebhart-figure-3 --scale small --data-dir ~/data --dry-run
@@ -68,8 +69,7 @@ class Sweep:
 class Papers:
     """List the tables and figures that `foreprune sweep` can run, and their costs.
 
-    With names, all about those: paper, methods, densities, what was decided
-    where the paper is silent, and the cost at every scale.
+    With names: networks, methods, densities, costs, and where a paper is silent.
 
       foreprune papers --scale small
       foreprune papers frankle-figure-4

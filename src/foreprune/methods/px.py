@@ -48,7 +48,8 @@ def px(
     of 1. In a ReLU network without biases the tangent kernel's diagonal is at most z1_k times the trace of the path
     kernel for k. R is summed over all samples in the data; labels are not looked at. 100 rounds, exponential schedule.
     Scores are defined up to one common factor. Below a dense last layer z1 is the same for all outputs, and PX is
-    SynFlow-L2 in its conserved form: data matter from the round on in which the last layer has lost weights.
+    `synflow-l2` with `form="theta2"` and `batchnorm="identity"`: data matter from the round on in which the last layer
+    has lost weights.
 
     The gates come from a pass of the real masked network on the data, with batch normalization in inference mode, as in
     the authors' code, or with the statistics of the batch (`batchnorm="train"`). A ReLU is 0 or 1. The paper says

@@ -34,7 +34,9 @@ def synflow(
     Sums are computed in double. The authors' code takes single precision, which overflows on deep networks (and then
     keeps no weight) and leaves part of the mask to rounding: weights in series carry the same flow, in float32 their
     scores tie or fall in any order, and a hundred rounds amplify it. `precision="single"` takes half the time and
-    memory; activations carry powers of two of their own, so nothing overflows there either.
+    memory, and is what a device without float64 computes in, with a warning; activations carry powers of two of their
+    own, so nothing overflows there either. Rounds before the last keep the number of weights that the authors' code
+    keeps, in effect rounded up.
     """
     paths = task.once(path_graph, net, task.example, batchnorm=batchnorm, precision=precision)
     weights = paths.masked(torch.abs, masks)  # |w| m

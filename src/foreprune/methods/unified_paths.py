@@ -76,7 +76,9 @@ def synflow_l2_dist(
     batchnorm: Normalization = "scale",
     precision: Precision = "double",
 ) -> Scores:
-    """SynFlow-L2 with the data's mean image in place of ones; `form` as in synflow-l2, the image as in
-    synflow-dist, `batchnorm` and `precision` as in synflow."""
+    """SynFlow-L2 with the data's mean image in place of ones: R = 1^T (prod_l W_l^2 m_l) mu.
+
+    `form` as in synflow-l2, the image as in synflow-dist, `batchnorm` and `precision` as in synflow.
+    """
     paths = task.once(path_graph, net, task.example, batchnorm=batchnorm, precision=precision, power=2)
     return _squared_saliency(paths, masks, form=form, image=task.mean_image)
