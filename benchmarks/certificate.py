@@ -25,7 +25,7 @@ from foreprune.papers import Entry, entries
 from foreprune.papers.published import PUBLISHED, Beside, Published, beside
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-BEGIN, END = "<!-- table: python -m benchmarks.certificate -->", "<!-- end of the table -->"
+BEGIN, END = "<!-- table: python -m benchmarks certificate -->", "<!-- end of the table -->"
 _NUMBERS = ("top1", "best_top1", "empty_channels")
 
 Notes = Mapping[str, Mapping[str, str]]  # entry -> what no record says of it

@@ -1,11 +1,11 @@
-"""`python -m benchmarks starts`: how pruned LeNet-300-100s start, before any training, and what becomes of a hot start.
+"""`python -m benchmarks starts`: how pruned networks start, before any training, and what becomes of a hot start.
 
-For each method, density and seed, the network of `frankle-lenet-mnist` is drawn and pruned as in a run, and measured on
-1,000 training images (a choice by the seed): the mean cross-entropy, the Euclidean norm of its gradient with respect to
-the kept weights, and the standard deviation of all logits. "cooled" divides the weights of every layer by one
-constant, so that the logits deviate as those of the randomly pruned network of the same seed and density; "cooled at
-the output" divides the output layer alone. With `--epochs`, each network is then trained by the recipe of the page, so
-many epochs, and its test accuracy is measured.
+For each method, density and seed, the network of `--recipe` is drawn and pruned as in a run, and measured on 1,000
+training images (a choice by the seed), batch normalization with their statistics: the mean cross-entropy, the Euclidean
+norm of its gradient with respect to the kept weights, and the standard deviation of all logits. "cooled" divides the
+weights of every layer by one constant, so that the logits deviate as those of the randomly pruned network of the same
+seed and density; "cooled at the output" divides the output layer alone; neither means much behind normalizations. With
+`--epochs`, each network is then trained by the recipe, so many epochs, and its test accuracy is measured.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ METHODS = (
 )
 _ABLATIONS = {"shuffled": "shuffle", "reinitialized": "reinit"}
 IMAGES = 1000
+NETWORKS = {  # recipe -> data set and network
+    "frankle-lenet-mnist": ("mnist", "lenet-300-100"),
+    "frankle-resnet-20-cifar-10": ("cifar-10", "resnet-20"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,13 @@ class Start:
 
 
 def starts(
-    methods: Sequence[str], densities: Iterable[float], seeds: Iterable[int], *, data: DataSet, epochs: int = 0
+    methods: Sequence[str],
+    densities: Iterable[float],
+    seeds: Iterable[int],
+    *,
+    data: DataSet,
+    recipe_name: str = "frankle-lenet-mnist",
+    epochs: int = 0,
 ) -> list[Start]:
     """One `Start` for each method, density and seed; those that are cooled need "random" before them."""
     found: dict[tuple[str, float, int], Start] = {}
@@ -61,12 +71,12 @@ def starts(
             method, _, words = label.partition(", ")
             experiment = Experiment(
                 data=data.name,
-                model="lenet-300-100",
+                model=NETWORKS[recipe_name][1],
                 method=method,
                 density=density,
                 seed=seed,
                 ablation=_ABLATIONS.get(words, "none"),
-                recipe=replace(recipe("frankle-lenet-mnist"), epochs=max(epochs, 1)),
+                recipe=replace(recipe(recipe_name), epochs=max(epochs, 1)),
             )
             run = RunContext(experiment, data, data.train, Path(folder), "cpu")
             start = start_of(run)
@@ -139,6 +149,7 @@ def _change(mine: Sequence[Start], others: Sequence[Start]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: the table on the screen, one row for each network in the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks starts", description=__doc__)
+    parser.add_argument("--recipe", default="frankle-lenet-mnist", choices=NETWORKS, help="network and training")
     parser.add_argument("--data-dir", help="folder of the data sets (default: FOREPRUNE_DATA)")
     parser.add_argument(
         "--methods",
@@ -160,8 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=0, help="train so many epochs (default: none)")
     parser.add_argument("--out", type=Path, help="also write every network's numbers to this CSV file")
     chosen = parser.parse_args(arguments)
-    data = load_cached("mnist", chosen.data_dir)
-    found = starts(chosen.methods, chosen.densities, range(chosen.seeds), data=data, epochs=chosen.epochs)
+    data = load_cached(NETWORKS[chosen.recipe][0], chosen.data_dir)
+    seeds = range(chosen.seeds)
+    found = starts(chosen.methods, chosen.densities, seeds, data=data, recipe_name=chosen.recipe, epochs=chosen.epochs)
     print(table(found))
     if chosen.out:
         with chosen.out.open("w", newline="", encoding="utf-8") as stream:

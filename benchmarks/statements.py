@@ -33,7 +33,7 @@ from foreprune.report.sections import Section, sections
 from foreprune.report.significance import Comparison, change_text, compare, holm
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-BEGIN, END = "<!-- statements: python -m benchmarks.statements -->", "<!-- end of the statements -->"
+BEGIN, END = "<!-- statements: python -m benchmarks statements -->", "<!-- end of the statements -->"
 LEVEL = 0.05
 _OPENING = (
     "".join(f"{part} " for part in (__doc__ or "").split("\n\n")[:2])
