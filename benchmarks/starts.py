@@ -149,7 +149,13 @@ def _change(mine: Sequence[Start], others: Sequence[Start]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: the table on the screen, one row for each network in the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks starts", description=__doc__)
-    parser.add_argument("--recipe", default="frankle-lenet-mnist", choices=NETWORKS, help="network and training")
+    parser.add_argument(
+        "--recipe",
+        default="frankle-lenet-mnist",
+        choices=NETWORKS,
+        metavar="RECIPE",
+        help=f"network, data and training, of {', '.join(NETWORKS)} (default: the first)",
+    )
     parser.add_argument("--data-dir", help="folder of the data sets (default: FOREPRUNE_DATA)")
     parser.add_argument(
         "--methods",
