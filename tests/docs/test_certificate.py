@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,16 @@ def test_every_table_and_figure_has_a_row_that_leads_to_a_page_or_says_that_it_w
         assert page or (run == "not run" if name in seen else re.match(r"not run: [\d,]+ runs", run)), row
         seen.add(name)
         assert not page or (ROOT / "docs" / "results" / f"{page}.md").exists()
+
+
+def test_the_count_of_statements_is_that_of_the_page() -> None:
+    notes = tomllib.loads((ROOT / "docs" / "results" / "entries.toml").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "results" / "frankle-lenet-mnist.md").read_text(encoding="utf-8")
+    verdicts = Counter(re.findall(r"\*\*([a-z ]+)\*\* \|$", page, flags=re.M))
+    note = notes["frankle-appendix-k"]
+    assert note["published"] == f"{verdicts.total()} statements"
+    words = ("agrees", "does not agree", "undecided", "not run")
+    assert [int(number) for number in re.findall(r"\d+", note["ours"])] == [verdicts[word] for word in words]
 
 
 def test_a_number_changes_with_its_record(tmp_path: Path) -> None:
