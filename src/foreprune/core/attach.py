@@ -14,7 +14,7 @@ state leave no trace that costs less to look for than the product does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -110,9 +110,10 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
         masks: parameter name -> bool tensor of the parameter's shape, True keeps. A tied weight may be given under any
             of its names. Masks are copied, cast once to the dtype of the weight, and follow it to its device.
         module: the model; `DistributedDataParallel` and `torch.compile` wrappers are looked through.
-        optimizer: the optimizer that trains it. With None only gradients are masked. Pruned weights then stay zero as
-            long as a zero gradient, a zero weight and fresh state mean a zero update: true of SGD, Adam and their kin
-            built after this call; not of momentum that predates the mask, of Muon, or of added noise.
+        optimizer: the optimizer that trains it; accelerate's and Lightning's wrappers are looked through. With None
+            only gradients are masked. Pruned weights then stay zero as long as a zero gradient, a zero weight and fresh
+            state mean a zero update: true of SGD, Adam and their kin built after this call; not of momentum that
+            predates the mask, of Muon, or of added noise.
 
     Returns:
         A `Handle`. Hooks follow neither a deep copy nor a pickle: attach the masks to the copy and its optimizer too.
@@ -122,15 +123,12 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
     Raises:
         TypeError: a mask that is not boolean, or something that is no module or optimizer.
         ValueError: masks for another model, two different masks for one tied weight, or an optimizer that updates none
-            of the masked parameters. Nothing has been changed then.
+            of the masked parameters. Whatever is raised, nothing has been changed and no hook stays.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f"optimizer must be the torch.optim.Optimizer that trains the module, not {type(optimizer).__name__}; "
-            "give the one inside a wrapper, or None to mask gradients only"
-        )
+    if optimizer is not None:
+        optimizer = inner_optimizer(optimizer)
     masked = _masked_parameters(masks, unwrapped(module))
     if optimizer is not None and masked:
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -141,19 +139,47 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
             )
     # A layer that keeps everything needs no hook and costs nothing.
     pruned = [(parameter, _Factor(parameter, mask)) for parameter, mask in masked if not bool(mask.all())]
-    if pruned and isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.state.clear()
-    hooks: list[_Removable] = []
-    for parameter, factor in pruned:
-        with torch.no_grad():
-            parameter.masked_fill_(factor.value == 0, 0)  # a product would keep NaN and the sign of -0.0
-            factor.mask_gradient(parameter)
-        if optimizer is not None:
-            factor.zero_state(parameter, optimizer)
-        hooks.append(_hook_gradient(parameter, factor))
-    if pruned and optimizer is not None:
-        hooks += _hook_optimizer(optimizer, pruned)
-    return Handle({name: mask.detach().clone() for name, mask in masks.items()}, hooks)
+    handle = Handle({name: mask.detach().clone() for name, mask in masks.items()}, [])
+    try:
+        # Hooks first: they can be taken out again, and what cannot be hooked has not been changed then.
+        for parameter, factor in pruned:
+            handle._hooks.append(_hook_gradient(parameter, factor))
+        if pruned and optimizer is not None:
+            for hook in _hook_optimizer(optimizer, pruned):
+                handle._hooks.append(hook)
+        if pruned and isinstance(optimizer, torch.optim.LBFGS):
+            optimizer.state.clear()
+        for parameter, factor in pruned:
+            with torch.no_grad():
+                parameter.masked_fill_(factor.value == 0, 0)  # a product would keep NaN and the sign of -0.0
+                factor.mask_gradient(parameter)
+            if optimizer is not None:
+                factor.zero_state(parameter, optimizer)
+    except BaseException:
+        handle.remove()
+        raise
+    return handle
+
+
+def inner_optimizer(optimizer: object) -> torch.optim.Optimizer:
+    """The optimizer whose `step` changes the weights: what accelerate's `AcceleratedOptimizer` and Lightning's
+    `LightningOptimizer` hold under `.optimizer`, or `optimizer` itself.
+
+    Raises:
+        TypeError: no optimizer.
+    """
+    found = optimizer
+    # a scheduler has an `.optimizer` too, but no groups of parameters
+    while hasattr(found, "param_groups") and isinstance(
+        inner := getattr(found, "optimizer", None), torch.optim.Optimizer
+    ):
+        found = inner
+    if not isinstance(found, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer must be the torch.optim.Optimizer that trains the module, not {type(optimizer).__name__}; "
+            "give the one inside a wrapper, or None to mask gradients only"
+        )
+    return found
 
 
 def _masked_parameters(masks: Mapping[str, Tensor], module: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
@@ -187,7 +213,9 @@ def _hook_gradient(parameter: nn.Parameter, factor: _Factor) -> _Removable:
             parameter.requires_grad_(False)
 
 
-def _hook_optimizer(optimizer: torch.optim.Optimizer, pruned: list[tuple[nn.Parameter, _Factor]]) -> list[_Removable]:
+def _hook_optimizer(
+    optimizer: torch.optim.Optimizer, pruned: list[tuple[nn.Parameter, _Factor]]
+) -> Iterator[_Removable]:
     weights: list[Tensor] = [parameter for parameter, _ in pruned]
     factors = [factor for _, factor in pruned]
 
@@ -200,7 +228,5 @@ def _hook_optimizer(optimizer: torch.optim.Optimizer, pruned: list[tuple[nn.Para
         for parameter, factor in pruned:
             factor.zero_state(parameter, loaded)
 
-    return [
-        optimizer.register_step_post_hook(mask_weights),
-        optimizer.register_load_state_dict_post_hook(mask_state),
-    ]
+    yield optimizer.register_step_post_hook(mask_weights)
+    yield optimizer.register_load_state_dict_post_hook(mask_state)
