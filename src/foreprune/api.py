@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from typing import Any
 
@@ -15,6 +14,7 @@ from foreprune.core.method import LayerCollapse, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
+from foreprune.core.settings import check_scope_and_seed
 from foreprune.core.task import Loss, task_for
 from foreprune.methods import MethodLike, as_method
 
@@ -59,8 +59,9 @@ def prune(
         seed: decides every random choice, ties included, whatever the global random state is.
         scope: "global" compares scores over all layers; "local" keeps the same fraction in every layer.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of parameter names, or
-            patterns to exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear and convolution layers
-            (transposed ones too) and of attention; never biases, embeddings or normalization. Density counts these.
+            patterns or types of modules to exclude ("fc", "layer1.*", "re:.*head.*", nn.Conv2d). Default: weights of
+            linear and convolution layers (transposed ones too) and of attention; never biases, embeddings or
+            normalization. Density counts these.
         progress: called as progress(done, rounds) after each round of an iterative method.
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
@@ -79,7 +80,7 @@ def prune(
     kept = as_density(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
-    _check_scope_and_seed(scope, seed)
+    check_scope_and_seed(scope, seed)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
@@ -129,7 +130,7 @@ def score(
             f"method {found.name!r} builds masks directly and has no scores; use prune(model, {found.name!r}, ...)"
         )
     found.check_settings(settings)
-    _check_scope_and_seed("global", seed)
+    check_scope_and_seed("global", seed)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = Net.of(model, prunable=prunable)
@@ -138,12 +139,3 @@ def score(
         scores = found.score(net, task, Masks.dense(net.weights), **settings)
         check_scores(scores, net)
         return {name: value.detach() for name, value in scores.items()}
-
-
-def _check_scope_and_seed(scope: str, seed: int) -> None:
-    if scope not in ("global", "local"):
-        raise ValueError(
-            f'scope must be "global" (compare over all layers) or "local" (each layer by itself), not {scope!r}'
-        )
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1 (torch seeds with 32 bits), not {seed!r}")

@@ -16,7 +16,7 @@ from torch import nn
 from foreprune.core.layer_units import is_conv1d
 
 Predicate = Callable[[str, nn.Parameter], bool]
-Prunable = str | Iterable[str] | Predicate | None
+Prunable = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Predicate | None
 
 _WEIGHTED = (
     nn.Linear,
@@ -68,8 +68,9 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
         None: the default rule (`default_prunable`);
         a predicate `(name, parameter) -> bool` over all parameters;
         names of parameters (exactly those are prunable);
-        patterns of parts to *exclude* from the default: a module's name ("fc"), a glob ("layer1.*") or "re:" with a
-        regular expression that must match the whole parameter name ("re:.*head.*").
+        patterns of parts to *exclude* from the default: a module's name ("fc"), a glob ("layer1.*"), "re:" with a
+        regular expression that must match the whole parameter name ("re:.*head.*"), or a type of module (nn.Conv2d),
+        which stands for everything in modules of that type or of one derived from it.
 
     Raises:
         TypeError: none of the above.
@@ -78,13 +79,24 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     """
     default = default_prunable(module, slots)
     by_name = dict(module.named_parameters())
+    if isinstance(prunable, type):
+        prunable = [prunable]
     if prunable is None:
         chosen = default
     elif callable(prunable):
         chosen = tuple(name for name, parameter in by_name.items() if prunable(name, parameter))
     elif isinstance(prunable, (str, Iterable)):
         entries = [prunable] if isinstance(prunable, str) else list(prunable)
-        chosen = _by_entries(entries, default, slots)
+        types = [entry for entry in entries if isinstance(entry, type)]
+        names = [entry for entry in entries if not isinstance(entry, type)]
+        inside = _inside(module, types, slots)
+        if types and (named := [entry for entry in names if entry in slots]):
+            raise ValueError(
+                f"prunable mixes parameter names to prune ({named[0]!r}) with types to exclude "
+                f"({types[0].__name__}); give one kind"
+            )
+        chosen = _by_entries(names, default, slots) if names or not types else default
+        chosen = tuple(name for name in chosen if name not in inside)
     else:
         raise TypeError(
             "prunable must be a predicate, a list of parameter names, or patterns to exclude, not "
@@ -105,10 +117,24 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     return chosen
 
 
+def _inside(module: nn.Module, types: list[type], slots: Mapping[str, str]) -> set[str]:
+    """The tensors in modules of these types, whatever the depth."""
+    found: set[str] = set()
+    for kind in types:
+        if not issubclass(kind, nn.Module):
+            raise TypeError(f"prunable holds the type {kind.__name__}; types to exclude must be modules (nn.Conv2d)")
+        owners = [prefix for prefix, owner in module.named_modules() if isinstance(owner, kind)]
+        if not owners:
+            there = sorted({type(owner).__name__ for owner in module.modules() if owner._parameters})
+            raise ValueError(f"prunable excludes {kind.__name__}, but the model has none; it has {', '.join(there)}")
+        found |= {slots[slot] for slot in slots for prefix in owners if not prefix or slot.startswith(prefix + ".")}
+    return found
+
+
 def _by_entries(entries: list[str], default: tuple[str, ...], slots: Mapping[str, str]) -> tuple[str, ...]:
     bad = [entry for entry in entries if not isinstance(entry, str)]
     if bad:
-        raise TypeError(f"prunable holds {bad[0]!r}; entries must be names or patterns (strings)")
+        raise TypeError(f"prunable holds {bad[0]!r}; entries must be names or patterns (strings), or types of modules")
     if not entries:
         raise ValueError("prunable is an empty list; give None for the default, or names or patterns")
     named = [entry for entry in entries if entry in slots]
