@@ -37,6 +37,7 @@ ROOMS = (
     "papers",
     "runner",
     "report",
+    "integrations",
     "cli",
 )
 TORCH_FREE_ROOMS = ("records", "papers", "report")
@@ -346,6 +347,7 @@ def test_extras_are_imported_late() -> None:
         "PIL",
         "lightning",
         "transformers",
+        "accelerate",
         "ray",
     }
     for path in FILES:
