@@ -205,6 +205,7 @@ def accelerate(layout: str, feature: str, steps: int, folder: Path) -> Found:
     if feature == "resume":
         go(accelerator, net, model, optimizer, steps // 2)
         accelerator.save_state(str(folder / "state"))
+        accelerator.wait_for_everyone()
         accelerator, net, model, optimizer = started(1)
         accelerator.load_state(str(folder / "state"))
         found["carried"] = Masks.load(folder / "state" / "masks.safetensors") == masks
