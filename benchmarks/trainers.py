@@ -1,6 +1,7 @@
-"""`python -m benchmarks trainers`: a masked training step against a dense one, under each trainer.
+"""`python -m benchmarks trainers`: a masked step beside a dense one.
 
-Times are those of the processor: on one thread they are what an idle machine takes, whatever else this one does.
+Under each trainer that is installed. Times are those of the processor: on one
+thread they are what an idle machine takes, whatever else this one does.
 """
 
 from __future__ import annotations
