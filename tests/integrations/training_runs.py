@@ -46,13 +46,47 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=0.003, weight_decay=0.1)
 
 
-def ema_of(model: nn.Module) -> AveragedModel:
+class Ema:
+    """Averages of the parameters, for modules under `fully_shard`, which cannot be copied as AveragedModel does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def update_parameters(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            self.values[name].lerp_(parameter.detach(), 0.01)
+
+    def get_parameter(self, name: str) -> Tensor:
+        return self.values[name]
+
+
+def ema_of(model: nn.Module) -> Any:
+    if sharded(model):
+        return Ema(model)
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
 
 
-def average_revived(average: nn.Module, masks: Masks) -> int:
-    inside = next(module for module in average.modules() if isinstance(module, Net))
+def average_revived(average: Any, masks: Masks) -> int:
+    inside = average if isinstance(average, Ema) else next(m for m in average.modules() if isinstance(m, Net))
     return revived(inside, masks)
+
+
+def sharded(model: nn.Module) -> bool:
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
+def allow_sharding_on_cpus() -> None:
+    """accelerate shards on GPUs only, and on CPUs takes DistributedDataParallel without a word."""
+    state = imported("accelerate.state")
+    original = state.AcceleratorState.__init__
+
+    def begin(self: Any, *args: Any, fsdp_plugin: Any = None, **settings: Any) -> None:
+        original(self, *args, fsdp_plugin=fsdp_plugin, **settings)
+        if fsdp_plugin is not None and self.distributed_type == state.DistributedType.MULTI_CPU:
+            state.PartialState._shared_state["distributed_type"] = state.DistributedType.FSDP
+            self.distributed_type, self.fsdp_plugin = state.DistributedType.FSDP, fsdp_plugin
+
+    state.AcceleratorState.__init__ = begin
 
 
 def batches(steps: int) -> Any:
@@ -151,7 +185,7 @@ def plain(layout: str, feature: str, steps: int, folder: Path) -> Found:
         set_state_dict(net, optimizer, model_state_dict=weights, optim_state_dict=state)
         found["loaded"] = revived(net, masks)
         go(net, model, optimizer, steps - steps // 2)
-    found["end"] = revived(net, masks)
+    found |= {"end": revived(net, masks), "sharded": sharded(net)}
     if average is not None:
         found["average"] = average_revived(average, masks)
     return found
@@ -174,7 +208,14 @@ def accelerate(layout: str, feature: str, steps: int, folder: Path) -> Found:
     if feature == "bf16":
         settings["mixed_precision"] = "bf16"
     if layout == "fsdp2":
-        settings["fsdp_plugin"] = library.FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=False)
+        allow_sharding_on_cpus()
+        settings["fsdp_plugin"] = library.FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="size_based_wrap",
+            min_num_params=500,
+            cpu_ram_efficient_loading=False,
+            state_dict_type="SHARDED_STATE_DICT",
+        )
 
     def started(seed: int) -> tuple[Any, Net, Any, Any]:
         library.state.AcceleratorState._reset_state(reset_partial_state=True)
@@ -213,7 +254,7 @@ def accelerate(layout: str, feature: str, steps: int, folder: Path) -> Found:
         go(accelerator, net, model, optimizer, steps - steps // 2)
     else:
         go(accelerator, net, model, optimizer, steps)
-    found["end"] = revived(net, masks)
+    found |= {"end": revived(net, masks), "sharded": sharded(net)}
     if average is not None:
         found["average"] = average_revived(average, masks)
     return found
@@ -225,7 +266,13 @@ def transformers(layout: str, feature: str, steps: int, folder: Path) -> Found:
 
     masks = masks_for(network())
     found: Found = {"steps": 0, "revived": 0}
-    averages: list[AveragedModel] = []
+    averages: list[Any] = []
+    sharding: dict[str, Any] = {}
+    if layout == "fsdp2":
+        allow_sharding_on_cpus()
+        plan = {"fsdp_version": 2, "min_num_params": 500, "cpu_ram_efficient_loading": False}
+        plan["state_dict_type"] = "SHARDED_STATE_DICT"
+        sharding = {"fsdp": True, "fsdp_config": plan}
 
     class Average(library.TrainerCallback):  # type: ignore[misc, name-defined]
         def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
@@ -252,7 +299,7 @@ def transformers(layout: str, feature: str, steps: int, folder: Path) -> Found:
             gradient_accumulation_steps=2 if feature == "accumulate" else 1,
             bf16=feature == "bf16",
             torch_compile=feature == "compile",
-            **({"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2}} if layout == "fsdp2" else {}),
+            **sharding,
         )
         callbacks = [MaskCallback(masks), *([Average()] if feature == "ema" else [])]
         trainer = library.Trainer(net, arguments, train_dataset=Points(), callbacks=callbacks)
@@ -270,7 +317,7 @@ def transformers(layout: str, feature: str, steps: int, folder: Path) -> Found:
         found["loaded"] = 0  # watched from the first step on
     else:
         net = go(0, steps)
-    found["end"] = revived(net, masks)
+    found |= {"end": revived(net, masks), "sharded": sharded(net)}
     if averages:
         found["average"] = average_revived(averages[0], masks)
     return found
@@ -292,20 +339,39 @@ def lightning(layout: str, feature: str, steps: int, folder: Path) -> Found:
             loss: Tensor = self.model(**batch)["loss"]
             return loss
 
+        def configure_model(self) -> None:
+            if layout == "fsdp2" and not sharded(self.model):
+                from torch.distributed.fsdp import fully_shard
+
+                fully_shard(self.model.body[0], mesh=self.device_mesh["data_parallel"])
+                fully_shard(self.model, mesh=self.device_mesh["data_parallel"])
+
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return adamw(self)
 
     averages: list[Any] = []
 
+    class Average(library.Callback):  # type: ignore[misc, name-defined]
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            self._average_model = ema_of(module)
+            averages[:] = [self]
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            self._average_model.update_parameters(module)
+
     def go(seed: int, until: int, path: Path | None = None) -> Lit:
         lit = Lit(seed)
         callbacks: list[Any] = [MaskCallback(masks.renamed(add="model."))]
-        if feature == "ema":
+        if feature == "ema" and layout == "fsdp2":  # Lightning's own copies the module
+            callbacks += [Average()]
+        elif feature == "ema":
             averages[:] = [library.pytorch.callbacks.EMAWeightAveraging(decay=0.99)]
             callbacks += averages
         strategy: Any = "auto"
         if layout == "ddp":
             strategy = library.pytorch.strategies.DDPStrategy(process_group_backend="gloo")
+        if layout == "fsdp2":
+            strategy = library.pytorch.strategies.ModelParallelStrategy(process_group_backend="gloo")
         trainer = library.Trainer(
             max_steps=until,
             accelerator="cpu",
@@ -334,15 +400,17 @@ def lightning(layout: str, feature: str, steps: int, folder: Path) -> Found:
 
     if feature == "resume":
         go(0, steps // 2)
-        content = torch.load(folder / "half.ckpt", weights_only=True)
+        path = folder / "half.ckpt"  # a folder where weights are sharded
+        content = torch.load(path / "meta.pt" if path.is_dir() else path, weights_only=True)
         found["carried"] = "masks" in content["callbacks"]["MaskCallback"]
         lit = go(1, steps, folder / "half.ckpt")
         found["loaded"] = 0  # watched from the first step on
     else:
         lit = go(0, steps)
-    found["end"] = revived(lit.model, masks)
+    found |= {"end": revived(lit.model, masks), "sharded": sharded(lit.model)}
     if averages:
-        found["average"] = average_revived(averages[0]._average_model, masks)
+        inside = masks.renamed(add="model.") if layout == "fsdp2" else masks
+        found["average"] = average_revived(averages[0]._average_model, inside)
     return found
 
 
