@@ -61,8 +61,8 @@ def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates) -> str:
     )
     other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
     return (
-        f"{len(blocks)} of {len(net.blocks)} blocks get no score at all, because they only feed gates (queries and keys, "
-        f"squeeze-and-excitation) or lie behind zeros, and {done}: {names}; {other}, and "
+        f"{len(blocks)} of {len(net.blocks)} blocks get no score at all, because they only feed gates (queries and "
+        f"keys, squeeze-and-excitation) or lie behind zeros, and {done}: {names}; {other}, and "
         'gates="score" prunes them first'
     )
 
