@@ -157,7 +157,7 @@ def test_types_of_modules_are_excluded() -> None:
             super().__init__()
             self.inside = nn.Linear(4, 4)
 
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(3, 4), Own(4, 4), Block())
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Linear(3, 4), Own(4, 4), Block())
 
     def chosen(prunable: Any) -> list[str]:
         return list(fp.prune(model, "random", density=0.5, prunable=prunable))

@@ -63,6 +63,21 @@ def test_a_weight_of_nothing_but_zeros_is_named() -> None:
     assert masks.collapsed() == ("3.weight",)
 
 
+def test_blocks_are_found_and_renamed() -> None:
+    model = nn.MultiheadAttention(8, 2)
+    masks = fp.prune(model, "erk", density=0.5, prunable=["*in_proj_weight[q]"])
+    masks.apply_(model)
+    with torch.no_grad():
+        model.in_proj_weight[0] = 0  # a query, which is not prunable
+    found = Masks.from_zeros(model, prunable=["*in_proj_weight[q]"])
+    assert found == masks
+    assert found.block_counts() == masks.block_counts()
+    renamed = masks.renamed(add="layer.")
+    assert list(renamed.block_counts()) == ["layer." + name for name in masks.block_counts()]
+    assert list(renamed.block_counts().values()) == list(masks.block_counts().values())
+    assert renamed.renamed(strip="layer.").blocks == masks.blocks
+
+
 @pytest.mark.parametrize("scope", ["global", "local"])
 def test_scores_are_selected_as_by_prune(scope: str) -> None:
     model = network()

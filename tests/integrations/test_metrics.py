@@ -9,6 +9,7 @@ import torch
 from integrations.shared import masks_for, network
 from torch import nn
 
+import foreprune as fp
 from foreprune import Masks
 from foreprune.integrations import mask_metrics
 
@@ -40,6 +41,17 @@ def test_weights_are_counted_as_they_are() -> None:
         "dead_units": 1.0,
         "revived_weights": 1.0,
     }
+
+
+def test_blocks_that_are_not_prunable_do_not_count() -> None:
+    model = nn.MultiheadAttention(4, 2)
+    masks = fp.prune(model, "erk", density=0.5, prunable=["*in_proj_weight[q,k]"])
+    masks.apply_(model)
+    with torch.no_grad():
+        model.in_proj_weight[0] = 0  # a query
+    found = mask_metrics(model, masks, prefix="")
+    assert (found["density"], found["revived_weights"]) == (masks.density, 0)
+    assert found["dead_units"] >= 1
 
 
 def test_masks_of_another_model_are_an_error() -> None:

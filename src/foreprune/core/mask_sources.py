@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
@@ -22,11 +23,12 @@ Rename = Mapping[str, str] | Callable[[str], str]
 
 def masks_from_zeros(model: nn.Module, *, prunable: Prunable = None) -> Masks:
     """See `Masks.from_zeros`."""
-    weights = Net.of(model, prunable=prunable).weights
-    masks = Masks({name: weight.detach() != 0 for name, weight in weights.items()}, metadata={"method": "zeros"})
-    if empty := masks.collapsed():
+    net = Net.of(model, prunable=prunable)
+    tensors = {name: weight.detach() != 0 for name, weight in net.weights.items()}
+    masks = Masks(tensors, metadata={"method": "zeros"}, blocks=net.blocks)
+    if empty := masks.collapsed_blocks():
         warnings.warn(
-            f"{len(empty)} of {len(masks)} weights hold nothing but zeros ({', '.join(empty[:5])}"
+            f"{len(empty)} of {len(masks.blocks)} weights hold nothing but zeros ({', '.join(empty[:5])}"
             f"{', ...' if len(empty) > 5 else ''}) and are taken as pruned whole; if they were initialized with zeros, "
             "exclude them with prunable=",
             stacklevel=3,
@@ -97,7 +99,13 @@ def renamed_masks(masks: Masks, names: Rename | None, *, strip: str, add: str) -
     if doubled:
         both = [name for name in masks if to[name] == doubled[0]]
         raise ValueError(f"{both[0]!r} and {both[1]!r} would both be named {doubled[0]!r}; give each its own name")
-    return Masks({to[name]: mask for name, mask in masks.items()}, metadata=masks.metadata)
+    blocks = [
+        replace(
+            block, name=to[block.parameter] + block.name.removeprefix(block.parameter), parameter=to[block.parameter]
+        )
+        for block in masks.blocks
+    ]
+    return Masks({to[name]: mask for name, mask in masks.items()}, metadata=masks.metadata, blocks=blocks)
 
 
 def _renamed(masks: Masks, names: Rename) -> dict[str, str]:
