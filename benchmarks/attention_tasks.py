@@ -52,10 +52,9 @@ class Task(Protocol):
 class Encoder(nn.Module):
     """Embeddings, `nn.TransformerEncoder`, a linear head."""
 
-    def __init__(self, size: Size, *, symbols: int, classes: int, places: int = 1) -> None:
+    def __init__(self, size: Size, *, symbols: int, classes: int) -> None:
         super().__init__()
         self.symbols = nn.Embedding(symbols, size.width)
-        self.places = nn.Embedding(places, size.width)
         layer = nn.TransformerEncoderLayer(size.width, size.heads, 2 * size.width, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, size.layers, enable_nested_tensor=False)
         self.head = nn.Linear(size.width, classes)
@@ -65,12 +64,16 @@ class Pairs(Encoder):
     """Tokens (batch, pairs + 1, 2) -> logits of values (batch, values); a key and its value are added to one place."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.encoder(self.symbols(tokens).sum(2) + self.places.weight)[:, -1])
+        logits: Tensor = self.head(self.encoder(self.symbols(tokens).sum(2))[:, -1])
         return logits
 
 
 class Characters(Encoder):
     """Tokens (batch, context) -> logits of every next one (batch, symbols, context); each sees those before it."""
+
+    def __init__(self, size: Size, *, symbols: int) -> None:
+        super().__init__(size, symbols=symbols, classes=symbols)
+        self.places = nn.Embedding(size.context, size.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         later = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).triu(1)
@@ -112,8 +115,7 @@ class Text:
     size: Size
 
     def network(self) -> nn.Module:
-        symbols = int(text().max()) + 1
-        return Characters(self.size, symbols=symbols, classes=symbols, places=self.size.context)
+        return Characters(self.size, symbols=int(text().max()) + 1)
 
     def draw(self, count: int) -> Batch:
         codes = text()[: -(len(text()) // 10)]

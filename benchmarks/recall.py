@@ -89,7 +89,7 @@ def carry_out(run: Run, size: Size) -> dict[str, Any]:
             model, run.method, variant=run.variant, density=run.density, seed=run.seed, data=data
         )
         row |= {"kept": masks.kept, "total": masks.total, **kept(masks), "warned": int(warned)}
-    recipe = Recipe(epochs=_EPOCHS, optimizer="adamw", lr=3e-3, weight_decay=0.01, schedule="cosine")
+    recipe = Recipe(epochs=_EPOCHS, optimizer="adamw", lr=5e-3, weight_decay=0.01, schedule="cosine")
     began = time.perf_counter()
     steps = size.steps // _EPOCHS
     curve = fit(
