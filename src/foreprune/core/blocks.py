@@ -138,7 +138,7 @@ def from_plain(plain: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, t
                 pairs = tuple((start, stop) for start, stop in spans)
                 blocks.append(Block(f"{name}[{label}]", name, shapes[name], axis, pairs))
             table[name] = tuple(blocks)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"its table of blocks is unreadable ({error})") from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(str(error)) from None
     check_table(table, shapes)
     return table

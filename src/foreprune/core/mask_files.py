@@ -112,7 +112,7 @@ def _read_table(header: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
     try:
         return from_plain(json.loads(header[_TABLE]), shapes) if _TABLE in header else {}
     except (ValueError, RecursionError) as error:
-        raise _damaged(str(error)) from None
+        raise _damaged(f"its table of blocks is unreadable ({error})") from None
 
 
 def _check_size(name: str, bits: Bits, count: int) -> None:

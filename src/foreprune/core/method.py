@@ -22,7 +22,7 @@ from foreprune.core.schedule import ScheduleName
 from foreprune.core.select import Lot, NoSignal, Scope, keep_best
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.task import NEEDS, Need, Task
-from foreprune.core.unscored import Gates, UnscoredBlocks, instead_of, notice, unscored_blocks
+from foreprune.core.unscored import Gates, UnscoredBlocks, beside, instead_of, joined, notice, unscored_blocks
 
 Scores = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -61,6 +61,8 @@ class Method:
         revives: a pruned weight may come back in a later round; otherwise masks only shrink.
         exact: the kept count is exactly round(density * total). Where False, `doc` says by how much it may differ.
         optional: needs that it can do without, and that it sees where they are given.
+        reach: of a method without a score, (net, task) -> 1 for the weights that it may keep, 0 for those that it never
+            can; None if it may keep any.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Method:
     revives: bool = False
     exact: bool = True
     optional: frozenset[Need] = frozenset()
+    reach: Callable[[Net, Task], Scores] | None = None
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.masks is None):
@@ -163,8 +166,17 @@ class Method:
             groups = grouped(net, density)
             if len(groups) > 1 and not self.exact:
                 raise ValueError(f"method {self.name!r} chooses among all weights at once; give it one density")
-            made = [self._made(net.restricted(group.blocks), task, group, settings) for group in groups]
-            return made[0] if len(made) == 1 else _joined(net, made)
+
+            def made_of(part: Net, group: Group) -> Masks:
+                return self._made(part, task, group, settings)
+
+            if self.reach is not None and gates != "score" and groups[0].keep < net.total:
+                reached = self.reach(net, task)
+                if found := unscored_blocks(reached, net, task):
+                    warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=3)
+                    return beside(net, task, groups[0].keep, reached, found, make=made_of, whole=gates == "keep")
+            made = [made_of(net.restricted(group.blocks), group) for group in groups]
+            return made[0] if len(made) == 1 else joined(net, made)
         assert self.score is not None
         if self.rounds is not None:
             settings = {"rounds": self.rounds, "schedule": self.schedule, **settings}
@@ -198,16 +210,6 @@ class Method:
                 f"method {self.name!r} keeps {made.kept:,} weights where {keep:,} are to be kept; keep as many, or "
                 "register it with exact=False"
             )
-
-
-def _joined(net: Net, made: Iterable[Masks]) -> Masks:
-    """Masks of all blocks, of which each of `made` prunes some."""
-    dense = net.dense()
-    tensors = dict(dense)
-    for masks in made:
-        for name, mask in masks.items():
-            tensors[name] &= mask
-    return dense.replaced(tensors)
 
 
 _REGISTRY: dict[str, Method] = {}
@@ -271,14 +273,20 @@ def scorer(
 
 
 def masker(
-    name: str, *, paper: str = "", needs: Iterable[Need] = (), exact: bool = True
+    name: str,
+    *,
+    paper: str = "",
+    needs: Iterable[Need] = (),
+    exact: bool = True,
+    reach: Callable[[Net, Task], Scores] | None = None,
 ) -> Callable[[Callable[..., Masks]], Callable[..., Masks]]:
     """Register a function (net, task, density, **settings) -> Masks as a method; otherwise as `scorer`."""
 
     _check_name(name, "masker")
 
     def wrap(make: Callable[..., Masks]) -> Callable[..., Masks]:
-        register(Method(name, paper, inspect.getdoc(make) or "", frozenset(needs), masks=make, exact=exact))
+        doc = inspect.getdoc(make) or ""
+        register(Method(name, paper, doc, frozenset(needs), masks=make, exact=exact, reach=reach))
         return make
 
     return wrap

@@ -7,15 +7,17 @@ first thing to go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from foreprune.core.blocks import Block
+from foreprune.core.budget import Group
+from foreprune.core.masks import Masks
 from foreprune.core.net import Net, scoring
-from foreprune.core.select import Unscored
+from foreprune.core.select import Unscored, keep_best
 from foreprune.core.task import Task, require_grad
 
 Gates = Literal["erk", "keep", "score"]
@@ -54,12 +56,56 @@ def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored 
 def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates) -> str:
     """What happened to blocks without a score, and what to do about it."""
     names = f"{', '.join(block.name for block in blocks[:4])}{', ...' if len(blocks) > 4 else ''}"
-    done = "are kept whole" if gates == "keep" else "keep their Erdős-Rényi-kernel share of the weights, the largest"
+    done = (
+        "they are kept whole" if gates == "keep" else "the largest of their weights are kept, as many as erk would keep"
+    )
     other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
     return (
-        f"the score is zero all over {len(blocks)} of {len(net.blocks)} blocks, which only feed gates (attention "
-        f'scores) or are closed by a zero: {names}. They {done}; {other}, and gates="score" prunes them by their zeros'
+        f"{len(blocks)} of {len(net.blocks)} blocks get no score at all, because they only feed gates (queries and "
+        f"keys, squeeze-and-excitation) or lie behind zeros, and {done}: {names}; {other}, and "
+        'gates="score" prunes them first'
     )
+
+
+def beside(
+    net: Net,
+    task: Task,
+    keep: int,
+    reached: Mapping[str, Tensor],
+    found: tuple[Block, ...],
+    *,
+    make: Callable[[Net, Group], Masks],
+    whole: bool,
+) -> Masks:
+    """Masks of a method without scores, and beside them of the blocks that it cannot reach.
+
+    Args:
+        net: the network.
+        task: whose generator draws ties.
+        keep: how many weights in all.
+        reached: not zero for the weights that the method can reach.
+        found: the blocks that it cannot.
+        make: the method: (network of the other blocks, what they keep) -> masks.
+        whole: keep those blocks whole, not their share.
+    """
+    unscored = instead_of(found, net, whole=whole)
+    chosen = keep_best(reached, keep, generator=task.generator, blocks=net.blocks, unscored=unscored)
+    rest = net.restricted(block for block in net.blocks if block not in found)
+    counts, tensors = chosen.block_counts(), dict(net.dense())
+    left = sum(counts[block.name][0] for block in rest.blocks)
+    for block in found:
+        tensors[block.parameter][block.index] = chosen[block.parameter][block.index]
+    return joined(net, [make(rest, Group(rest.blocks, left / rest.total)), net.dense().replaced(tensors)])
+
+
+def joined(net: Net, made: Iterable[Masks]) -> Masks:
+    """Masks of all blocks, of which each of `made` prunes some."""
+    dense = net.dense()
+    tensors = dict(dense)
+    for masks in made:
+        for name, mask in masks.items():
+            tensors[name] &= mask
+    return dense.replaced(tensors)
 
 
 def _unused(net: Net, task: Task) -> frozenset[str]:
