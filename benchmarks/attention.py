@@ -97,7 +97,7 @@ def choose(
 ) -> tuple[fp.Masks, bool]:
     """The masks of `method` under a variant, and whether pruning warned. Variants:
 
-    default: the library's own defaults; NAME=VALUE: an option of `prune`, such as gates=score;
+    default: the library's own; published: scores decide about all; gates=VALUE, floor=SHARE: options of `prune`;
     least=SHARE: `floored` for queries and keys; least-magnitude=SHARE, least-random=SHARE: chosen so; every=SHARE: for
     all blocks; totals: `equal_totals`; sharp=TIMES: scores of the `sharpened` network.
 
@@ -108,8 +108,8 @@ def choose(
     asked: Any = method
     options: dict[str, Any] = {}
     scored = model
-    if kind in ("gates", "floor"):
-        options = {kind: value if kind == "gates" else float(value)}
+    if kind in ("gates", "floor", "published"):
+        options = {"gates": value or "score"} if kind != "floor" else {"floor": float(value)}
     elif kind in ("least", "least-magnitude", "least-random", "every", "totals"):
         by = kind.partition("-")[2] or "score"
         share = float(value or 0)
@@ -117,7 +117,7 @@ def choose(
         asked = changed(fp.get_method(method), equal_totals if kind == "totals" else floor)
     elif kind == "sharp":
         scored = sharpened(model, float(value))
-    elif kind not in ("default", "published"):
+    elif kind != "default":
         raise ValueError(f"no variant {variant!r}")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

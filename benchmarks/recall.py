@@ -32,7 +32,19 @@ from foreprune.records.provenance import commit
 from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
 
-METHODS = ("dense", "erk", "random", "uniform", "magnitude", "snip", "grasp", "synflow", "synflow-l2", "ntk-sap", "phew")
+METHODS = (
+    "dense",
+    "erk",
+    "random",
+    "uniform",
+    "magnitude",
+    "snip",
+    "grasp",
+    "synflow",
+    "synflow-l2",
+    "ntk-sap",
+    "phew",
+)
 _RESULT = {"recall": "accuracy", "text": "bits"}
 _EPOCHS = 10  # the recipe counts epochs: each is a tenth of the steps
 _FIRST_SEED = {"network": 1_000, "scoring": 2_000, "tests": 3_000}  # so that no two draws of a run are alike
@@ -85,9 +97,7 @@ def carry_out(run: Run, size: Size) -> dict[str, Any]:
     row: dict[str, Any] = dict(zip(("task", "method", "variant", "density", "seed"), run.cell, strict=True))
     masks = None
     if run.method != "dense":
-        masks, warned = choose(
-            model, run.method, variant=run.variant, density=run.density, seed=run.seed, data=data
-        )
+        masks, warned = choose(model, run.method, variant=run.variant, density=run.density, seed=run.seed, data=data)
         row |= {"kept": masks.kept, "total": masks.total, **kept(masks), "warned": int(warned)}
     recipe = Recipe(epochs=_EPOCHS, optimizer="adamw", lr=5e-3, weight_decay=0.01, schedule="cosine")
     began = time.perf_counter()
@@ -127,7 +137,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         name = tuple(str(row[key]) for key in ("task", "density", "method", "variant"))
         groups.setdefault(name, {})[str(row["seed"])] = row
-    for (task, density, method, variant), found in sorted(groups.items(), key=lambda item: (item[0][0], -float(item[0][1]))):
+    for (task, density, method, variant), found in sorted(
+        groups.items(), key=lambda item: (item[0][0], -float(item[0][1]))
+    ):
         values = {seed: float(row[_RESULT[task]]) for seed, row in found.items()}
         measured = spread(values.values())
         assert measured is not None

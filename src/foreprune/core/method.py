@@ -22,7 +22,16 @@ from foreprune.core.schedule import ScheduleName
 from foreprune.core.select import Lot, NoSignal, Scope, keep_best
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.task import NEEDS, Need, Task
-from foreprune.core.unscored import Gates, UnscoredBlocks, beside, instead_of, joined, notice, unscored_blocks
+from foreprune.core.unscored import (
+    Gates,
+    UnscoredBlocks,
+    beside,
+    instead_of,
+    joined,
+    notice,
+    unscored_blocks,
+    with_attention,
+)
 
 Scores = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -187,6 +196,7 @@ class Method:
             density,
             scope=scope,
             gates=gates,
+            attention=bool(self.needs | self.optional),
             floor=floor,
             revives=self.revives,
             progress=progress,
@@ -300,6 +310,7 @@ def by_score(
     *,
     scope: Scope = "global",
     gates: Gates = "erk",
+    attention: bool = False,
     floor: float = 0.0,
     revives: bool = False,
     rounds: int = 1,
@@ -311,7 +322,8 @@ def by_score(
 
     The last round keeps `round(density * total)` weights of every group of blocks that has a density, those before it
     the numbers of `round_count`. `gates` says what becomes of blocks that the score says nothing of on the dense
-    network (`foreprune.core.unscored`), `floor` is that of `keep_best`.
+    network (`foreprune.core.unscored`), and with `attention` of queries and keys, whatever their scores are; `floor`
+    is that of `keep_best`.
 
     Raises:
         NoSignal: every score of the dense network is zero.
@@ -320,7 +332,7 @@ def by_score(
     Warns:
         LayerCollapse: the pruned network died on the way. It is then brought to `density` by the last scores that had
             a signal.
-        UnscoredBlocks: the scores of some blocks are all zero.
+        UnscoredBlocks: `gates` has decided about some blocks.
     """
     masks, scores, unscored = net.dense(), None, None
     steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
@@ -330,9 +342,12 @@ def by_score(
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
-            if done == 1 and gates != "score" and (found := unscored_blocks(latest, net, task)):
+            if done == 1 and gates != "score":
+                found = unscored_blocks(latest, net, task)
+                found = with_attention(found, net) if attention else found
                 unscored = instead_of(found, net, whole=gates == "keep")
-                warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=4)
+                if found:
+                    warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=4)
             choose = partial(
                 keep_best,
                 scope=scope,

@@ -1,8 +1,9 @@
-"""Blocks that a score says nothing of.
+"""Blocks that a score says nothing of, or too little.
 
 Where attention is uniform and gates are open, as on paths, queries, keys and the layers of gates make no difference, so
-their scores are exactly zero; so are those behind a scale that begins at zero. By these scores attention would be the
-first thing to go.
+their scores are exactly zero; so are those behind a scale that begins at zero. Before training attention is nearly
+uniform, and with it the gradients of queries and keys are small. By these scores attention would be the first thing to
+go; docs/results/attention.md has what that costs, and what else was tried.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from foreprune.core.attention import score_blocks
 from foreprune.core.blocks import Block
 from foreprune.core.budget import Group
 from foreprune.core.masks import Masks
@@ -24,7 +26,7 @@ Gates = Literal["erk", "keep", "score"]
 
 
 class UnscoredBlocks(UserWarning):
-    """A score is zero all over some blocks, so something else decides how much of them is kept."""
+    """A score says nothing, or too little, of some blocks, so something else decides how much of them is kept."""
 
 
 def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple[Block, ...]:
@@ -46,6 +48,13 @@ def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple
     return tuple(block for block in silent if block.parameter not in unused)
 
 
+def with_attention(found: tuple[Block, ...], net: Net) -> tuple[Block, ...]:
+    """These blocks and all queries and keys, in the order of the network; only these where no other would be left."""
+    silent = {block.name for block in found} | score_blocks(net.blocks)
+    joint = tuple(block for block in net.blocks if block.name in silent)
+    return joint if len(joint) < len(net.blocks) else found
+
+
 def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored | None:
     """What decides within these blocks: the size of their weights."""
     if not blocks:
@@ -60,10 +69,15 @@ def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates) -> str:
         "they are kept whole" if gates == "keep" else "the largest of their weights are kept, as many as erk would keep"
     )
     other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
+    if {block.name for block in blocks} <= score_blocks(net.blocks):
+        said = "only make attention scores, of which nothing can be told before training"
+    else:
+        said = (
+            "get no score, because they only feed gates (queries and keys, squeeze-and-excitation) or lie behind zeros"
+        )
     return (
-        f"{len(blocks)} of {len(net.blocks)} blocks get no score at all, because they only feed gates (queries and "
-        f"keys, squeeze-and-excitation) or lie behind zeros, and {done}: {names}; {other}, and "
-        'gates="score" prunes them first'
+        f"{len(blocks)} of {len(net.blocks)} blocks {said}, and {done}: {names}; {other}, and "
+        'gates="score" takes scores as they are'
     )
 
 
