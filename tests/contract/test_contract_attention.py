@@ -1,4 +1,4 @@
-"""Every method leaves attention alive by default: queries and keys keep weights in every layer, or a warning says so."""
+"""Every method leaves attention alive by default: queries and keys keep weights, or a warning says so."""
 
 from __future__ import annotations
 
