@@ -18,6 +18,7 @@ from benchmarks.attention_tasks import Batch
 from foreprune.core.density import erdos_renyi_kernel
 from foreprune.core.method import Method, Scores
 from foreprune.core.net import Net
+from foreprune.core.task import Task
 
 _FUSED = "in_proj_weight"
 Change = Callable[[Net, Scores], Scores]
@@ -130,7 +131,7 @@ def changed(method: Method, change: Change) -> Method:
     score = method.score
     assert score is not None
 
-    def scored(net: Net, task: Any, masks: fp.Masks) -> Scores:
-        return change(net, score(net, task, masks))
+    def scored(net: Net, task: Task, masks: fp.Masks, /, **settings: Any) -> Scores:
+        return change(net, score(net, task, masks, **settings))
 
     return replace(method, name=f"{method.name}, changed", score=scored)

@@ -130,7 +130,7 @@ class Text:
     def tests(self) -> list[Batch]:
         codes = text()[-(len(text()) // 10) :]
         begins = torch.linspace(0, len(codes) - self.size.context - 1, self.size.tested // 8).long()
-        return [self._windows(codes, part) for part in begins.split(64)]
+        return [self._windows(codes, part) for part in torch.split(begins, 64)]
 
     def _windows(self, codes: Tensor, begins: Tensor) -> Batch:
         found = codes[begins.unsqueeze(1) + torch.arange(self.size.context + 1)]
