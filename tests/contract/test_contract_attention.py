@@ -1,4 +1,4 @@
-"""Every method leaves attention alive by default: queries and keys keep weights, or a warning says so."""
+"""Attention survives: queries and keys, which have no score on paths, in three kinds of transformers."""
 
 from __future__ import annotations
 
@@ -7,94 +7,109 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from contract.transformers import KINDS, HeadwiseAttention, Transformer, transformer
 
 import foreprune
-from foreprune.core.attention import score_blocks
-from foreprune.core.method import Method
-from foreprune.core.net import Net
+from foreprune.core.masks import Masks
 from foreprune.core.unscored import UnscoredBlocks
 
-METHODS = [pytest.param(method, id=method.name) for method in foreprune.list_methods()]
-LOOKING = [param for param in METHODS if param.values[0].score is not None and param.values[0].needs]
+PATHS = ("synflow", "synflow-l2", "px")
 
 
-class Encoder(nn.Module):
-    """Two layers of torch's own encoder over sequences of four vectors, and a linear head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.head(self.encoder(x)[:, -1])
-        return output
-
-
-def encoder() -> Encoder:
-    torch.manual_seed(0)
-    return Encoder().double()
-
-
-def batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(12, 4, 8, generator=generator, dtype=torch.float64), torch.arange(12) % 3
-
-
-def pruned(method: Method, **options: Any) -> tuple[foreprune.Masks, list[warnings.WarningMessage]]:
-    if "rounds" in method.settings:
-        options["rounds"] = 3
-    with warnings.catch_warnings(record=True) as said:
+def pruned(kind: str, method: str, **given: Any) -> tuple[Masks, tuple[str, ...], list[warnings.WarningMessage]]:
+    model, x, parts = transformer(kind)
+    data = {"data": (x, torch.arange(len(x)) % 3)} if method in ("px", "snip", "grasp", "force") else {"inputs": x}
+    if "rounds" in foreprune.get_method(method).settings:
+        given.setdefault("rounds", 5)
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        x, y = batch()
-        masks = foreprune.prune(encoder(), method.name, density=0.1, inputs=x, data=(x, y), **options)
-    return masks, said
+        masks = foreprune.prune(model, method, **{"density": 0.1, **data, **given})
+    return masks, parts, caught
 
 
-def queries_and_keys(masks: foreprune.Masks) -> dict[str, int]:
-    return {name: kept for name, (kept, _) in masks.block_counts().items() if name.endswith(("[q]", "[k]"))}
+@pytest.mark.parametrize("method", [*PATHS, "phew"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_queries_and_keys_keep_their_share_by_default(kind: str, method: str) -> None:
+    if method in ("phew", "px") and kind != "vit":
+        pytest.skip("they do not take token ids")
+    masks, parts, caught = pruned(kind, method)
+    erk = pruned(kind, "erk")[0].block_counts()
+    counts = masks.block_counts()
+    if method != "phew":
+        assert masks.kept == round(0.1 * masks.total)
+    for name in parts:
+        assert counts[name][0] > 0
+        assert abs(counts[name][0] - erk[name][0]) <= 1
+    caught = [warning for warning in caught if warning.category is not foreprune.LayerCollapse]
+    assert [warning.category for warning in caught] == [UnscoredBlocks]
+    assert f"{len(parts)} of {len(counts)} blocks get no score at all" in str(caught[0].message)
+    assert all(name in str(caught[0].message) for name in parts)
+    assert caught[0].filename == __file__
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_queries_and_keys_of_every_layer_keep_weights_or_a_warning_names_them(method: Method) -> None:
-    masks, said = pruned(method)
-    found = queries_and_keys(masks)
-    assert len(found) == 4
-    words = " ".join(str(warning.message) for warning in said if warning.category is foreprune.LayerCollapse)
-    assert [name for name, kept in found.items() if not kept and name not in words] == []
+@pytest.mark.parametrize("kind", KINDS)
+def test_their_largest_weights_are_kept(kind: str) -> None:
+    model, _, parts = transformer(kind)
+    masks, *_ = pruned(kind, "synflow")
+    params = dict(model.named_parameters())
+    for block in masks.blocks:
+        if block.name in parts:
+            weights, kept = params[block.parameter][block.index].abs(), masks[block.parameter][block.index]
+            assert weights[kept].min() > weights[~kept].max()
 
 
-@pytest.mark.parametrize("method", LOOKING)
-def test_what_a_method_that_looks_at_inputs_keeps_of_them_is_what_erk_keeps_their_largest_weights(
-    method: Method,
-) -> None:
-    masks, said = pruned(method)
-    reference, _ = pruned(foreprune.get_method("erk"))
-    wanted = queries_and_keys(reference)
-    assert all(abs(kept - wanted[name]) <= 1 for name, kept in queries_and_keys(masks).items())
-    (warning,) = (warning for warning in said if warning.category is UnscoredBlocks)
-    assert str(warning.message).startswith("4 of 13 blocks only make attention scores")
-    for name, weight in encoder().named_parameters():
-        if name.endswith("in_proj_weight"):
-            for rows, mask in zip(weight.abs().chunk(3)[:2], masks[name].chunk(3)[:2], strict=True):
-                assert rows[mask].min() > rows[~mask].max()
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_are_kept_whole_or_go_by_their_zeros_if_asked(kind: str) -> None:
+    kept, parts, caught = pruned(kind, "synflow", gates="keep", density=0.3)
+    assert kept.kept == round(0.3 * kept.total)
+    assert all(kept.block_densities()[name] == 1 for name in parts)
+    assert "they are kept whole" in str(caught[0].message)
+    gone, parts, caught = pruned(kind, "synflow", gates="score")
+    assert gone.kept == round(0.1 * gone.total)
+    assert set(gone.collapsed_blocks()) == set(parts)
+    assert [warning.category for warning in caught] == [foreprune.LayerCollapse]
+    what = "layers" if kind == "bert" else "blocks"
+    assert f"leaves no weight in 4 of {len(gone.blocks)} {what}: {parts[0]}" in str(caught[0].message)
+    with pytest.raises(ValueError, match=r'gates="keep" keeps the 576 weights of .*; ask for a density of at least'):
+        pruned(kind, "synflow", gates="keep")
 
 
-def test_gates_score_is_the_published_selection_and_starves_them() -> None:
-    snip = foreprune.get_method("snip")
-    masks, said = pruned(snip, gates="score")
-    scores = foreprune.score(encoder(), "snip", data=batch())
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    bits = torch.cat([masks[name].flatten() for name in scores])
-    assert flat[bits].min() >= flat[~bits].max()
-    assert not [warning for warning in said if warning.category is UnscoredBlocks]
-    assert sum(queries_and_keys(masks).values()) < sum(queries_and_keys(pruned(snip)[0]).values())
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_fraction_of_every_block(kind: str) -> None:
+    masks, _, caught = pruned(kind, "synflow", scope="local")
+    assert all(abs(kept - 0.1 * total) < 1 for kept, total in masks.block_counts().values())
+    assert [warning.category for warning in caught] == [UnscoredBlocks]
 
 
-@pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
-def test_scores_decide_where_nothing_but_queries_and_keys_is_prunable() -> None:
-    names = sorted(score_blocks(Net.of(encoder()).blocks))
-    masks = foreprune.prune(encoder(), "snip", density=0.2, data=batch(), prunable=names)
-    assert (masks.kept, masks.total) == (51, 256)
+@pytest.mark.parametrize("rounds", [1, 7])
+def test_the_share_does_not_depend_on_the_rounds(rounds: int) -> None:
+    masks, parts, _ = pruned("vit", "synflow", rounds=rounds)
+    once, *_ = pruned("vit", "synflow", rounds=30)
+    assert [masks.block_counts()[name] for name in parts] == [once.block_counts()[name] for name in parts]
+
+
+def test_without_pruning_nothing_is_said() -> None:
+    assert pruned("vit", "synflow", density=1.0)[2] == []
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_a_floor_for_scores_of_the_data(method: str) -> None:
+    plain, parts, _ = pruned("gpt2", method, gates="score")
+    floored, *_ = pruned("gpt2", method, gates="score", floor=0.5)
+    erk = pruned("gpt2", "erk")[0].block_counts()
+    assert plain.kept == floored.kept
+    assert min(plain.block_counts()[name][0] for name in parts) < 0.3 * erk[parts[0]][0]  # or there is nothing to see
+    for name, (kept, _) in floored.block_counts().items():
+        assert kept >= 0.5 * erk[name][0] - 1, name
+
+
+def test_rows_that_no_name_tells() -> None:
+    """Rows without a score that are a regular part of a tensor, as queries and keys head by head, are one block."""
+    torch.manual_seed(0)
+    model = Transformer(HeadwiseAttention, tokens=False)
+    with pytest.warns(UnscoredBlocks, match=r"2 of 12 blocks get no score at all.*mixed.weight\[unscored\]"):
+        masks = foreprune.prune(model, "synflow", density=0.1, inputs=torch.rand(2, 2, 8, 8), rounds=5)
+    assert masks.kept == round(0.1 * masks.total)
+    rows = masks["blocks.0.attn.mixed.weight"].view(2, 3, 6, 12)
+    assert rows[:, :2].sum() > 0
+    assert masks.block_counts()["blocks.0.attn.mixed.weight[unscored]"] == (int(rows[:, :2].sum()), 288)

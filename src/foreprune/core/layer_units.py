@@ -17,6 +17,11 @@ def is_conv1d(layer: nn.Module) -> bool:
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
 
 
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether it is a transposed convolution, whose weights are (in, out / groups, ...)."""
+    return isinstance(layer, _TRANSPOSED)
+
+
 def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> Tensor:
     """Number of the unit that each entry of the weight `name` feeds, int64, in a shape that broadcasts to `shape`.
 

@@ -181,9 +181,10 @@ class Method:
 
             if self.reach is not None and gates != "score" and groups[0].keep < net.total:
                 reached = self.reach(net, task)
-                if found := unscored_blocks(reached, net, task):
-                    warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=3)
-                    return beside(net, task, groups[0].keep, reached, found, make=made_of, whole=gates == "keep")
+                parts, found = unscored_blocks(reached, net, task)
+                if found:
+                    warnings.warn(notice(found, parts, gates=gates), UnscoredBlocks, stacklevel=3)
+                    return beside(parts, task, groups[0].keep, reached, found, make=made_of, whole=gates == "keep")
             made = [made_of(net.restricted(group.blocks), group) for group in groups]
             return made[0] if len(made) == 1 else joined(net, made)
         assert self.score is not None
@@ -334,30 +335,32 @@ def by_score(
             a signal.
         UnscoredBlocks: `gates` has decided about some blocks.
     """
-    masks, scores, unscored = net.dense(), None, None
+    masks, scores, unscored, parts = net.dense(), None, None, net
     steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
     if sum(lot.keep for lot in steps[-1]) == net.total:
         gates = "score"
-    for done, lots in enumerate(steps, start=1):
+    for done in range(1, rounds + 1):
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
             if done == 1 and gates != "score":
-                found = unscored_blocks(latest, net, task)
-                found = with_attention(found, net) if attention else found
-                unscored = instead_of(found, net, whole=gates == "keep")
+                parts, silent = unscored_blocks(latest, net, task)
+                found = with_attention(silent, parts) if attention else silent
                 if found:
-                    warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=4)
+                    unscored = instead_of(found, net, whole=gates == "keep")
+                    masks, steps = parts.dense(), lots_of(grouped(parts, density), rounds=rounds, schedule=schedule)
+                    said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
+                    warnings.warn(said, UnscoredBlocks, stacklevel=4)
             choose = partial(
                 keep_best,
                 scope=scope,
                 among=None if revives else masks,
                 generator=task.generator,
-                blocks=net.blocks,
+                blocks=parts.blocks,
                 unscored=unscored,
                 floor=floor,
             )
-            masks = choose(latest, _at_once(lots))
+            masks = choose(latest, _at_once(steps[done - 1]))
         except NoSignal:
             if scores is None:
                 raise

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from foreprune.core.attention import score_blocks
-from foreprune.core.blocks import Block
+from foreprune.core.blocks import Block, split
 from foreprune.core.budget import Group
+from foreprune.core.layer_units import is_conv1d, is_transposed
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net, scoring
 from foreprune.core.select import Unscored, keep_best
@@ -29,8 +31,11 @@ class UnscoredBlocks(UserWarning):
     """A score says nothing, or too little, of some blocks, so something else decides how much of them is kept."""
 
 
-def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple[Block, ...]:
-    """The blocks whose scores are all zero while those of others are not.
+def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple[Net, tuple[Block, ...]]:
+    """The blocks whose scores are all zero while those of others are not, and the network that has them.
+
+    Where the rows without a score are a regular part of a tensor that no name tells to be split, such as queries and
+    keys that lie head by head, or the gates of a gated linear unit, that part is a block of its own, "[unscored]".
 
     Layers that the output does not depend on are not among them: one forward pass on the task's example, with its real
     gates, shows which weights it is computed from. Without an example there is no telling.
@@ -40,12 +45,38 @@ def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple
         net: the network.
         task: what the score has looked at.
     """
-    blocks = [block for block in net.blocks if block.size]
+    parts = net.restricted(
+        piece for block in net.blocks for piece in (_pieces(scores, net, block) if not block.spans else (block,))
+    )
+    blocks = [block for block in parts.blocks if block.size]
     silent = [block for block in blocks if not scores[block.parameter][block.index].any()]
     if not silent or len(silent) == len(blocks):
-        return ()
+        return net, ()
     unused = _unused(net, task)
-    return tuple(block for block in silent if block.parameter not in unused)
+    found = tuple(block for block in silent if block.parameter not in unused)
+    return (parts, found) if found else (net, ())
+
+
+def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block, ...]:
+    """A tensor, or its rows with and without a score, if those without are at least a third of it and follow each other
+    at regular distances, two or more at a time."""
+    score = scores[block.parameter]
+    if score.dim() < 2 or not score.numel():
+        return (block,)
+    owner = net.module.get_submodule(block.parameter.rpartition(".")[0])
+    axis = 1 if is_conv1d(owner) else 0
+    zero = ~(score != 0).any([other for other in range(score.dim()) if other != axis]).cpu().numpy()
+    if not zero.size // 3 <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
+        return (block,)
+    ends = np.flatnonzero(np.diff(zero.astype(np.int8), prepend=0, append=0)).tolist()
+    without = tuple(zip(ends[::2], ends[1::2], strict=True))
+    lengths, gaps = np.diff(ends)[::2], np.diff(ends)[1::2]
+    if lengths.min() < 2 or np.ptp(lengths) or (gaps.size and np.ptp(gaps)):
+        return (block,)
+    borders = [0, *ends, zero.size]
+    between = zip(borders[::2], borders[1::2], strict=True)
+    with_score = tuple((start, stop) for start, stop in between if start < stop)
+    return split(block.parameter, block.tensor, axis, {"unscored": without, "scored": with_score})
 
 
 def with_attention(found: tuple[Block, ...], net: Net) -> tuple[Block, ...]:
@@ -62,23 +93,19 @@ def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored 
     return Unscored({block.name: net.params[block.parameter][block.index].abs() for block in blocks}, whole)
 
 
-def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates) -> str:
-    """What happened to blocks without a score, and what to do about it."""
+def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates, silent: bool = True) -> str:
+    """What happened to these blocks, and what to do about it; `silent`: all of their scores are zero."""
     names = f"{', '.join(block.name for block in blocks[:4])}{', ...' if len(blocks) > 4 else ''}"
     done = (
         "they are kept whole" if gates == "keep" else "the largest of their weights are kept, as many as erk would keep"
     )
     other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
-    if {block.name for block in blocks} <= score_blocks(net.blocks):
-        said = "only make attention scores, of which nothing can be told before training"
+    if silent:
+        why = "get no score at all, because they only feed gates (queries and keys, squeeze-and-excitation) or lie "
+        why, instead = f"{why}behind zeros", "prunes them first"
     else:
-        said = (
-            "get no score, because they only feed gates (queries and keys, squeeze-and-excitation) or lie behind zeros"
-        )
-    return (
-        f"{len(blocks)} of {len(net.blocks)} blocks {said}, and {done}: {names}; {other}, and "
-        'gates="score" takes scores as they are'
-    )
+        why, instead = "make attention scores, whose gradients say little before training", "lets scores decide"
+    return f'{len(blocks)} of {len(net.blocks)} blocks {why}, and {done}: {names}; {other}, and gates="score" {instead}'
 
 
 def beside(
