@@ -93,6 +93,15 @@ def sharpened(model: nn.Module, times: float) -> nn.Module:
     return sharp
 
 
+def shares(model: nn.Module, method: str, data: Batch) -> dict[str, float]:
+    """Of the sum of the absolute values of all scores, the share of each kind of block: "q", "k", "v", other layers."""
+    found: dict[str, float] = {}
+    for name, score in blocks(fp.score(model, method, data=[data])).items():
+        kind = name[-2] if name.endswith("]") else name.removesuffix(".weight").rpartition(".")[2]
+        found[kind] = found.get(kind, 0.0) + float(score.abs().sum())
+    return {kind: value / sum(found.values()) for kind, value in found.items()}
+
+
 def choose(
     model: nn.Module, method: str, *, variant: str, density: float, seed: int, data: Batch
 ) -> tuple[fp.Masks, bool]:

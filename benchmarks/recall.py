@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import foreprune as fp
-from benchmarks.attention import choose, kept
+from benchmarks.attention import choose, kept, shares, sharpened
 from benchmarks.attention_tasks import SIZE, TASKS, TOY, Drawn, Size
 from foreprune.analysis.statistics import mean_interval, spread
 from foreprune.core.net import isolated_randomness
@@ -161,6 +161,23 @@ def _mean(rows: Iterable[Mapping[str, Any]], key: str) -> str:
     return "" if found is None else f"{found.mean:.3f}"
 
 
+def shares_table(size: Size) -> str:
+    """Which share of all scores each kind of block has, seed 0, as drawn and with attention scores 8 and 64 times."""
+    lines: list[tuple[str, ...]] = []
+    for name, make in TASKS.items():
+        task = make(size)
+        with isolated_randomness(_FIRST_SEED["network"]):
+            model = task.network()
+        with isolated_randomness(_FIRST_SEED["scoring"]):
+            data = task.scoring()
+        for method, times in itertools.product(("snip", "grasp"), (1, 8, 64)):
+            found = shares(sharpened(model, times), method, data)
+            if not lines:
+                lines = [("task", "method", "attention scores", *found), ("---",) * (3 + len(found))]
+            lines.append((name, method, f"x {times}", *(f"{100 * share:.1f} %" for share in found.values())))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks recall", description=__doc__)
@@ -172,7 +189,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/recall.csv"), help="CSV file (default: runs/recall.csv)")
     parser.add_argument("--rehearse", action="store_true", help="at toy size, in seconds")
     parser.add_argument("--table", action="store_true", help="print the table of the file and run nothing")
+    parser.add_argument("--shares", action="store_true", help="print which blocks have how much of the scores instead")
     chosen = parser.parse_args(arguments)
+    if chosen.shares:
+        print(shares_table(TOY if chosen.rehearse else SIZE))
+        return 0
     wanted = runs_of(chosen.tasks, chosen.methods, chosen.variants, chosen.densities, chosen.seeds)
     done = {tuple(row[key] for key in FIELDS[:5]) for row in read(chosen.out)}
     left = [] if chosen.table else [run for run in wanted if run.cell not in done]

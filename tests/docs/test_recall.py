@@ -45,6 +45,17 @@ def test_a_method_that_refuses_a_network_is_named_and_the_others_go_on(
     assert [row["method"] for row in recall.read(tmp_path / "rows.csv")] == ["erk"]
 
 
+def test_shares_of_the_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    assert recall.main(["--rehearse", "--shares"]) == 0
+    titles, _, *lines = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert titles[3:] == ["q", "k", "v", "out_proj", "linear1", "linear2", "head"]
+    assert len(lines) == 2 * 2 * 3
+    for line in lines:
+        assert abs(sum(float(cell.removesuffix(" %")) for cell in line[3:]) - 100) < 1
+    plain, sharp = (float(line[3].removesuffix(" %")) for line in lines[:2])
+    assert 0 < plain < sharp
+
+
 def test_an_answer_to_recall_is_the_value_beside_its_key() -> None:
     tokens, answers = Recall(TOY).draw(50)
     assert tokens.shape == (50, TOY.pairs + 1, 2)
