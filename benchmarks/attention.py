@@ -109,7 +109,7 @@ def choose(
 
     default: the library's own; published: scores decide about all; gates=VALUE, floor=SHARE: options of `prune`;
     least=SHARE: `floored` for queries and keys; least-magnitude=SHARE, least-random=SHARE: chosen so; every=SHARE: for
-    all blocks; totals: `equal_totals`; sharp=TIMES: scores of the `sharpened` network.
+    all blocks; totals: `equal_totals`; sharp=TIMES: scores of the `sharpened` network. In these scores decide about all.
 
     Raises:
         ValueError: no such variant.
@@ -125,8 +125,10 @@ def choose(
         share = float(value or 0)
         floor = partial(floored, share=share, density=density, everywhere=kind == "every", by=by)
         asked = changed(fp.get_method(method), equal_totals if kind == "totals" else floor)
+        options = {"gates": "score"}
     elif kind == "sharp":
         scored = sharpened(model, float(value))
+        options = {"gates": "score"}
     elif kind != "default":
         raise ValueError(f"no variant {variant!r}")
     with warnings.catch_warnings(record=True) as said:

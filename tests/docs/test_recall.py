@@ -88,6 +88,25 @@ def test_a_floor_is_kept_and_counts_stay_exact(variant: str, least: float) -> No
             assert kept >= least * counts[name][0] - 1
 
 
+def test_variants_differ_from_the_default_and_from_each_other() -> None:
+    with isolated_randomness(0):
+        task = Recall(TOY)
+        model, data = task.network(), task.scoring()
+    variants = (
+        "default",
+        "published",
+        "least=1",
+        "least-magnitude=1",
+        "least-random=1",
+        "every=1",
+        "totals",
+        "sharp=8",
+    )
+    found = [choose(model, "snip", variant=variant, density=0.1, seed=0, data=data)[0] for variant in variants]
+    bits = [b"".join(masks[name].numpy().tobytes() for name in masks) for masks in found]
+    assert len(set(bits)) == len(variants)
+
+
 def test_an_unknown_variant_is_refused() -> None:
     with isolated_randomness(0):
         task = Recall(TOY)
