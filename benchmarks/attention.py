@@ -109,7 +109,7 @@ def choose(
 
     default: the library's own; published: scores decide about all; gates=VALUE, floor=SHARE: options of `prune`;
     least=SHARE: `floored` for queries and keys; least-magnitude=SHARE, least-random=SHARE: chosen so; every=SHARE: for
-    all blocks; totals: `equal_totals`; sharp=TIMES: scores of the `sharpened` network. In these scores decide about all.
+    all blocks; totals: `equal_totals`; sharp=TIMES: scores of the `sharpened` network; all without the default rule.
 
     Raises:
         ValueError: no such variant.
