@@ -10,7 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -339,6 +339,19 @@ def by_score(
     steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
     if sum(lot.keep for lot in steps[-1]) == net.total:
         gates = "score"
+
+    def choose(best_of: Scores, lots: tuple[Lot, ...]) -> Masks:
+        return keep_best(
+            best_of,
+            lots[0].keep if len(lots) == 1 else lots,
+            scope=scope,
+            among=None if revives else masks,
+            generator=task.generator,
+            blocks=parts.blocks,
+            unscored=unscored,
+            floor=floor,
+        )
+
     for done in range(1, rounds + 1):
         try:
             latest = score(net, task, masks, **settings)
@@ -351,16 +364,7 @@ def by_score(
                     masks, steps = parts.dense(), lots_of(grouped(parts, density), rounds=rounds, schedule=schedule)
                     said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
                     warnings.warn(said, UnscoredBlocks, stacklevel=4)
-            choose = partial(
-                keep_best,
-                scope=scope,
-                among=None if revives else masks,
-                generator=task.generator,
-                blocks=parts.blocks,
-                unscored=unscored,
-                floor=floor,
-            )
-            masks = choose(latest, _at_once(steps[done - 1]))
+            masks = choose(latest, steps[done - 1])
         except NoSignal:
             if scores is None:
                 raise
@@ -371,16 +375,11 @@ def by_score(
                 LayerCollapse,
                 stacklevel=4,
             )
-            return choose(scores, _at_once(steps[-1]))
+            return choose(scores, steps[-1])
         scores = latest
         if progress is not None:
             progress(done, rounds)
     return masks
-
-
-def _at_once(lots: tuple[Lot, ...]) -> int | tuple[Lot, ...]:
-    """One number where all blocks share it."""
-    return lots[0].keep if len(lots) == 1 else lots
 
 
 def check_scores(scores: Mapping[str, Tensor], net: Net) -> None:
