@@ -68,10 +68,11 @@ def prune(
         scope: "global" compares scores over all blocks; "local" keeps the same fraction in every block. A block is the
             weight of a layer, or where one tensor holds several layers (queries, keys and values; the gates of an LSTM;
             experts) that of one of them, "attn.qkv.weight[q]".
-        gates: what becomes of blocks whose scores are all zero on the dense network while others are not: on paths,
-            queries and keys and whatever else only feeds gates. "erk": they keep what Erdős-Rényi-kernel densities
-            would keep of them, their largest weights. "keep": they are kept whole. "score": their zeros decide, so they
-            are pruned first.
+        gates: what becomes of blocks that a score says nothing of: those whose scores are all zero on the dense network
+            while others are not (on paths, whatever only feeds gates), and with every method that looks at inputs or
+            data the queries and keys of attention, whose gradients are small before training. "erk": they keep what
+            Erdős-Rényi-kernel densities would keep of them, their largest weights. "keep": they are kept whole.
+            "score": scores decide, as published, and prune them first.
         floor: what every block keeps at least, in [0, 1], as a share of what Erdős-Rényi-kernel densities would keep
             of it; the rest goes by score over all blocks.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of names of parameters or

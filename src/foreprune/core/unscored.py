@@ -1,8 +1,9 @@
-"""Blocks that a score says nothing of.
+"""Blocks that a score says nothing of, or too little.
 
 Where attention is uniform and gates are open, as on paths, queries, keys and the layers of gates make no difference, so
-their scores are exactly zero; so are those behind a scale that begins at zero. By these scores attention would be the
-first thing to go.
+their scores are exactly zero; so are those behind a scale that begins at zero. Before training attention is nearly
+uniform, and with it the gradients of queries and keys are small. By these scores attention would be the first thing to
+go; docs/results/attention.md has what that costs, and what else was tried.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreprune.core.attention import score_blocks
 from foreprune.core.blocks import Block, split
 from foreprune.core.budget import Group
 from foreprune.core.layer_units import is_conv1d, is_transposed
@@ -26,7 +28,7 @@ Gates = Literal["erk", "keep", "score"]
 
 
 class UnscoredBlocks(UserWarning):
-    """A score is zero all over some blocks, so something else decides how much of them is kept."""
+    """A score says nothing, or too little, of some blocks, so something else decides how much of them is kept."""
 
 
 def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple[Net, tuple[Block, ...]]:
@@ -77,6 +79,13 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     return split(block.parameter, block.tensor, axis, {"unscored": without, "scored": with_score})
 
 
+def with_attention(found: tuple[Block, ...], net: Net) -> tuple[Block, ...]:
+    """These blocks and all queries and keys, in the order of the network; only these where no other would be left."""
+    silent = {block.name for block in found} | score_blocks(net.blocks)
+    joint = tuple(block for block in net.blocks if block.name in silent)
+    return joint if len(joint) < len(net.blocks) else found
+
+
 def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored | None:
     """What decides within these blocks: the size of their weights."""
     if not blocks:
@@ -84,18 +93,19 @@ def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored 
     return Unscored({block.name: net.params[block.parameter][block.index].abs() for block in blocks}, whole)
 
 
-def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates) -> str:
-    """What happened to blocks without a score, and what to do about it."""
+def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates, silent: bool = True) -> str:
+    """What happened to these blocks, and what to do about it; `silent`: all of their scores are zero."""
     names = f"{', '.join(block.name for block in blocks[:4])}{', ...' if len(blocks) > 4 else ''}"
     done = (
         "they are kept whole" if gates == "keep" else "the largest of their weights are kept, as many as erk would keep"
     )
     other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
-    return (
-        f"{len(blocks)} of {len(net.blocks)} blocks get no score at all, because they only feed gates (queries and "
-        f"keys, squeeze-and-excitation) or lie behind zeros, and {done}: {names}; {other}, and "
-        'gates="score" prunes them first'
-    )
+    if silent:
+        why = "get no score at all, because they only feed gates (queries and keys, squeeze-and-excitation) or lie "
+        why, instead = f"{why}behind zeros", "prunes them first"
+    else:
+        why, instead = "make attention scores, whose gradients say little before training", "lets scores decide"
+    return f'{len(blocks)} of {len(net.blocks)} blocks {why}, and {done}: {names}; {other}, and gates="score" {instead}'
 
 
 def beside(
