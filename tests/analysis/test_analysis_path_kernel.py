@@ -140,12 +140,12 @@ def test_single_precision_first_comes_to_the_same(monkeypatch: pytest.MonkeyPatc
 
             patch.setattr(_Bent, "multiply", counted)
             found = path_kernel(model, given, inputs=x, leading=3)
-        torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-10, atol=0)
-        torch.testing.assert_close(found.log10_eigenvalues, exact.log10_eigenvalues, rtol=0, atol=1e-10)
+        torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-8, atol=0)
+        torch.testing.assert_close(found.log10_eigenvalues, exact.log10_eigenvalues, rtol=0, atol=1e-8)
         for name, directions in found.directions.items():
             for one, other in zip(directions, exact.directions[name], strict=True):
                 sign = 1 if float((one * other).sum()) >= 0 else -1
-                torch.testing.assert_close(sign * one, other, rtol=0, atol=1e-4)
+                torch.testing.assert_close(sign * one, other, rtol=0, atol=1e-3)
         assert 3 <= products[torch.float64] < products[torch.float32]
 
 

@@ -19,8 +19,8 @@ MOST_PATHS = 4096
 _TOLERANCE = 1e-6
 _MANY = 200_000  # weights; above it, products in double precision are saved
 _ROUGH = 1e-5  # residuals, over eigenvalues, to be reached in single precision
-_RESIDUAL = 1e-6  # and then in double; an eigenvalue's own error is about its square over the gap to the next
-_BASIS = 30  # vectors kept; more of them save products, and cost memory
+_RESIDUAL = 1e-5  # and then in double; the error of an eigenvalue is about its square over the gap to the others
+_BASIS = 36  # vectors kept; more of them save products, and cost memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def path_kernel(model: nn.Module, masks: Masks | None = None, *, inputs: Any, le
     of the weights of path p. Without `leading` it is formed whole, path by path, for up to 4,096 paths. With it, that
     many largest eigenvalues are computed for a network of any size: they are those of J^T J over the weights, whose
     products with vectors come from second derivatives of R_PK(theta^2), and ARPACK does the rest. Up to 200,000 weights
-    the result is exact to rounding; above, directions have an accuracy of about 1e-6 over the relative gap between
+    the result is exact to rounding; above, directions have an accuracy of about 1e-5 over the relative gap between
     eigenvalues, and eigenvalues of its square.
 
     Args:
@@ -215,7 +215,7 @@ class _Bent:
         sizes = [value.numel() if at is None else len(at) for at, value in zip(self.used, self.squares, strict=True)]
         return [
             (part if at is None else vector.new_zeros(like.numel()).index_copy_(0, at, part)).view(like.shape)
-            for part, at, like in zip(vector.split(sizes), self.used, self.squares, strict=True)
+            for part, at, like in zip(torch.split(vector, sizes), self.used, self.squares, strict=True)
         ]
 
     def multiply(self, vector: Tensor) -> Tensor:
