@@ -453,7 +453,7 @@ def test_messages_along_a_list_of_edges() -> None:
     for name in found:
         one, other = found[name] / found["head.weight"].sum(), wanted[name] / wanted["head.weight"].sum()
         torch.testing.assert_close(one, other)
-    assert foreprune.prune(network, "phew", density=0.5, inputs=(NODES.double(), EDGES)).kept >= 1
+    assert foreprune.prune(network, "phew", density=0.5, inputs=(NODES.double(), EDGES), gates="score").kept >= 1
 
 
 def test_inputs_that_no_forward_takes_raise_what_it_raises() -> None:
