@@ -71,7 +71,7 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     ends = np.flatnonzero(np.diff(zero.astype(np.int8), prepend=0, append=0)).tolist()
     without = tuple(zip(ends[::2], ends[1::2], strict=True))
     lengths, gaps = np.diff(ends)[::2], np.diff(ends)[1::2]
-    if lengths.min() < 2 or np.ptp(lengths) or (gaps.size and np.ptp(gaps)):
+    if not ends or lengths.min() < 2 or np.ptp(lengths) or (gaps.size and np.ptp(gaps)):
         return (block,)
     borders = [0, *ends, zero.size]
     between = zip(borders[::2], borders[1::2], strict=True)
