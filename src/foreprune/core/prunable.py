@@ -93,7 +93,8 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     not_float = [name for name in chosen if not by_name[name].is_floating_point()]
     if not_float:
         raise ValueError(
-            f"parameter {not_float[0]!r} is {by_name[not_float[0]].dtype}: only real floating weights can be pruned"
+            f"parameter {not_float[0]!r} is {by_name[not_float[0]].dtype}: only real floating weights can be pruned; "
+            "exclude it with prunable="
         )
     if not any(by_name[name].numel() for name in chosen):
         kinds = sorted({type(m).__name__ for m in module.modules() if m._parameters})
