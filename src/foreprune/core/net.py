@@ -55,7 +55,7 @@ class Net:
 
         Raises:
             TypeError: not a module.
-            ValueError: parameters not materialized yet, or nothing to prune.
+            ValueError: parameters without values (lazy, or on the meta device), or nothing to prune.
         """
         if not isinstance(module, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
@@ -72,6 +72,11 @@ class Net:
                 name = f"{prefix}.{attribute}" if prefix else attribute
                 if isinstance(parameter, nn.parameter.UninitializedParameter):
                     raise ValueError(f"parameter {name!r} is not initialized yet: run the model once, then prune it")
+                if parameter.is_meta:
+                    raise ValueError(
+                        f"parameter {name!r} is on the meta device and has no values; write model.to_empty(device=...) "
+                        "and initialize it, then prune it"
+                    )
                 key = first_name.setdefault(id(parameter), name)
                 slots[name] = key
                 if key == name:
