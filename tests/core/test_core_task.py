@@ -135,8 +135,10 @@ def test_a_temperature_needs_one_tensor() -> None:
         ValueError,
         match=r"a temperature of 200 needs a model that returns one tensor, .* returns dict; pass temperature=1",
     ):
-        foreprune.prune(Wrapped(), "grasp", density=0.5, **arguments)
-    assert foreprune.prune(Wrapped(), "grasp", density=0.5, temperature=1, **arguments).kept == 82
+        foreprune.prune(Wrapped(), "grasp", density=0.5, temperature=200, **arguments)
+    plain = foreprune.prune(Wrapped(), "grasp", density=0.5, **arguments)
+    assert plain.kept == 82
+    assert plain == foreprune.prune(Wrapped(), "grasp", density=0.5, temperature=1, **arguments)
 
 
 def test_what_a_call_makes_once_is_the_same_in_every_round() -> None:

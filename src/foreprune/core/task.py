@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foreprune.core.net import Net, Params, gradients, primary_output
@@ -92,6 +93,12 @@ class Task:
     def samples(self) -> int:
         """Number of scoring samples."""
         return sum(batch.size for batch in self.batches)
+
+    @property
+    def cross_entropy(self) -> bool:
+        """Whether the loss is the cross-entropy of logits: the default, torch's own, or that with some arguments."""
+        loss = self.loss.func if isinstance(self.loss, functools.partial) else self.loss
+        return loss is None or loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
 
     def loss_of(self, net: Net, params: Params, batch: Batch, *, temperature: float = 1.0) -> Tensor:
         """Loss of one batch, weighted by its share of the samples: summed over batches it is the mean over samples."""

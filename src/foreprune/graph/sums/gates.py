@@ -323,9 +323,9 @@ def leaves(value: Any) -> Iterable[Any]:
         yield value
 
 
-def graph_nodes(tensor: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph behind a tensor."""
-    stack, seen = [tensor.grad_fn], set()
+def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph behind some tensors."""
+    stack, seen = [tensor.grad_fn for tensor in tensors], set()
     while stack:
         node = stack.pop()
         if node is not None and node not in seen:
