@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.converted import hint
 from foreprune.core.masks import parameters_of, unwrapped
 
 
@@ -125,7 +126,7 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
             of the masked parameters. Nothing has been changed then.
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
+        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}{hint(module)}")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer must be the torch.optim.Optimizer that trains the module, not {type(optimizer).__name__}; "

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from foreprune.core.checkpointing import without_checkpointing
+from foreprune.core.converted import refuse_converted
 from foreprune.core.masks import unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
 
@@ -54,9 +55,10 @@ class Net:
         """View `module`; `prunable` as in `foreprune.prune`. Compiled and data-parallel wrappers are looked through.
 
         Raises:
-            TypeError: not a module.
+            TypeError: not a module, or one that was scripted, traced, exported or quantized.
             ValueError: parameters not materialized yet, or nothing to prune.
         """
+        refuse_converted(module)
         if not isinstance(module, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
         module = unwrapped(module)
