@@ -69,6 +69,27 @@ def test_masks_are_those_without_checkpoints(method: str, kind: str) -> None:
     assert _untouched()
 
 
+def _switched_on() -> Checkpointed:
+    """With the hook that transformers sets for checkpointing: it makes gradients begin at the embeddings."""
+    model = _net(None)
+    model.first[0].register_forward_hook(lambda module, args, output: output.requires_grad_(True))
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_are_those_without_a_hook_that_switches_gradients_on(method: str) -> None:
+    given, record = example("mlp"), foreprune.get_method(method)
+    arguments: dict[str, Any] = {**given.arguments(record), "density": 0.4, "seed": 3}
+    if "mean image" in record.needs:
+        arguments["mean_image"] = given.x.mean(0)
+    assert foreprune.prune(_switched_on(), method, **arguments) == foreprune.prune(_net(None), method, **arguments)
+
+
+def test_measures_are_those_without_a_hook_that_switches_gradients_on() -> None:
+    x = example("mlp").x
+    assert foreprune.analyze(_switched_on().eval(), data=x) == foreprune.analyze(_net(None).eval(), data=x)
+
+
 @pytest.mark.parametrize("kind", ["reentrant", "hooks"])
 def test_measures_are_those_without_checkpoints(kind: str) -> None:
     given = example("mlp")

@@ -150,6 +150,9 @@ def test_inputs_that_do_not_fit() -> None:
     hooked = Two()
     hooked.register_forward_pre_hook(lambda module, args: (*args, B))
     assert len(as_inputs(A, module=hooked).args) == 1
+    labeled = Labeled()
+    labeled.register_forward_pre_hook(lambda module, args: None)
+    assert read(labeled, {"a": A, "labels": Y}, labeled=True) == [(["a"], True, ["a", "labels"])]
 
 
 class Pair(nn.Module):
@@ -215,3 +218,40 @@ def test_what_is_missing_is_asked_for_once(method: Any) -> None:
     for form in fails if needs else []:
         with pytest.raises((TypeError, ValueError), match=asked):
             foreprune.prune(given.model, method, density=0.4, **form, **few)
+
+
+class Decoder(nn.Module):
+    """As encoder-decoders of transformers: what the decoder sees is the labels, moved by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = type("Config", (), {"is_encoder_decoder": True, "decoder_start_token_id": 9, "pad_token_id": 8})
+
+    def forward(self, a: Tensor, decoder_input_ids: Any = None, labels: Any = None) -> Tensor:
+        return a
+
+
+def test_decoders_see_the_labels_moved_by_one() -> None:
+    labels = torch.tensor([[1, 2, 3], [4, -100, -100]])
+    for labeled in (False, True):
+        (batch,) = materialize({"a": A[:2], "labels": labels}, CPU, labeled=labeled, module=Decoder())
+        assert batch.inputs.kwargs is not None
+        assert batch.inputs.kwargs["decoder_input_ids"].tolist() == [[9, 1, 2], [9, 4, 8]]
+        assert "labels" not in batch.inputs.kwargs
+    given = {"a": A[:2], "labels": labels, "decoder_input_ids": labels}
+    (batch,) = materialize(given, CPU, module=Decoder())
+    assert batch.inputs.kwargs is not None
+    assert torch.equal(batch.inputs.kwargs["decoder_input_ids"], labels)
+
+
+def test_targets_that_the_forward_takes_if_it_is_given_them() -> None:
+    class Small(nn.Module):
+        def forward(self, idx: Tensor, targets: Any = None) -> Tensor:
+            return idx
+
+    class Needed(nn.Module):
+        def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
+            return idx
+
+    assert read(Small(), {"idx": A, "targets": Y}, labeled=True) == [(["idx"], True, ["idx", "targets"])]
+    assert read(Needed(), {"idx": A, "targets": Y, "y": Y}, labeled=True) == [(["idx", "targets"], True)]

@@ -80,9 +80,15 @@ def test_the_loss_in_an_output() -> None:
         def __init__(self, loss: Any) -> None:
             self.loss = loss
 
-    for output in ({"loss": loss, "logits": normal(2, 3)}, Output(loss), (loss, normal(2, 3)), loss):
+    for output in (
+        {"loss": loss, "logits": normal(2, 3)},
+        Output(loss),
+        (loss, normal(2, 3)),
+        (normal(2, 3), loss),
+        loss,
+    ):
         assert own_loss(output) is loss
-    for other in ({"logits": loss}, Output(None), (normal(2, 3), loss), normal(2, 3), torch.tensor(3), [], None):
+    for other in ({"logits": loss}, Output(None), (normal(2, 3),), normal(2, 3), normal(1), torch.tensor(3), [], None):
         assert own_loss(other) is None
 
 

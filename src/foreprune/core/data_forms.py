@@ -132,14 +132,15 @@ class _Forward:
     """What the forward of a module takes; of an unknown one nothing is known."""
 
     signature: inspect.Signature | None
+    module: nn.Module | None = None
+    hooked: bool = False  # a hook in front of it may change its arguments
 
     @classmethod
     def of(cls, module: nn.Module | None) -> _Forward:
-        # a hook in front of the forward may change its arguments
-        if module is None or module._forward_pre_hooks:
+        if module is None:
             return cls(None)
         try:
-            return cls(inspect.signature(module.forward))
+            return cls(inspect.signature(module.forward), module, bool(module._forward_pre_hooks))
         except (TypeError, ValueError):
             return cls(None)
 
@@ -161,7 +162,7 @@ class _Forward:
 
     def takes(self, count: int) -> bool | None:
         """Whether it can be called with so many positional arguments; None if nobody knows."""
-        if self.signature is None:
+        if self.signature is None or self.hooked:
             return None
         try:
             self.signature.bind(*range(count))
@@ -171,7 +172,7 @@ class _Forward:
 
     def check(self, inputs: Inputs, what: str) -> None:
         """Raise TypeError for arguments that it does not take."""
-        if self.signature is None:
+        if self.signature is None or self.hooked:
             return
         try:
             self.signature.bind(*inputs.args, **(inputs.kwargs or {}))
@@ -245,7 +246,7 @@ def _to_batch(batch: Any, device: torch.device, forward: _Forward, *, labeled: b
 def _from_mapping(batch: Mapping[Any, Any], forward: _Forward, *, labeled: bool) -> tuple[dict[Any, Any], Any, Any]:
     """(inputs, target, labels that the forward takes, by its names for them)."""
     names, needed = forward.names, forward.required
-    own = {key: value for key, value in batch.items() if key in names and _is_label(key)}
+    own = {key: value for key, value in batch.items() if key in names and _is_label(key, key in needed)}
     key = next((key for key in _LABELS if key in batch and (key in own or key not in names)), None)
     inputs = {name: value for name, value in batch.items() if name in needed or (name != key and name not in own)}
     if key is not None and not own and "labels" in names:  # what transformers' data collators do
@@ -255,11 +256,25 @@ def _from_mapping(batch: Mapping[Any, Any], forward: _Forward, *, labeled: bool)
             "a batch that is a mapping needs 'labels' (or 'label', 'target', 'targets', 'y'); it has "
             f"{', '.join(map(str, batch)) or 'nothing'}"
         )
+    if "labels" in own and "decoder_input_ids" in names and "decoder_input_ids" not in inputs:
+        shifted = _shifted(own["labels"], getattr(forward.module, "config", None))
+        inputs |= {} if shifted is None else {"decoder_input_ids": shifted}
     return inputs, (own or None) if key is None else batch[key], own
 
 
-def _is_label(name: str) -> bool:
-    return name in _POSITIONS or "label" in name
+def _shifted(labels: Any, config: Any) -> Tensor | None:
+    """Labels as inputs of the decoder, which encoder-decoders of transformers make only where they get the labels."""
+    start, padding = getattr(config, "decoder_start_token_id", None), getattr(config, "pad_token_id", None)
+    if not getattr(config, "is_encoder_decoder", False) or start is None or not isinstance(labels, Tensor):
+        return None
+    shifted = labels.roll(1, -1)
+    shifted[..., 0] = start
+    return shifted.masked_fill(shifted == -100, padding or 0)
+
+
+def _is_label(name: str, required: bool) -> bool:
+    """Whether an argument of a forward is a target."""
+    return name in _POSITIONS or "label" in name or (name in ("target", "targets") and not required)
 
 
 def _from_sequence(batch: tuple[Any, ...] | list[Any], forward: _Forward, *, labeled: bool) -> tuple[Any, Any]:

@@ -18,15 +18,17 @@ _OTHER = (
 
 def own_loss(output: Any) -> Tensor | None:
     """The loss in the output of a model that was given labels; None if there is none."""
-    if isinstance(output, Tensor):
-        loss = None if output.dim() else output
-    elif isinstance(output, Mapping):
-        loss = output.get("loss")
-    elif isinstance(output, Sequence) and output and not hasattr(output, "loss"):
-        loss = output[0]
+    candidates: list[Any]
+    if isinstance(output, Mapping):
+        candidates = [output.get("loss")]
+    elif isinstance(output, Sequence) and not hasattr(output, "loss"):
+        candidates = [*output]  # (loss, logits), or (logits, loss)
     else:
-        loss = getattr(output, "loss", None)
-    return loss if isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point() else None
+        candidates = [output, getattr(output, "loss", None)]
+    for value in candidates:
+        if isinstance(value, Tensor) and value.numel() == 1 and not value.dim() and value.is_floating_point():
+            return value
+    return None
 
 
 def cross_entropy(logits: Tensor, target: Any, *, temperature: float = 1.0) -> Tensor:

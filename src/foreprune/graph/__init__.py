@@ -19,13 +19,11 @@ from foreprune.graph.units.record import record_units
 from foreprune.graph.units.steps import Preference
 from foreprune.graph.units.unit_graph import Join, Layer, UnitGraph
 from foreprune.graph.units.walks import Walker
-from foreprune.graph.vocabulary import LOOKUPS
 
 __all__ = [
     "COUNTED",
     "EVERY_PATH",
     "IDENTITIES",
-    "LOOKUPS",
     "Join",
     "Layer",
     "Normalization",

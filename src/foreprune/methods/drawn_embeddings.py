@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from foreprune.core.init import normal_
-from foreprune.graph import LOOKUPS
 
 _IDS = "_foreprune_drawn_ids"
-_EMBEDDINGS = ("embedding", "embedding_bag")
+_LOOKUPS = ("embedding", "embedding_bag", "getitem", "index_select")
 
 
 class DrawnEmbeddings(TorchFunctionMode):
@@ -42,8 +41,7 @@ class DrawnEmbeddings(TorchFunctionMode):
         for value in _tensors(result):
             if not value.is_floating_point() and value.dtype != torch.bool:
                 mark(value)
-        name = func.__name__.strip("_")
-        if name not in _EMBEDDINGS and name not in LOOKUPS:
+        if func.__name__.strip("_") not in _LOOKUPS:
             return result
         floats = (value for value in _tensors((args, kwargs)) if value.is_floating_point())
         tables = [value for value in floats if _place(value) in self.tables]
