@@ -11,7 +11,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from foreprune.core.blocks import Block
 from foreprune.core.checkpointing import without_checkpointing
 from foreprune.core.converted import refuse_converted
-from foreprune.core.masks import unwrapped
+from foreprune.core.masks import Masks, unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
 
 BatchNormMode = Literal["train", "eval"]
@@ -43,11 +44,13 @@ class Net:
         module: the user's module, never changed for longer than a call.
         params: detached aliases of its parameters, one entry for each distinct tensor, under its first name.
         prunable: names of the weights to prune, in the order of the module.
+        blocks: the parts of these that may be pruned: a whole weight, or its named rows where it holds several layers.
     """
 
     module: nn.Module
     params: dict[str, Tensor]
     prunable: tuple[str, ...]
+    blocks: tuple[Block, ...]
     _slots: dict[str, str]  # every (module, attribute) slot once -> the key of its tensor in `params`
 
     @classmethod
@@ -79,12 +82,27 @@ class Net:
                 if key == name:
                     value = parameter.detach()
                     params[name] = value.clone() if value.is_inference() else value
-        names = select_prunable(module, slots, prunable)
-        return cls(module=module, params=params, prunable=names, _slots=slots)
+        blocks = select_prunable(module, slots, prunable)
+        names = tuple(dict.fromkeys(block.parameter for block in blocks))
+        return cls(module=module, params=params, prunable=names, blocks=blocks, _slots=slots)
+
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """Every name of a parameter -> the name it has in `params`."""
+        return self._slots
+
+    def restricted(self, blocks: Iterable[Block]) -> Net:
+        """The same network of which only these blocks may be pruned."""
+        blocks = tuple(blocks)
+        return replace(self, prunable=tuple(dict.fromkeys(block.parameter for block in blocks)), blocks=blocks)
+
+    def dense(self) -> Masks:
+        """Masks that keep everything."""
+        return Masks.dense(self.weights, blocks=self.blocks)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The prunable tensors."""
+        """The tensors with prunable weights, whole."""
         return {name: self.params[name] for name in self.prunable}
 
     @cached_property
@@ -95,7 +113,7 @@ class Net:
     @cached_property
     def total(self) -> int:
         """Number of prunable weights."""
-        return sum(weight.numel() for weight in self.weights.values())
+        return sum(block.size for block in self.blocks)
 
     @property
     def device(self) -> torch.device:
