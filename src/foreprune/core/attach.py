@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.converted import hint
 from foreprune.core.masks import parameters_of, unwrapped
 
 
@@ -126,7 +127,7 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
             of the masked parameters. Whatever is raised, nothing has been changed and no hook stays.
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
+        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}{hint(module)}")
     if optimizer is not None:
         optimizer = inner_optimizer(optimizer)
     masked = _masked_parameters(masks, unwrapped(module))

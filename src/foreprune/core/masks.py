@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.blocks import Block, Table, by_parameter, check_table, covers, whole
+from foreprune.core.converted import hint
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
 
 if TYPE_CHECKING:
@@ -419,7 +420,7 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
             known = ", ".join(list(own)[:4])
             raise ValueError(
                 f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)"
-                + _prefix_hint(shapes, own)
+                + (hint(module) or _prefix_hint(shapes, own))
             )
         if found[name] != shape:
             raise ValueError(

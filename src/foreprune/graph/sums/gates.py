@@ -20,6 +20,7 @@ Arguments = tuple[Any, ...]
 _RANGE = 2.0**20  # flows are kept within [1/_RANGE, _RANGE] by powers of two
 _IDS = "_foreprune_ids"
 _LEARNED = "_foreprune_learned"
+_RECORDING = (Tensor.requires_grad_, Tensor.retain_grad)  # switches of autograd, which the sums set by themselves
 _WRITING = frozenset({"__set__", "__setitem__", "__get__"})  # what they give or change is the tensor itself
 
 
@@ -144,6 +145,8 @@ class Gates(TorchFunctionMode):
     ) -> Any:
         if self.replaced:
             args, kwargs = walk(args, self.resolve), walk(dict(kwargs or {}), self.resolve)
+        if func in _RECORDING and flow_of(args[0]) is not None:
+            return args[0]
         kwargs = dict(kwargs or {})
         name = func.__name__
         in_place = name.endswith("_") or name in _WRITING
@@ -378,9 +381,9 @@ def leaves(value: Any) -> Iterable[Any]:
         yield value
 
 
-def graph_nodes(tensor: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph behind a tensor."""
-    stack, seen = [tensor.grad_fn], set()
+def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph behind some tensors."""
+    stack, seen = [tensor.grad_fn for tensor in tensors], set()
     while stack:
         node = stack.pop()
         if node is not None and node not in seen:
