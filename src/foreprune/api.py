@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from foreprune.core.method import LayerCollapse, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
+from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
 from foreprune.methods import MethodLike, as_method
 
@@ -85,12 +88,18 @@ def prune(
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
     metadata |= {f"hyper.{name}": repr(value) for name, value in settings.items() if not isinstance(value, Tensor)}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
-        net = Net.of(model, prunable=prunable)
+        spread = _is_spread(model)
+        net = _view(model, prunable)
         keep_count(kept, net.total)
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
-        made = found.make(net, task, kept, scope=scope, progress=progress, **settings)
-        metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))
+        make: Callable[..., Masks] = found.make
+        if spread:
+            from foreprune.sharded import make_sharded
+
+            make = partial(make_sharded, found)
+        made = make(net, task, kept, scope=scope, progress=progress, **settings)
+        metadata["parameters"] = str(net.size)
         masks = made.with_metadata(metadata)
     if lost := masks.collapsed():
         warnings.warn(
@@ -132,12 +141,30 @@ def score(
     _check_scope_and_seed("global", seed)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
-        net = Net.of(model, prunable=prunable)
+        net = _view(model, prunable)
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
+        if _is_spread(model):
+            from foreprune.sharded import ShardedNet, scores_sharded
+
+            assert isinstance(net, ShardedNet)
+            return {name: value.detach() for name, value in scores_sharded(found, net, task, **settings).items()}
         scores = found.score(net, task, Masks.dense(net.weights), **settings)
         check_scores(scores, net)
         return {name: value.detach() for name, value in scores.items()}
+
+
+def _is_spread(model: nn.Module) -> bool:
+    """Whether its parameters are spread over processes."""
+    return isinstance(model, nn.Module) and any(map(is_sharded, model.parameters()))
+
+
+def _view(model: nn.Module, prunable: Prunable) -> Net:
+    if not _is_spread(model):
+        return Net.of(model, prunable=prunable)
+    from foreprune.sharded import ShardedNet
+
+    return ShardedNet.of(model, prunable=prunable)
 
 
 def _check_scope_and_seed(scope: str, seed: int) -> None:

@@ -6,13 +6,14 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
+from foreprune.core.sharding import is_sharded, local_of, part_of
 
 if TYPE_CHECKING:
     from foreprune.core.attach import Handle
@@ -22,8 +23,8 @@ class Masks(Mapping[str, Tensor]):
     """An immutable mapping name -> bool tensor of the weight's shape; True keeps the weight.
 
     Density is kept / total. Values compare by content, combine with `&` and `|`, and are cloned on the way in and out,
-    so nobody can change a mask that somebody else holds. `metadata` (strings) says where the masks come from; it does
-    not take part in comparisons.
+    so nobody can change a mask that somebody else holds. Masks of a sharded model are DTensors, sharded as its
+    parameters. `metadata` (strings) says where the masks come from; it does not take part in comparisons.
 
     Raises:
         TypeError: no mapping, or a value that is not a boolean tensor.
@@ -161,7 +162,10 @@ class Masks(Mapping[str, Tensor]):
         targets = parameters_of(module, self.shapes)
         with torch.no_grad():
             for name, parameter in targets.items():
-                parameter.masked_fill_(~self._tensors[name].to(parameter.device), 0)
+                mask = self._tensors[name]
+                part = local_of(mask) if is_sharded(mask) else part_of(mask, parameter, name=name)
+                held = local_of(parameter)
+                held.masked_fill_(~part.to(held.device), 0)
         return module
 
     def attach(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Handle:
@@ -174,11 +178,26 @@ class Masks(Mapping[str, Tensor]):
         """Write a safetensors file with one bit per weight, whole or not at all.
 
         `metadata` is added to the masks' own (method, density, seed, ...). Any safetensors reader opens the file; its
-        layout stands in `foreprune.core.mask_files`.
+        layout stands in `foreprune.core.mask_files`. Of sharded masks the first process writes the file, for which
+        they are gathered tensor by tensor; all have to call.
         """
-        bits = {name: np.packbits(mask.flatten().cpu().numpy()) for name, mask in self._tensors.items()}
         about = {key: str(value) for key, value in {**self.metadata, **(metadata or {})}.items()}
-        return write_bits(Path(path), PackedMasks(bits, self.shapes, about))
+        bits, writes = {}, True
+        for name, mask in self._tensors.items():
+            if is_sharded(mask):
+                writes = not any(cast(Any, mask).device_mesh.get_coordinate())
+                mask = cast(Any, mask).full_tensor()
+            if writes:
+                bits[name] = np.packbits(mask.flatten().cpu().numpy())
+        return write_bits(Path(path), PackedMasks(bits, self.shapes, about)) if writes else Path(path)
+
+    def full(self) -> Masks:
+        """The whole masks, of those that are sharded over processes, on each of them; all have to call."""
+        whole = {
+            name: cast(Any, mask).full_tensor() if is_sharded(mask) else mask.clone()
+            for name, mask in self._tensors.items()
+        }
+        return Masks._adopt(whole, kept=dict(self._kept)).with_metadata(self.metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -234,6 +253,8 @@ def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *,
 
 def _count(mask: Tensor) -> int:
     """How many are true. NumPy counts in a tenth of the time of torch's parallel reduction on a busy machine."""
+    if is_sharded(mask):
+        return int(cast(Any, mask.sum()).full_tensor())
     return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
 
 

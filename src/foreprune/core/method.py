@@ -262,9 +262,10 @@ def by_score(
     rounds: int = 1,
     schedule: ScheduleName = "exponential",
     progress: Progress | None = None,
+    choose: Callable[..., Masks] = keep_best,
     **settings: Any,
 ) -> Masks:
-    """Score, keep the best, and again, down to `density` in `rounds` rounds.
+    """Score, keep the best, and again, down to `density` in `rounds` rounds. `choose`: `keep_best`, or its like.
 
     The last round keeps `round(density * total)` weights, those before it the numbers of `round_count`.
 
@@ -281,11 +282,11 @@ def by_score(
     final = keep_count(density, net.total)
     for done, step in enumerate(steps, start=1):
         keep = final if done == rounds else max(final, round_count(step, net.total))
-        choose = partial(keep_best, scope=scope, among=None if revives else masks, generator=task.generator)
+        best = partial(choose, scope=scope, among=None if revives else masks, generator=task.generator)
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
-            masks = choose(latest, keep)
+            masks = best(latest, keep)
         except NoSignal:
             if scores is None:
                 raise
@@ -296,7 +297,7 @@ def by_score(
                 LayerCollapse,
                 stacklevel=4,
             )
-            return choose(scores, final)
+            return best(scores, final)
         scores = latest
         if progress is not None:
             progress(done, rounds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from foreprune.core.masks import unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
+from foreprune.core.sharding import is_sharded, refuse_flattened
 
 BatchNormMode = Literal["train", "eval"]
 Params = Mapping[str, Tensor]
@@ -57,6 +58,12 @@ class Net:
         if not isinstance(module, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
         module = unwrapped(module)
+        refuse_flattened(module)
+        if cls is Net and any(map(is_sharded, module.parameters())):
+            raise ValueError(
+                "the parameters of the model are sharded over processes (DTensor), and this needs the whole model in "
+                "one process: call it before fully_shard (prune and score take sharded models)"
+            )
         params: dict[str, Tensor] = {}
         first_name: dict[int, str] = {}
         slots: dict[str, str] = {}
@@ -91,6 +98,25 @@ class Net:
     def total(self) -> int:
         """Number of prunable weights."""
         return sum(weight.numel() for weight in self.weights.values())
+
+    @cached_property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(value.numel() for value in self.params.values())
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a call is tensor operations and nothing else, so that their list can stand for it."""
+        return True
+
+    def owners(self, passed: Params) -> MutableMapping[int, Tensor]:
+        """Address of each tensor that the forward meets in the next call with `passed` -> the parameter in whose place
+        it stands."""
+        return {value.data_ptr(): self.params[name] for name, value in passed.items() if name in self.params}
+
+    def saving(self, message: str) -> contextlib.AbstractContextManager[Any]:
+        """Hooks on what autograd saves are refused with `message`."""
+        return torch.autograd.graph.disable_saved_tensors_hooks(message)
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +176,7 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(net.device.type, enabled=False),
-            torch.autograd.graph.disable_saved_tensors_hooks(_NO_CHECKPOINTS),
+            net.saving(_NO_CHECKPOINTS),
             _uncompiled(),
         ):
             set_modes(net.module, batchnorm=batchnorm)

@@ -42,7 +42,7 @@ def keep_top(
     _check_finite(scores)
     parts = keep_of(_pieces(scores, among), keep, living=living, generator=generator)
     if parts is None:
-        raise _no_signal()
+        raise no_signal()
     named = list(zip(scores.items(), parts, strict=True))
     return Masks._adopt(
         {name: torch.from_numpy(part.mask).view(score.shape).to(score.device) for (name, score), part in named},
@@ -72,7 +72,7 @@ def keep_top_per_layer(
         mask = torch.from_numpy(largest(flat, counts[name], generator))
         kept[name] = mask.view(score.shape).to(score.device)
     if not signal:
-        raise _no_signal()
+        raise no_signal()
     return Masks(kept)
 
 
@@ -126,7 +126,8 @@ def _check_count(keep: int, living: int, *, least: int = 1, of: str = "") -> Non
         raise ValueError(f"cannot keep {keep:,} of {living:,} weights{of}; ask for a number from {least} to {living:,}")
 
 
-def _no_signal() -> NoSignal:
+def no_signal() -> NoSignal:
+    """The error of scores that are all zero."""
     return NoSignal(
         "every score is zero, so no weight is better than another: no signal reaches the prunable weights "
         "(dead network, zero loss gradient, or layers that the output does not depend on); look at the weights, the "

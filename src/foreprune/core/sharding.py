@@ -32,7 +32,11 @@ def part_of(full: Tensor, like: Tensor, *, name: str) -> Tensor:
     """
     if not is_sharded(like):
         return full
-    mesh, placements = cast(Any, like).device_mesh, cast(Any, like).placements
+    return cut(full, cast(Any, like).device_mesh, cast(Any, like).placements, name=name)
+
+
+def cut(full: Tensor, mesh: Any, placements: Any, *, name: str) -> Tensor:
+    """The part of `full` that this process holds by `placements` on `mesh`; a view. Errors as in `part_of`."""
     place = mesh.get_coordinate()
     if place is None:
         raise ValueError(f"{name!r} is sharded over processes that this one does not belong to; call it on those only")

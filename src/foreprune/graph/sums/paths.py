@@ -77,7 +77,9 @@ def path_graph(
     found = importlib.util.find_spec("foreprune.graph.replay")
     handlers: Handlers = HANDLERS if batchnorm == "scale" else IDENTITIES
     dtype = path_dtype(precision, net.device)
-    if found is None or found.origin is None:  # a folder that holds only compiled files has no origin
+    if (
+        found is None or found.origin is None or not net.replayable
+    ):  # a folder that holds only compiled files has no origin
         return PathGraph(net, inputs, handlers, dtype=dtype, power=power)
     from foreprune.graph.replay import ReplayedPaths
 
@@ -201,7 +203,8 @@ class PathGraph:
 
         output, exponent = gates.forward(tensors, self.inputs, start)
         for node in graph_nodes(output):
-            if isinstance(node, torch.autograd.function.BackwardCFunction):
+            own = getattr(node, "_forward_cls", None)  # of a gathered weight: paths run along
+            if isinstance(node, torch.autograd.function.BackwardCFunction) and not hasattr(own, "along_paths"):
                 raise PathError(
                     f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative "
                     "of its own, which has no meaning for paths; write it with torch functions, or use a method that "

@@ -1,0 +1,99 @@
+"""How one parameter is spread over processes: its parts, the whole, and sums over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
+
+from foreprune.core.sharding import cut, is_sharded
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The whole of a tensor is spread over the processes of `mesh` as `placements` say.
+
+    Attributes:
+        name: of the parameter.
+        shape: of the whole.
+        mesh: the processes, the same for all parameters of a model.
+        placements: one for each axis of the mesh. Of a parameter that is not sharded every process holds the whole.
+        first: whether the part of this process counts in sums over processes; of several copies only one does.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    mesh: DeviceMesh
+    placements: tuple[Placement, ...]
+    first: bool
+
+    @classmethod
+    def of(cls, name: str, parameter: Tensor, mesh: DeviceMesh) -> Layout:
+        """The layout of a parameter, a DTensor or not.
+
+        Raises:
+            ValueError: it is sharded over other processes than `mesh`, or in another way than `fully_shard` does.
+        """
+        placements: tuple[Placement, ...] = (Replicate(),) * mesh.ndim
+        if is_sharded(parameter):
+            spread = cast(DTensor, parameter)
+            if spread.device_mesh != mesh:
+                raise ValueError(
+                    f"{name!r} is sharded over {spread.device_mesh} and other parameters over {mesh}; shard all of "
+                    "them over one mesh to score them"
+                )
+            placements = tuple(spread.placements)
+            cut(torch.empty(parameter.shape, device="meta"), mesh, placements, name=name)  # raises if it cannot be
+        place = list(mesh.get_coordinate() or ())
+        copies = [at for at, placement in zip(place, placements, strict=True) if placement.is_replicate()]
+        return cls(name, tuple(parameter.shape), mesh, placements, not any(copies))
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this process holds only a part."""
+        return any(placement.is_shard() for placement in self.placements)
+
+    def spread(self, part: Tensor) -> Tensor:
+        """The DTensor with this part; the part itself where it is the whole."""
+        if not self.sharded:
+            return part
+        stride = torch.empty(self.shape, device="meta").stride()
+        shape = torch.Size(self.shape)
+        return DTensor.from_local(part, self.mesh, self.placements, run_check=False, shape=shape, stride=stride)
+
+    def gather(self, part: Tensor) -> Tensor:
+        """The whole, from the parts of all processes, which all have to call."""
+        return cast(DTensor, self.spread(part)).full_tensor() if self.sharded else part
+
+    def part(self, whole: Tensor) -> Tensor:
+        """This process's part of a whole that every process holds, in memory of its own."""
+        if not self.sharded:
+            return whole
+        found = cut(whole, self.mesh, self.placements, name=self.name)
+        return found.clone(memory_format=torch.contiguous_format)
+
+    def summed(self, whole: Tensor) -> Tensor:
+        """This process's part of the sum of what the processes hold; all of them have to call."""
+        partial = DTensor.from_local(whole, self.mesh, (Partial(),) * self.mesh.ndim, run_check=False)
+        return partial.redistribute(placements=self.placements).to_local()
+
+
+def total(value: Tensor, mesh: DeviceMesh, *, largest: bool = False) -> Tensor:
+    """The sum (or the largest) of what all processes of `mesh` hold, in place."""
+    operation = torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM
+    for group in mesh.get_all_groups():
+        torch.distributed.all_reduce(value, operation, group=group)
+    return value
+
+
+def totals(numbers: Sequence[int], mesh: DeviceMesh, device: torch.device, *, largest: bool = False) -> list[int]:
+    """The same for whole numbers."""
+    value = torch.tensor(numbers, dtype=torch.int64, device=device)
+    summed: list[Any] = total(value, mesh, largest=largest).tolist()
+    return summed

@@ -1,0 +1,136 @@
+"""`ShardedNet`: a `Net` whose tensors are this process's parts of the parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from foreprune.core.masks import unwrapped
+from foreprune.core.net import Net, Params
+from foreprune.core.prunable import Prunable
+from foreprune.core.sharding import is_sharded, local_of, refuse_flattened, reshard
+from foreprune.sharded.gathering import Gatherer, Gathering
+from foreprune.sharded.layout import Layout
+
+_FULLY_SHARD = "torch.distributed.fsdp._fully_shard"
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedNet(Net):
+    """A view of a model under `fully_shard`. Build it with `ShardedNet.of`.
+
+    `params` and `weights` are parts: what is computed entry by entry needs no other process. A call gathers layer by
+    layer, in its forward and in its backward pass, and returns what the whole model would. The model's own gathering is
+    left out, so that it is not changed in any way.
+    """
+
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    gatherer: Gatherer = field(default_factory=Gatherer)
+    _owned: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, module: nn.Module, *, prunable: Prunable = None) -> ShardedNet:
+        """View `module`, of which some parameter is a DTensor; otherwise as `Net.of`."""
+        refuse_flattened(module)
+        reshard(unwrapped(module))
+        net = cast(ShardedNet, super().of(module, prunable=prunable))
+        mesh = next(cast(DTensor, value).device_mesh for value in net.params.values() if is_sharded(value))
+        layouts = {name: Layout.of(name, value, mesh) for name, value in net.params.items()}
+        return replace(net, params={name: local_of(value) for name, value in net.params.items()}, layouts=layouts)
+
+    def summing(self) -> ShardedNet:
+        """The same, for processes that see different data: derivatives are sums over them."""
+        return replace(self, gatherer=Gatherer(summed=True))
+
+    @property
+    def mesh(self) -> DeviceMesh:
+        """The processes."""
+        return next(iter(self.layouts.values())).mesh
+
+    @cached_property
+    def total(self) -> int:
+        """Number of prunable weights, on all processes."""
+        return sum(math.prod(self.layouts[name].shape) for name in self.prunable)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of parameters, on all processes."""
+        return sum(math.prod(layout.shape) for layout in self.layouts.values())
+
+    @property
+    def replayable(self) -> bool:
+        """No: gathering is no tensor operation that could be noted."""
+        return False
+
+    def owners(self, passed: Params) -> MutableMapping[int, Tensor]:
+        """As in `Net`, of the weights that are gathered in the next call; large ones are left out."""
+        self._owned.clear()
+        self._owned.update(
+            (value.data_ptr(), self.params[name])
+            for name, value in passed.items()
+            if name in self.layouts and not self.layouts[name].sharded
+        )
+
+        def own(name: str, whole: Tensor) -> None:
+            layout = self.layouts[name]
+            if layout.sharded:
+                self._owned[whole.data_ptr()] = layout.gather(self.params[name])
+
+        self.gatherer.on_small = own
+        return self._owned
+
+    def saving(self, message: str) -> contextlib.AbstractContextManager[Any]:
+        """As in `Net`, and what autograd saves is kept without gathered weights."""
+        return self.gatherer.saving(message)
+
+    def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+        """As in `Net`, with parts for parameters. All processes have to call, with the same inputs."""
+        parts = {name: params.get(name, own) for name, own in self.params.items()}
+        mode = Gathering(parts, self.layouts, self.gatherer)
+        others = {name: value for name, value in params.items() if name not in parts}
+        with _ungathered(self.module), mode:
+            return super().__call__({**others, **mode.stand_ins}, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _ungathered(module: nn.Module) -> Iterator[None]:
+    """The hooks by which `fully_shard` gathers parameters are out of the way, and afterwards where they were."""
+    hooked: list[tuple[Any, list[tuple[int, Any]]]] = []
+    try:
+        for part in module.modules():
+            for hooks in (part._forward_pre_hooks, part._forward_hooks):
+                before = list(hooks.items())
+                mine = [key for key, hook in before if getattr(hook, "__module__", "").startswith(_FULLY_SHARD)]
+                if mine:
+                    hooked.append((hooks, before))
+                    for key in mine:
+                        del cast(Any, hooks)[key]
+        yield
+    finally:
+        for hooks, before in hooked:
+            hooks.clear()
+            hooks.update(before)
+
+
+def same_everywhere(tensors: list[Tensor], mesh: DeviceMesh) -> bool:
+    """Whether all processes hold the same tensors."""
+    import hashlib
+
+    from foreprune.sharded.layout import totals
+
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    number = int.from_bytes(digest.digest()[:7])
+    high, low = totals([number, -number], mesh, torch.device(mesh.device_type), largest=True)
+    return high == -low
