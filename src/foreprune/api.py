@@ -13,13 +13,17 @@ from torch import Tensor, nn
 
 from foreprune.core.density import as_density, keep_count
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Progress, check_scores
+from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
+from foreprune.core.processes import same_everywhere
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
 from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
 from foreprune.methods import MethodLike, as_method
+
+# they look at data by sums over batches only
+_SUMMED = ("force", "grasp", "iterative-snip", "snip", "synflow-dist", "synflow-l2-dist")
 
 
 def prune(
@@ -37,6 +41,7 @@ def prune(
     scope: Scope = "global",
     prunable: Prunable = None,
     progress: Progress | None = None,
+    group: Any = None,
     **settings: Any,
 ) -> Masks:
     """Choose which weights of `model` to keep, before training it. The model is not changed.
@@ -65,6 +70,10 @@ def prune(
             patterns to exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear and convolution layers
             (transposed ones too) and of attention; never biases, embeddings or normalization. Density counts these.
         progress: called as progress(done, rounds) after each round of an iterative method.
+        group: a process group of torch.distributed, all of whose processes make the same call, each with `data` of its
+            own: scores are those of all batches together, and masks the same everywhere. Default: `data` are all there
+            are. A model under `fully_shard` is pruned by all of its processes in any case, and the masks are sharded as
+            it is.
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
     Returns:
@@ -87,12 +96,15 @@ def prune(
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
     metadata |= {f"hyper.{name}": repr(value) for name, value in settings.items() if not isinstance(value, Tensor)}
+    _check_group(found, group)
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         spread = _is_spread(model)
-        net = _view(model, prunable)
+        net = _view(model, prunable, group)
         keep_count(kept, net.total)
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
-        task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
+        task = task_for(
+            net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), group=group, **given
+        )
         make: Callable[..., Masks] = found.make
         if spread:
             from foreprune.sharded import make_sharded
@@ -101,6 +113,11 @@ def prune(
         made = make(net, task, kept, scope=scope, progress=progress, **settings)
         metadata["parameters"] = str(net.size)
         masks = made.with_metadata(metadata)
+        if group is not None and not spread and not same_everywhere(masks.values(), [group], net.device):
+            raise ValueError(
+                "the processes found different masks, so their weights or arguments differ: load the same weights in "
+                "all of them first, or wrap the model in DistributedDataParallel, which does"
+            )
     if lost := masks.collapsed():
         warnings.warn(
             f"{found.name} at density {kept:g} leaves no weight in {len(lost)} of {len(masks)} layers: "
@@ -159,12 +176,29 @@ def _is_spread(model: nn.Module) -> bool:
     return isinstance(model, nn.Module) and any(map(is_sharded, model.parameters()))
 
 
-def _view(model: nn.Module, prunable: Prunable) -> Net:
+def _view(model: nn.Module, prunable: Prunable, group: Any = None) -> Net:
     if not _is_spread(model):
         return Net.of(model, prunable=prunable)
     from foreprune.sharded import ShardedNet
 
-    return ShardedNet.of(model, prunable=prunable)
+    net = ShardedNet.of(model, prunable=prunable)
+    return net if group is None else net.summing()
+
+
+def _check_group(method: Method, group: Any) -> None:
+    if group is None:
+        return
+    if not hasattr(group, "rank") or not hasattr(group, "size"):
+        raise TypeError(
+            f"group must be a process group such as torch.distributed.group.WORLD, not {type(group).__name__}; call "
+            "torch.distributed.init_process_group first"
+        )
+    looks = (method.needs | method.optional) & {"images", "labels", "mean image"}
+    if looks and method.name not in _SUMMED:
+        raise ValueError(
+            f"method {method.name!r} is no sum over batches that processes could share; give every process the same "
+            f"data without group=, or use one of {', '.join(_SUMMED)}"
+        )
 
 
 def _check_scope_and_seed(scope: str, seed: int) -> None:

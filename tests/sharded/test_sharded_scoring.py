@@ -9,8 +9,9 @@ import pytest
 import torch
 from contract.processes import run_processes
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 import foreprune as fp
 
@@ -56,11 +57,15 @@ def perceptron() -> nn.Sequential:
 
 def model_of(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    model: nn.Module = {"perceptron": perceptron, "residual": Residual, "attention": Attention}[kind]()
+    model: nn.Module = {"residual": Residual, "attention": Attention}.get(kind, perceptron)()
+    if kind == "ties":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_((parameter * 5).round() / 5)
     if isinstance(model, Residual):
         nn.init.zeros_(model.zero.weight)
         nn.init.uniform_(model.norm.weight)
-    return model.double()
+    return model if kind == "single" else model.double()
 
 
 def data_of(kind: str) -> list[tuple[Tensor, Tensor]]:
@@ -71,15 +76,21 @@ def data_of(kind: str) -> list[tuple[Tensor, Tensor]]:
         if kind == "attention":
             x = torch.randint(0, 11, (size, 5), generator=generator)
         else:
-            shape = (size, 5) if kind == "perceptron" else (size, 3, 6, 6)
+            shape = (size, 3, 6, 6) if kind == "residual" else (size, 5)
             x = torch.randn(shape, generator=generator, dtype=torch.float64)
+            x = x.float() if kind == "single" else x
         batches.append((x, y))
     return batches
 
 
 def sharded(kind: str, **options: Any) -> nn.Module:
     model = model_of(kind)
-    if kind == "perceptron":
+    world = torch.distributed.get_world_size()
+    if kind == "columns":
+        options["shard_placement_fn"] = lambda p: Shard(1) if p.dim() > 1 and p.shape[1] % world == 0 else None
+    elif kind == "copies":  # two copies of the parts, if there are four processes
+        options["mesh"] = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("copies", "parts"))
+    if isinstance(model, nn.Sequential):
         for layer in model:
             if isinstance(layer, nn.Linear):
                 fully_shard(layer, **options)
@@ -101,6 +112,10 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     *((kind, "grasp", {}) for kind in ("perceptron", "residual", "attention")),
     *((kind, "synflow", {"rounds": 10}) for kind in ("perceptron", "residual", "attention")),
     ("residual", "synflow-l2", {"rounds": 5}),
+    *((kind, method, {}) for kind in ("ties", "columns", "copies", "single") for method in ("magnitude", "snip")),
+    ("ties", "magnitude", {"scope": "local"}),
+    ("ties", "synflow", {"rounds": 5}),
+    ("copies", "grasp", {}),
 ]
 
 
@@ -130,7 +145,7 @@ def scoring_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), key
         assert torch.equal(random, torch.get_rng_state()), key
         assert hooks == [list(part._forward_pre_hooks.items()) for part in model.modules()], key
-        assert all(isinstance(masks[name], DTensor) for name in masks), key
+        assert kind == "copies" or all(isinstance(masks[name], DTensor) for name in masks), key
         whole = masks.full()
         assert whole.kept == masks.kept == sum(int(mask.sum()) for mask in whole.values()), key
         assert whole.layer_counts() == masks.layer_counts(), key

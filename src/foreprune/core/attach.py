@@ -18,18 +18,17 @@ weights are still the tensors that the hooks are on; where not, the masks follow
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from foreprune.core.masks import parameters_of, unwrapped
+from foreprune.core.processes import same_everywhere
 from foreprune.core.sharding import is_sharded, local_of, part_of, refuse_flattened, reshard
 
 
@@ -290,14 +289,8 @@ def _check_same_everywhere(masks: Mapping[str, Tensor], module: nn.Module) -> No
         parallel = inner
     if not isinstance(parallel, nn.parallel.DistributedDataParallel):
         return
-    digest = hashlib.sha256()
-    for name, mask in sorted(masks.items()):
-        digest.update(name.encode() + np.packbits(mask.cpu().numpy()).tobytes())
-    number = int.from_bytes(digest.digest()[:7])
     device = next(parallel.parameters()).device
-    value = torch.tensor([number, -number], dtype=torch.int64, device=device)
-    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX, group=parallel.process_group)
-    if int(value[0]) != -int(value[1]):
+    if not same_everywhere([masks[name] for name in sorted(masks)], [parallel.process_group], device):
         raise ValueError(
             "the processes of DistributedDataParallel hold different masks; prune with the same data and seed in all "
             "of them, score all batches together with prune(..., group=torch.distributed.group.WORLD), or load one "

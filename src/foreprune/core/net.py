@@ -105,6 +105,11 @@ class Net:
         return sum(value.numel() for value in self.params.values())
 
     @property
+    def sums(self) -> bool:
+        """Whether derivatives are sums over processes already."""
+        return False
+
+    @property
     def replayable(self) -> bool:
         """Whether a call is tensor operations and nothing else, so that their list can stand for it."""
         return True

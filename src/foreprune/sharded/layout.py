@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
-import torch.distributed
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
@@ -82,18 +80,3 @@ class Layout:
         """This process's part of the sum of what the processes hold; all of them have to call."""
         partial = DTensor.from_local(whole, self.mesh, (Partial(),) * self.mesh.ndim, run_check=False)
         return partial.redistribute(placements=self.placements).to_local()
-
-
-def total(value: Tensor, mesh: DeviceMesh, *, largest: bool = False) -> Tensor:
-    """The sum (or the largest) of what all processes of `mesh` hold, in place."""
-    operation = torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM
-    for group in mesh.get_all_groups():
-        torch.distributed.all_reduce(value, operation, group=group)
-    return value
-
-
-def totals(numbers: Sequence[int], mesh: DeviceMesh, device: torch.device, *, largest: bool = False) -> list[int]:
-    """The same for whole numbers."""
-    value = torch.tensor(numbers, dtype=torch.int64, device=device)
-    summed: list[Any] = total(value, mesh, largest=largest).tolist()
-    return summed

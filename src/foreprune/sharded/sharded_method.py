@@ -12,10 +12,10 @@ from torch import Tensor
 from foreprune.core.density import Shapes, apportion, erdos_renyi, erdos_renyi_kernel, keep_count, uniform
 from foreprune.core.masks import Masks
 from foreprune.core.method import Method, Progress, Scores, by_score
+from foreprune.core.processes import same_everywhere, totals
 from foreprune.core.select import Scope
 from foreprune.core.task import Task
-from foreprune.sharded.layout import totals
-from foreprune.sharded.sharded_net import ShardedNet, same_everywhere
+from foreprune.sharded.sharded_net import ShardedNet
 from foreprune.sharded.sharded_select import counts_of, keep_best_sharded, keep_counts_sharded
 
 _SCORES = ("magnitude", "random", "snip", "iterative-snip", "force", "grasp", "synflow", "synflow-l2")
@@ -79,11 +79,18 @@ def _check(method: Method, net: ShardedNet, task: Task) -> None:
             f"method {method.name!r} needs the whole model in one process, and this one is sharded; prune it before "
             f"fully_shard, or use one of {', '.join(known)}"
         )
-    least = -totals([-sum(map(torch.numel, net.weights.values()))], net.mesh, net.device, largest=True)[0]
+    least = -totals([-sum(map(torch.numel, net.weights.values()))], net.groups, net.device, largest=True)[0]
     if not least:
         raise ValueError("some process holds no prunable weight of this small model; shard it over fewer processes")
     data = [tensor for batch in task.batches for tensor in (*batch.inputs.tensors(), *_tensors(batch.target))]
-    if not net.gatherer.summed and not same_everywhere(data, net.mesh):
+    if net.sums:
+        count = len(task.batches)
+        if totals([count, -count], net.groups, net.device, largest=True) != [count, -count]:
+            raise ValueError(
+                "the processes were given different numbers of batches, and a sharded model runs on all processes at "
+                "once; give each of them as many"
+            )
+    elif not same_everywhere(data, net.groups, net.device):
         raise ValueError(
             "the processes were given different data; give all of them the same batches, or score the batches of all "
             "together with prune(..., group=torch.distributed.group.WORLD)"

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from foreprune.core.masks import unwrapped
@@ -52,9 +50,14 @@ class ShardedNet(Net):
         return replace(self, gatherer=Gatherer(summed=True))
 
     @property
-    def mesh(self) -> DeviceMesh:
-        """The processes."""
-        return next(iter(self.layouts.values())).mesh
+    def groups(self) -> list[Any]:
+        """The processes: summed over each group in turn, numbers are sums over all of them."""
+        return next(iter(self.layouts.values())).mesh.get_all_groups()
+
+    @property
+    def sums(self) -> bool:
+        """Whether derivatives are sums over processes that see different data."""
+        return self.gatherer.summed
 
     @cached_property
     def total(self) -> int:
@@ -119,18 +122,3 @@ def _ungathered(module: nn.Module) -> Iterator[None]:
         for hooks, before in hooked:
             hooks.clear()
             hooks.update(before)
-
-
-def same_everywhere(tensors: list[Tensor], mesh: DeviceMesh) -> bool:
-    """Whether all processes hold the same tensors."""
-    import hashlib
-
-    from foreprune.sharded.layout import totals
-
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    number = int.from_bytes(digest.digest()[:7])
-    high, low = totals([number, -number], mesh, torch.device(mesh.device_type), largest=True)
-    return high == -low

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from foreprune.core.density import apportion
 from foreprune.core.masks import Masks
+from foreprune.core.processes import reduced, totals
 from foreprune.core.select import NoSignal, Scope, no_signal
-from foreprune.sharded.layout import Layout, total, totals
+from foreprune.sharded.layout import Layout
 from foreprune.sharded.sharded_net import ShardedNet
 
 Floats = NDArray[np.floating[Any]]
@@ -91,7 +92,7 @@ def keep_counts_sharded(
 def counts_of(net: ShardedNet, masks: Mapping[str, Tensor]) -> dict[str, int]:
     """How many weights parts of masks keep on all processes, by name."""
     held = [int(torch.count_nonzero(mask)) if net.layouts[name].first else 0 for name, mask in masks.items()]
-    return dict(zip(masks, totals(held, net.mesh, net.device), strict=True))
+    return dict(zip(masks, totals(held, net.groups, net.device), strict=True))
 
 
 def check_finite(net: ShardedNet, pieces: Mapping[str, _Piece]) -> None:
@@ -99,7 +100,7 @@ def check_finite(net: ShardedNet, pieces: Mapping[str, _Piece]) -> None:
     bad = [
         0 if np.isfinite(piece.scores).all() else 2 if np.isnan(piece.scores).any() else 1 for piece in pieces.values()
     ]
-    for (name, piece), kind in zip(pieces.items(), totals(bad, net.mesh, net.device, largest=True), strict=True):
+    for (name, piece), kind in zip(pieces.items(), totals(bad, net.groups, net.device, largest=True), strict=True):
         if kind:
             raise ValueError(
                 f"the scores of {name!r} are {'NaN' if kind == 2 else 'infinite'}: look for NaN or infinite weights or "
@@ -121,7 +122,7 @@ def _pieces(net: ShardedNet, scores: Mapping[str, Tensor], among: Masks | None) 
 
 
 def _signal(net: ShardedNet, pieces: Mapping[str, _Piece]) -> bool:
-    return totals([any(piece.living().any() for piece in pieces.values())], net.mesh, net.device)[0] > 0
+    return totals([any(piece.living().any() for piece in pieces.values())], net.groups, net.device)[0] > 0
 
 
 def _as_masks(scores: Mapping[str, Tensor], kept: Mapping[str, Bools]) -> Masks:
@@ -157,7 +158,7 @@ def _threshold(net: ShardedNet, pieces: Mapping[str, _Piece], keep: int) -> tupl
                     keys = keys[keys >> keys.dtype.type(shift + _BITS) == prefix]
                 digits = (keys >> keys.dtype.type(shift)) & keys.dtype.type(2**_BITS - 1)
                 counts += np.bincount(digits.astype(np.int64), minlength=2**_BITS)
-        summed = total(torch.from_numpy(counts).to(net.device), net.mesh).cpu().numpy()
+        summed = reduced(torch.from_numpy(counts).to(net.device), net.groups).cpu().numpy()
         larger = np.cumsum(summed[::-1])[::-1] - summed  # than this digit
         digit = int(np.flatnonzero(above + larger < keep)[0])
         above, equal = above + int(larger[digit]), int(summed[digit])
@@ -183,7 +184,7 @@ def _largest(net: ShardedNet, pieces: Mapping[str, _Piece], keep: int, generator
         return {name: kept[name] | ties[name] for name in pieces}
     held = [int(np.count_nonzero(tie)) if pieces[name].layout.first else 0 for name, tie in ties.items()]
     start = 0
-    for (name, tie), count in zip(ties.items(), totals(held, net.mesh, net.device), strict=True):
+    for (name, tie), count in zip(ties.items(), totals(held, net.groups, net.device), strict=True):
         if count:
             kept[name] |= _drawn(pieces[name].layout, tie, chosen[start : start + count], net.device)
         start += count
