@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.collective import same_everywhere
 from foreprune.core.density import as_density, keep_count
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
-from foreprune.core.processes import same_everywhere
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
 from foreprune.core.sharding import is_sharded

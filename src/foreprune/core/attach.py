@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from foreprune.core.collective import same_everywhere
 from foreprune.core.masks import parameters_of, unwrapped
-from foreprune.core.processes import same_everywhere
 from foreprune.core.sharding import is_sharded, local_of, part_of, refuse_flattened, reshard
 
 

@@ -142,8 +142,12 @@ class Masks(Mapping[str, Tensor]):
         return Masks({name: mask.to(device) for name, mask in self._tensors.items()}, metadata=self.metadata)
 
     def __call__(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`params` with every masked tensor multiplied by its mask; nothing is changed in place."""
-        return {name: value * self._tensors[name] if name in self._tensors else value for name, value in params.items()}
+        """`params` with every masked tensor multiplied by its mask; nothing is changed in place.
+
+        Tensors of which nothing is pruned are passed on themselves.
+        """
+        pruned = {name for name, mask in self._tensors.items() if self._kept[name] < mask.numel()}
+        return {name: value * self._tensors[name] if name in pruned else value for name, value in params.items()}
 
     def multiply(self, name: str, value: Tensor, *, out: Tensor) -> None:
         """`value` times the mask of `name`, written to `out`; none of them records gradients."""

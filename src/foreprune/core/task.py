@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foreprune.core.collective import reduced, together, totals
 from foreprune.core.net import Net, Params, gradients, primary_output
-from foreprune.core.processes import reduced, together, totals
 from foreprune.core.seeds import generator_for
 
 Loss = Callable[[Any, Any], Tensor]

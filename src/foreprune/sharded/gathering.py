@@ -96,21 +96,17 @@ class Gatherer:
         self._live[whole.untyped_storage()._cdata] = _Gathered(weakref.ref(whole), part, layout)
 
     @contextlib.contextmanager
-    def saving(self, message: str) -> Iterator[None]:
-        """What autograd saves inside is kept without gathered weights; other hooks on it are refused with `message`."""
+    def saving(self) -> Iterator[None]:
+        """What autograd saves inside is kept without gathered weights. Other hooks on it are let pass."""
         hooks: Any = torch._C._autograd
-        before = hooks._saved_tensors_hooks_get_disabled_error_message()
+        refused = hooks._saved_tensors_hooks_get_disabled_error_message()
         hooks._saved_tensors_hooks_enable()
         try:
             with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
-                hooks._saved_tensors_hooks_disable(message, False)
-                try:
-                    yield
-                finally:
-                    hooks._saved_tensors_hooks_enable()
+                yield
         finally:
-            if before is not None:
-                hooks._saved_tensors_hooks_disable(before, False)
+            if refused is not None:
+                hooks._saved_tensors_hooks_disable(refused, False)
 
     def _pack(self, tensor: Tensor) -> Tensor | _Saved:
         with torch._C.DisableTorchFunction():

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foreprune.core.collective import same_everywhere, totals
 from foreprune.core.density import Shapes, apportion, erdos_renyi, erdos_renyi_kernel, keep_count, uniform
 from foreprune.core.masks import Masks
 from foreprune.core.method import Method, Progress, Scores, by_score
-from foreprune.core.processes import same_everywhere, totals
 from foreprune.core.select import Scope
 from foreprune.core.task import Task
 from foreprune.sharded.sharded_net import ShardedNet

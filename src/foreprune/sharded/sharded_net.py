@@ -92,8 +92,8 @@ class ShardedNet(Net):
         return self._owned
 
     def saving(self, message: str) -> contextlib.AbstractContextManager[Any]:
-        """As in `Net`, and what autograd saves is kept without gathered weights."""
-        return self.gatherer.saving(message)
+        """What autograd saves is kept without gathered weights. Hooks of the model on it are not refused."""
+        return self.gatherer.saving()
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """As in `Net`, with parts for parameters. All processes have to call, with the same inputs."""

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foreprune.core.collective import reduced, totals
 from foreprune.core.density import apportion
 from foreprune.core.masks import Masks
-from foreprune.core.processes import reduced, totals
 from foreprune.core.select import NoSignal, Scope, no_signal
 from foreprune.sharded.layout import Layout
 from foreprune.sharded.sharded_net import ShardedNet
@@ -25,7 +25,7 @@ from foreprune.sharded.sharded_net import ShardedNet
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 _BITS = 16
-_CHUNK = 2**20
+_CHUNK = 2**16  # scores whose bits are looked at at a time
 
 
 class _Piece(NamedTuple):

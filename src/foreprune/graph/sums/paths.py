@@ -124,7 +124,11 @@ class PathGraph:
 
     def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
         """`function` of every prunable weight, zero where pruned. The next call with this function may overwrite it."""
-        return masks(self.dense(function))
+        # one after the other: no second copy of all of them
+        found: dict[str, Tensor] = {}
+        for name, weight in self.net.weights.items():
+            found |= masks({name: function(self.precise({name: weight})[name])})
+        return found
 
     def dense(self, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """`function` of every prunable weight."""
