@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.budget import Density, grouped
 from foreprune.core.collective import same_everywhere
-from foreprune.core.density import as_density, keep_count
+from foreprune.core.density import as_density
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
@@ -20,6 +21,7 @@ from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
 from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
+from foreprune.core.unscored import Gates
 from foreprune.methods import MethodLike, as_method
 
 # they look at data by sums over batches only
@@ -30,7 +32,7 @@ def prune(
     model: nn.Module,
     method: MethodLike,
     *,
-    density: float | None = None,
+    density: float | Mapping[str, float] | None = None,
     sparsity: float | None = None,
     compression: float | None = None,
     inputs: Any = None,
@@ -39,6 +41,8 @@ def prune(
     loss: Loss | None = None,
     seed: int = 0,
     scope: Scope = "global",
+    gates: Gates = "erk",
+    floor: float = 0.0,
     prunable: Prunable = None,
     progress: Progress | None = None,
     group: Any = None,
@@ -54,7 +58,9 @@ def prune(
         method: a name from `foreprune.list_methods()`; such a record itself (`foreprune.ablations.invert` makes one); a
             score of your own, a function (net, task, masks) -> {name: tensor}, larger means keep, which may look at
             whatever of `inputs` and `data` is given; or ready scores {name: tensor}, one for each prunable weight.
-        density: fraction of prunable weights to keep, in (0, 1]. Exactly one of density, sparsity and compression.
+        density: fraction of prunable weights to keep, in (0, 1]. Exactly one of density, sparsity and compression. A
+            mapping from patterns, as of `prunable`, to densities gives parts of the network their own, each with an
+            exact count: {"*.qkv[q,k]": 0.5, "head": 1.0, "*": 0.1}. The first pattern that fits decides, "*" last.
         sparsity: fraction to remove, in [0, 1).
         compression: total over kept weights, at least 1.
         inputs: example inputs for data-free methods: a tensor, a tuple of them (positional) or a mapping (keywords),
@@ -65,10 +71,19 @@ def prune(
         mean_image: for the methods that need it, non-negative, in the shape of one input; default: the mean of `data`.
         loss: callable (output, target) -> mean over the batch; default cross-entropy.
         seed: decides every random choice, ties included, whatever the global random state is.
-        scope: "global" compares scores over all layers; "local" keeps the same fraction in every layer.
-        prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of parameter names, or
-            patterns to exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear and convolution layers
-            (transposed ones too) and of attention; never biases, embeddings or normalization. Density counts these.
+        scope: "global" compares scores over all blocks; "local" keeps the same fraction in every block. A block is the
+            weight of a layer, or where one tensor holds several layers (queries, keys and values; the gates of an LSTM;
+            experts) that of one of them, "attn.qkv.weight[q]".
+        gates: what becomes of blocks whose scores are all zero on the dense network while others are not: on paths,
+            queries and keys and whatever else only feeds gates. "erk": they keep what Erdős-Rényi-kernel densities
+            would keep of them, their largest weights. "keep": they are kept whole. "score": their zeros decide, so they
+            are pruned first.
+        floor: what every block keeps at least, in [0, 1], as a share of what Erdős-Rényi-kernel densities would keep
+            of it; the rest goes by score over all blocks.
+        prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of names of parameters or
+            blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*"). Default: weights of linear
+            and convolution layers (transposed ones too) and of attention; never biases, embeddings or normalization.
+            Density counts these.
         progress: called as progress(done, rounds) after each round of an iterative method.
         group: a process group of torch.distributed, all of whose processes make the same call, each with `data` of its
             own: scores are those of all batches together, and masks the same everywhere. Default: `data` are all there
@@ -77,9 +92,9 @@ def prune(
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
     Returns:
-        Masks with exactly `round(density * total)` of the prunable weights kept (the method's record says so if it
-        deviates). Their metadata say how they were made, and under "parameters" how many parameters the model has in
-        all, prunable or not.
+        Masks with exactly `round(density * total)` of the prunable weights kept, for each pattern if there are several
+        densities (the method's record says so if it deviates). Their metadata say how they were made, and under
+        "parameters" how many parameters the model has in all, prunable or not.
 
     Raises:
         ValueError, TypeError: bad arguments, scores that are NaN, infinite or all zero; the message says what to write
@@ -87,20 +102,25 @@ def prune(
 
     Warns:
         LayerCollapse: some layer has lost all its weights.
+        UnscoredBlocks: `gates` has decided about some blocks.
     """
-    kept = as_density(density=density, sparsity=sparsity, compression=compression)
+    kept = _density(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
     _check_scope_and_seed(scope, seed)
+    _check_gates_and_floor(gates, floor)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
+    metadata |= {"gates": gates} if gates != "erk" else {}
+    metadata |= {"floor": repr(floor)} if floor else {}
     metadata |= {f"hyper.{name}": repr(value) for name, value in settings.items() if not isinstance(value, Tensor)}
     _check_group(found, group)
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         spread = _is_spread(model)
         net = _view(model, prunable, group)
-        keep_count(kept, net.total)
+        for lot in grouped(net, kept):
+            _ = lot.keep  # raises if there is nothing to keep
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(
             net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), group=group, **given
@@ -110,7 +130,7 @@ def prune(
             from foreprune.sharded import make_sharded
 
             make = partial(make_sharded, found)
-        made = make(net, task, kept, scope=scope, progress=progress, **settings)
+        made = make(net, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
         metadata["parameters"] = str(net.size)
         masks = made.with_metadata(metadata)
         if group is not None and not spread and not same_everywhere(masks.values(), [group], net.device):
@@ -118,11 +138,9 @@ def prune(
                 "the processes found different masks, so their weights or arguments differ: load the same weights in "
                 "all of them first, or wrap the model in DistributedDataParallel, which does"
             )
-    if lost := masks.collapsed():
+    if lost := collapse_notice(masks):
         warnings.warn(
-            f"{found.name} at density {kept:g} leaves no weight in {len(lost)} of {len(masks)} layers: "
-            f"{', '.join(lost[:5])}"
-            f"{', ...' if len(lost) > 5 else ''}; keep more, or exclude them with prunable=",
+            f"{found.name} at density {_shown(kept)} {lost}; keep more, or exclude them with prunable=",
             LayerCollapse,
             stacklevel=2,
         )
@@ -166,7 +184,7 @@ def score(
 
             assert isinstance(net, ShardedNet)
             return {name: value.detach() for name, value in scores_sharded(found, net, task, **settings).items()}
-        scores = found.score(net, task, Masks.dense(net.weights), **settings)
+        scores = found.score(net, task, net.dense(), **settings)
         check_scores(scores, net)
         return {name: value.detach() for name, value in scores.items()}
 
@@ -199,6 +217,41 @@ def _check_group(method: Method, group: Any) -> None:
             f"method {method.name!r} is no sum over batches that processes could share; give every process the same "
             f"data without group=, or use one of {', '.join(_SUMMED)}"
         )
+
+
+def _density(
+    *, density: float | Mapping[str, float] | None, sparsity: float | None, compression: float | None
+) -> Density:
+    """What is asked for: one density, or pattern -> density."""
+    if not isinstance(density, Mapping):
+        return as_density(density=density, sparsity=sparsity, compression=compression)
+    if sparsity is not None or compression is not None:
+        raise TypeError("give density= by patterns alone, without sparsity= or compression=")
+    return dict(density)
+
+
+def _shown(density: Density) -> str:
+    return repr(density) if isinstance(density, Mapping) else f"{density:g}"
+
+
+def collapse_notice(masks: Masks) -> str:
+    """ "leaves no weight in 1 of 3 layers: fc", or blocks where a tensor holds several layers; empty if none is."""
+    if not (lost := masks.collapsed_blocks()):
+        return ""
+    blocks = masks.blocks
+    what = "blocks" if any(block.spans for block in blocks) else "layers"
+    names = f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}"
+    return f"leaves no weight in {len(lost)} of {len(blocks)} {what}: {names}"
+
+
+def _check_gates_and_floor(gates: str, floor: float) -> None:
+    if gates not in ("erk", "keep", "score"):
+        raise ValueError(
+            'gates must be "erk" (blocks without a score keep their Erdős-Rényi-kernel share), "keep" (all of it) or '
+            f'"score" (what their zeros are worth), not {gates!r}'
+        )
+    if isinstance(floor, bool) or not isinstance(floor, numbers.Real) or not 0 <= floor <= 1:
+        raise ValueError(f"floor must be in [0, 1], a share of every block's Erdős-Rényi-kernel count, not {floor!r}")
 
 
 def _check_scope_and_seed(scope: str, seed: int) -> None:

@@ -154,7 +154,7 @@ def parallel_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_batches_spread_over_processes(tmp_path: Path) -> None:
     results = run_processes(parallel_worker, 2, tmp_path)
     for method, settings in METHODS:

@@ -116,13 +116,20 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("ties", "magnitude", {"scope": "local"}),
     ("ties", "synflow", {"rounds": 5}),
     ("copies", "grasp", {}),
+    ("attention", "erk", {}),
+    ("attention", "snip", {"scope": "local"}),
+    ("attention", "snip", {"floor": 0.5}),
+    ("attention", "synflow", {"rounds": 5, "gates": "keep", "density": 0.6}),
+    ("attention", "magnitude", {"density": {"*.in_proj_weight[q,k]": 0.5, "*": 0.1}}),
+    ("attention", "magnitude", {"prunable": ["*.in_proj_weight[v]", "head"]}),
+    ("ties", "erk", {}),
 ]
 
 
 def masks_of(model: nn.Module, kind: str, method: str, settings: dict[str, Any], **given: Any) -> fp.Masks:
     data = data_of(kind)
     given = {"data": data, "inputs": data[0][0], **given}
-    return fp.prune(model, method, density=0.3, seed=3, **given, **settings)
+    return fp.prune(model, method, seed=3, **{"density": 0.3, **given, **settings})
 
 
 def state_of(model: nn.Module) -> list[Tensor]:
@@ -147,8 +154,9 @@ def scoring_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
         assert hooks == [list(part._forward_pre_hooks.items()) for part in model.modules()], key
         assert kind == "copies" or all(isinstance(masks[name], DTensor) for name in masks), key
         whole = masks.full()
-        assert whole.kept == masks.kept == sum(int(mask.sum()) for mask in whole.values()), key
+        assert whole.kept == masks.kept == sum(kept for kept, _ in whole.block_counts().values()), key
         assert whole.layer_counts() == masks.layer_counts(), key
+        assert whole.block_counts() == masks.block_counts(), key
         found[key] = dict(whole)
     return found
 
@@ -161,7 +169,7 @@ def expected_masks(kind: str, method: str, settings: dict[str, Any]) -> fp.Masks
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("world", [2, 4])
 def test_masks_are_those_of_one_process(world: int, tmp_path: Path) -> None:
     results = run_processes(scoring_worker, world, tmp_path)

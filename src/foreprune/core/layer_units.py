@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.blocks import Block
 from foreprune.core.masks import unwrapped
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -14,6 +15,11 @@ def is_conv1d(layer: nn.Module) -> bool:
     """Whether it is transformers' Conv1D (GPT-2), whose weights are (in, out)."""
     # by name: importing transformers to ask would cost seconds
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether it is a transposed convolution, whose weights are (in, out / groups, ...)."""
+    return isinstance(layer, _TRANSPOSED)
 
 
 def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -34,6 +40,16 @@ def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> T
     if not shape:
         return torch.zeros((), dtype=torch.int64)
     return torch.arange(shape[0]).view(shape[0], *(1,) * (len(shape) - 1))
+
+
+def incoming_of(module: nn.Module, block: Block, values: Tensor) -> Tensor:
+    """As `incoming`, for the units of one block; `values` are of the shape of the whole tensor."""
+    if not block.spans:
+        return incoming(module, block.parameter, values)
+    axis = block.axis if len(block.shape) == len(block.tensor) else 0  # an expert is a layer by itself
+    part = values[block.index].reshape(block.shape)
+    rest = [other for other in range(part.dim()) if other != axis]
+    return part.sum(rest) if rest else part.long()
 
 
 def incoming(module: nn.Module, name: str, values: Tensor) -> Tensor:

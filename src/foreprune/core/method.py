@@ -15,13 +15,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from foreprune.core.density import keep_count, round_count
+from foreprune.core.budget import Density, Group, grouped, lots_of
 from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.net import Net
-from foreprune.core.schedule import ScheduleName, densities
-from foreprune.core.select import NoSignal, Scope, keep_best
+from foreprune.core.schedule import ScheduleName
+from foreprune.core.select import Lot, NoSignal, Scope
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.task import NEEDS, Need, Task
+from foreprune.core.unscored import Gates, UnscoredBlocks, beside, instead_of, joined, notice, unscored_blocks
 
 Scores = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -60,6 +61,8 @@ class Method:
         revives: a pruned weight may come back in a later round; otherwise masks only shrink.
         exact: the kept count is exactly round(density * total). Where False, `doc` says by how much it may differ.
         optional: needs that it can do without, and that it sees where they are given.
+        reach: of a method without a score, (net, task) -> 1 for the weights that it may keep, 0 for those that it never
+            can; None if it may keep any.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Method:
     revives: bool = False
     exact: bool = True
     optional: frozenset[Need] = frozenset()
+    reach: Callable[[Net, Task], Scores] | None = None
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.masks is None):
@@ -140,39 +144,71 @@ class Method:
         self,
         net: Net,
         task: Task,
-        density: float,
+        density: Density,
         *,
         scope: Scope = "global",
+        gates: Gates = "erk",
+        floor: float = 0.0,
         progress: Progress | None = None,
         **settings: Any,
     ) -> Masks:
-        """The masks of `net` at `density`; `settings` have been checked.
+        """The masks of `net` at `density`; `settings` have been checked, the others are those of `by_score`.
 
         Raises:
             TypeError, ValueError: what the score or the function that makes masks returns does not fit the network;
-                `scope` is "local" for a method that sets the layer densities itself.
+                `scope` is "local", or there is a `floor`, for a method that sets the layer densities itself; several
+                densities for one that cannot keep exact numbers.
         """
         if self.masks is not None:
-            if scope != "global":
-                raise ValueError(f'method {self.name!r} sets the layer densities itself; leave scope="global"')
-            made = self.masks(net, task, density, **settings)
-            self._check_made(made, net, keep_count(density, net.total))
-            return made
+            if scope != "global" or floor:
+                leave = 'scope="global"' if scope != "global" else "floor=0"
+                raise ValueError(f"method {self.name!r} sets the layer densities itself; leave {leave}")
+            groups = grouped(net, density)
+            if len(groups) > 1 and not self.exact:
+                raise ValueError(f"method {self.name!r} chooses among all weights at once; give it one density")
+
+            def made_of(part: Net, group: Group) -> Masks:
+                return self._made(part, task, group, settings)
+
+            if self.reach is not None and gates != "score" and groups[0].keep < net.total:
+                reached = self.reach(net, task)
+                parts, found = unscored_blocks(reached, net, task)
+                if found:
+                    warnings.warn(notice(found, parts, gates=gates), UnscoredBlocks, stacklevel=3)
+                    return beside(parts, task, groups[0].keep, reached, found, make=made_of, whole=gates == "keep")
+            made = [made_of(net.restricted(group.blocks), group) for group in groups]
+            return made[0] if len(made) == 1 else joined(net, made)
         assert self.score is not None
         if self.rounds is not None:
             settings = {"rounds": self.rounds, "schedule": self.schedule, **settings}
         return by_score(
-            self.score, net, task, density, scope=scope, revives=self.revives, progress=progress, **settings
+            self.score,
+            net,
+            task,
+            density,
+            scope=scope,
+            gates=gates,
+            floor=floor,
+            revives=self.revives,
+            progress=progress,
+            **settings,
         )
+
+    def _made(self, net: Net, task: Task, group: Group, settings: Mapping[str, Any]) -> Masks:
+        assert self.masks is not None
+        keep = group.keep
+        made = self.masks(net, task, group.density, **settings)
+        self._check_made(made, net, keep)
+        return made
 
     def _check_made(self, made: Any, net: Net, keep: int) -> None:
         if not isinstance(made, Masks):
             raise TypeError(f"method {self.name!r} must return foreprune.Masks, not {type(made).__name__}")
         shapes = {name: tuple(weight.shape) for name, weight in net.weights.items()}
         check_same_weights(shapes, made.shapes, what=f"the masks of method {self.name!r}")
-        if self.exact and made.kept != keep:
+        if self.exact and (kept := net.kept(made)) != keep:
             raise ValueError(
-                f"method {self.name!r} keeps {made.kept:,} weights where {keep:,} are to be kept; keep as many, or "
+                f"method {self.name!r} keeps {kept:,} weights where {keep:,} are to be kept; keep as many, or "
                 "register it with exact=False"
             )
 
@@ -238,14 +274,20 @@ def scorer(
 
 
 def masker(
-    name: str, *, paper: str = "", needs: Iterable[Need] = (), exact: bool = True
+    name: str,
+    *,
+    paper: str = "",
+    needs: Iterable[Need] = (),
+    exact: bool = True,
+    reach: Callable[[Net, Task], Scores] | None = None,
 ) -> Callable[[Callable[..., Masks]], Callable[..., Masks]]:
     """Register a function (net, task, density, **settings) -> Masks as a method; otherwise as `scorer`."""
 
     _check_name(name, "masker")
 
     def wrap(make: Callable[..., Masks]) -> Callable[..., Masks]:
-        register(Method(name, paper, inspect.getdoc(make) or "", frozenset(needs), masks=make, exact=exact))
+        doc = inspect.getdoc(make) or ""
+        register(Method(name, paper, doc, frozenset(needs), masks=make, exact=exact, reach=reach))
         return make
 
     return wrap
@@ -255,19 +297,22 @@ def by_score(
     score: Score,
     net: Net,
     task: Task,
-    density: float,
+    density: Density,
     *,
     scope: Scope = "global",
+    gates: Gates = "erk",
+    floor: float = 0.0,
     revives: bool = False,
     rounds: int = 1,
     schedule: ScheduleName = "exponential",
     progress: Progress | None = None,
-    choose: Callable[..., Masks] = keep_best,
     **settings: Any,
 ) -> Masks:
-    """Score, keep the best, and again, down to `density` in `rounds` rounds. `choose`: `keep_best`, or its like.
+    """Score, keep the best, and again, down to `density` in `rounds` rounds.
 
-    The last round keeps `round(density * total)` weights, those before it the numbers of `round_count`.
+    The last round keeps `round(density * total)` weights of every group of blocks that has a density, those before it
+    the numbers of `round_count`. `gates` says what becomes of blocks that the score says nothing of on the dense
+    network (`foreprune.core.unscored`), `floor` is that of `keep_best`.
 
     Raises:
         NoSignal: every score of the dense network is zero.
@@ -276,17 +321,32 @@ def by_score(
     Warns:
         LayerCollapse: the pruned network died on the way. It is then brought to `density` by the last scores that had
             a signal.
+        UnscoredBlocks: the scores of some blocks are all zero.
     """
-    masks, scores = Masks.dense(net.weights), None
-    steps = densities(density, rounds=rounds, schedule=schedule)
-    final = keep_count(density, net.total)
-    for done, step in enumerate(steps, start=1):
-        keep = final if done == rounds else max(final, round_count(step, net.total))
-        best = partial(choose, scope=scope, among=None if revives else masks, generator=task.generator)
+    masks, scores, unscored, parts = net.dense(), None, None, net
+    steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
+    if sum(lot.keep for lot in steps[-1]) == net.total:
+        gates = "score"
+    for done in range(1, rounds + 1):
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
-            masks = best(latest, keep)
+            if done == 1 and gates != "score":
+                parts, found = unscored_blocks(latest, net, task)
+                if found:
+                    unscored = instead_of(found, net, whole=gates == "keep")
+                    masks, steps = parts.dense(), lots_of(grouped(parts, density), rounds=rounds, schedule=schedule)
+                    warnings.warn(notice(found, parts, gates=gates), UnscoredBlocks, stacklevel=4)
+            choose = partial(
+                net.keep_best,
+                scope=scope,
+                among=None if revives else masks,
+                generator=task.generator,
+                blocks=parts.blocks,
+                unscored=unscored,
+                floor=floor,
+            )
+            masks = choose(latest, _at_once(steps[done - 1]))
         except NoSignal:
             if scores is None:
                 raise
@@ -297,11 +357,16 @@ def by_score(
                 LayerCollapse,
                 stacklevel=4,
             )
-            return best(scores, final)
+            return choose(scores, _at_once(steps[-1]))
         scores = latest
         if progress is not None:
             progress(done, rounds)
     return masks
+
+
+def _at_once(lots: tuple[Lot, ...]) -> int | tuple[Lot, ...]:
+    """One number where all blocks share it."""
+    return lots[0].keep if len(lots) == 1 else lots
 
 
 def check_scores(scores: Mapping[str, Tensor], net: Net) -> None:

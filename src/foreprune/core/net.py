@@ -11,17 +11,20 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from foreprune.core.masks import unwrapped
+from foreprune.core.blocks import Block
+from foreprune.core.masks import Masks, unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
+from foreprune.core.select import keep_best
 from foreprune.core.sharding import is_sharded, refuse_flattened
 
 BatchNormMode = Literal["train", "eval"]
@@ -40,11 +43,13 @@ class Net:
         module: the user's module, never changed for longer than a call.
         params: detached aliases of its parameters, one entry for each distinct tensor, under its first name.
         prunable: names of the weights to prune, in the order of the module.
+        blocks: the parts of these that may be pruned: a whole weight, or its named rows where it holds several layers.
     """
 
     module: nn.Module
     params: dict[str, Tensor]
     prunable: tuple[str, ...]
+    blocks: tuple[Block, ...]
     _slots: dict[str, str]  # every (module, attribute) slot once -> the key of its tensor in `params`
 
     @classmethod
@@ -81,12 +86,58 @@ class Net:
                 if key == name:
                     value = parameter.detach()
                     params[name] = value.clone() if value.is_inference() else value
-        names = select_prunable(module, slots, prunable)
-        return cls(module=module, params=params, prunable=names, _slots=slots)
+        blocks = select_prunable(module, slots, prunable)
+        names = tuple(dict.fromkeys(block.parameter for block in blocks))
+        return cls(module=module, params=params, prunable=names, blocks=blocks, _slots=slots)
+
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """Every name of a parameter -> the name it has in `params`."""
+        return self._slots
+
+    def restricted(self, blocks: Iterable[Block]) -> Net:
+        """The same network of which only these blocks may be pruned."""
+        blocks = tuple(blocks)
+        return replace(self, prunable=tuple(dict.fromkeys(block.parameter for block in blocks)), blocks=blocks)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameter -> shape."""
+        return {name: tuple(value.shape) for name, value in self.params.items()}
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """What this process holds of a tensor of the shape of a parameter: all of it."""
+        return whole
+
+    def of_block(self, tensor: Tensor, block: Block) -> Tensor:
+        """What this process holds of a block, of a tensor of the shape of its parameter."""
+        return tensor[block.index]
+
+    def any(self, tensor: Tensor, block: Block) -> bool:
+        """Whether a block of a tensor of the shape of its parameter is not zero."""
+        return bool(self.of_block(tensor, block).any())
+
+    def rows(self, name: str, tensor: Tensor, axis: int) -> NDArray[np.bool_]:
+        """Which rows along `axis` of a tensor of the shape of a parameter are not zero."""
+        others = [other for other in range(tensor.dim()) if other != axis]
+        found: NDArray[np.bool_] = (tensor != 0).any(others).cpu().numpy()
+        return found
+
+    def keep_best(self, scores: Mapping[str, Tensor], keep: Any, **options: Any) -> Masks:
+        """`foreprune.core.select.keep_best`."""
+        return keep_best(scores, keep, **options)
+
+    def kept(self, masks: Masks) -> int:
+        """How many prunable weights masks keep."""
+        return masks.kept
+
+    def dense(self) -> Masks:
+        """Masks that keep everything."""
+        return Masks.dense(self.weights, blocks=self.blocks)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The prunable tensors."""
+        """The tensors with prunable weights, whole."""
         return {name: self.params[name] for name in self.prunable}
 
     @cached_property
@@ -97,7 +148,7 @@ class Net:
     @cached_property
     def total(self) -> int:
         """Number of prunable weights."""
-        return sum(weight.numel() for weight in self.weights.values())
+        return sum(block.size for block in self.blocks)
 
     @cached_property
     def size(self) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
+from foreprune.core.blocks import Block
 from foreprune.core.sharding import cut, is_sharded
 
 
@@ -67,7 +70,7 @@ class Layout:
 
     def gather(self, part: Tensor) -> Tensor:
         """The whole, from the parts of all processes, which all have to call."""
-        return cast(DTensor, self.spread(part)).full_tensor() if self.sharded else part
+        return cast(DTensor, self.spread(part.detach())).full_tensor() if self.sharded else part
 
     def part(self, whole: Tensor) -> Tensor:
         """This process's part of a whole that every process holds, in memory of its own."""
@@ -75,6 +78,24 @@ class Layout:
             return whole
         found = cut(whole, self.mesh, self.placements, name=self.name)
         return found.clone(memory_format=torch.contiguous_format)
+
+    def rows(self, axis: int) -> NDArray[np.int64]:
+        """The numbers of the rows along `axis` that this process holds."""
+        ones = [1] * len(self.shape)
+        numbers = torch.arange(self.shape[axis]).view(*ones[:axis], -1, *ones[axis + 1 :]).expand(self.shape)
+        found = cut(numbers, self.mesh, self.placements, name=self.name).movedim(axis, 0).flatten(1)
+        rows: NDArray[np.int64] = found[:, 0].numpy() if found.shape[1] else np.zeros(0, np.int64)
+        return rows
+
+    def held(self, block: Block) -> tuple[Any, ...]:
+        """What picks out of this process's part what it holds of a block."""
+        if not block.spans:
+            return (...,)
+        within = np.zeros(block.tensor[block.axis], np.bool_)
+        for start, stop in block.spans:
+            within[start:stop] = True
+        places = torch.from_numpy(np.flatnonzero(within[self.rows(block.axis)]))
+        return (*(slice(None),) * block.axis, places)
 
     def summed(self, whole: Tensor) -> Tensor:
         """This process's part of the sum of what the processes hold; all of them have to call."""

@@ -2,82 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from foreprune.core.budget import Density
 from foreprune.core.collective import same_everywhere, totals
-from foreprune.core.density import Shapes, apportion, erdos_renyi, erdos_renyi_kernel, keep_count, uniform
 from foreprune.core.masks import Masks
-from foreprune.core.method import Method, Progress, Scores, by_score
-from foreprune.core.select import Scope
+from foreprune.core.method import Method, Scores
 from foreprune.core.task import Task
 from foreprune.sharded.sharded_net import ShardedNet
-from foreprune.sharded.sharded_select import counts_of, keep_best_sharded, keep_counts_sharded
+from foreprune.sharded.sharded_select import counts_of
 
-_SCORES = ("magnitude", "random", "snip", "iterative-snip", "force", "grasp", "synflow", "synflow-l2")
-_DENSITIES: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
-    "uniform": uniform,
-    "er": erdos_renyi,
-    "erk": erdos_renyi_kernel,
-}
+KNOWN = (
+    "er",
+    "erk",
+    "force",
+    "grasp",
+    "iterative-snip",
+    "magnitude",
+    "random",
+    "snip",
+    "synflow",
+    "synflow-l2",
+    "uniform",
+)
 
 
-def make_sharded(
-    method: Method,
-    net: ShardedNet,
-    task: Task,
-    density: float,
-    *,
-    scope: Scope = "global",
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Masks:
+def make_sharded(method: Method, net: ShardedNet, task: Task, density: Density, **options: Any) -> Masks:
     """`method.make` on a sharded model: masks sharded as its parameters. All processes have to call.
 
     Raises:
         ValueError: a method that needs the whole model in one place, or processes that were given different data.
     """
     _check(method, net, task)
-    choose = partial(keep_best_sharded, net)
-    if method.name in _DENSITIES:
-        if scope != "global":
-            raise ValueError(f'method {method.name!r} sets the layer densities itself; leave scope="global"')
-        parts = _random_within(net, task, density, _DENSITIES[method.name])
-    else:
-        if method.rounds is not None:
-            settings = {"rounds": method.rounds, "schedule": method.schedule, **settings}
-        parts = by_score(
-            _score_of(method),
-            net,
-            task,
-            density,
-            scope=scope,
-            revives=method.revives,
-            progress=progress,
-            choose=choose,
-            **settings,
-        )
-    counts = counts_of(net, parts)
-    return Masks._adopt({name: net.layouts[name].spread(part) for name, part in parts.items()}, kept=counts)
+    if method.masks is not None and isinstance(density, Mapping):
+        raise ValueError(f"method {method.name!r} takes one density for a sharded model; give a number")
+    parts = method.make(net, task, density, **options)
+    counts = counts_of(net, parts, net.blocks)
+    kept = dict.fromkeys(parts, 0)
+    for block in net.blocks:
+        kept[block.parameter] += counts[block.name]
+    tensors = {name: net.layouts[name].spread(part) for name, part in parts.items()}
+    return Masks._adopt(tensors, kept=kept, table=parts._table)
 
 
 def scores_sharded(method: Method, net: ShardedNet, task: Task, **settings: Any) -> Scores:
     """One scoring pass on the dense model: name -> scores, sharded as the parameters."""
     _check(method, net, task)
-    scores = _score_of(method)(net, task, Masks.dense(net.weights), **settings)
+    assert method.score is not None
+    scores = method.score(net, task, net.dense(), **settings)
     return {name: net.layouts[name].spread(score) for name, score in scores.items()}
 
 
 def _check(method: Method, net: ShardedNet, task: Task) -> None:
-    known = sorted((*_SCORES, *_DENSITIES))
-    if method.name not in known:
+    if method.name not in KNOWN:
         raise ValueError(
             f"method {method.name!r} needs the whole model in one process, and this one is sharded; prune it before "
-            f"fully_shard, or use one of {', '.join(known)}"
+            f"fully_shard, or use one of {', '.join(KNOWN)}"
         )
     least = -totals([-sum(map(torch.numel, net.weights.values()))], net.groups, net.device, largest=True)[0]
     if not least:
@@ -98,35 +83,4 @@ def _check(method: Method, net: ShardedNet, task: Task) -> None:
 
 
 def _tensors(target: Any) -> list[Tensor]:
-    from torch.utils._pytree import tree_leaves
-
     return [leaf for leaf in tree_leaves(target) if isinstance(leaf, Tensor)]
-
-
-def _score_of(method: Method) -> Callable[..., Scores]:
-    if method.name == "random":
-        return _random
-    assert method.score is not None
-    return method.score
-
-
-def _random(net: ShardedNet, task: Task, masks: Masks) -> Scores:
-    """The numbers that one process would draw; whole layers are drawn one after the other."""
-    return {
-        name: net.layouts[name]
-        .part(torch.rand(net.layouts[name].shape, generator=task.generator, dtype=torch.float32, device="cpu"))
-        .to(weight.device)
-        for name, weight in net.weights.items()
-    }
-
-
-def _random_within(
-    net: ShardedNet, task: Task, density: float, densities: Callable[[Shapes, float], dict[str, float]]
-) -> Masks:
-    shapes = {name: net.layouts[name].shape for name in net.prunable}
-    sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
-    shares = densities(shapes, density)
-    ideal = {name: shares[name] * size for name, size in sizes.items()}
-    counts = apportion(ideal, sizes, keep_count(density, net.total))
-    scores = _random(net, task, Masks.dense(net.weights))
-    return keep_counts_sharded(net, scores, counts, generator=task.generator)

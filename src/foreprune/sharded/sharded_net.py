@@ -9,10 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from foreprune.core.masks import unwrapped
+from foreprune.core.blocks import Block, by_parameter
+from foreprune.core.collective import totals
+from foreprune.core.masks import Masks, unwrapped
 from foreprune.core.net import Net, Params
 from foreprune.core.prunable import Prunable
 from foreprune.core.sharding import is_sharded, local_of, refuse_flattened, reshard
@@ -45,6 +50,49 @@ class ShardedNet(Net):
         layouts = {name: Layout.of(name, value, mesh) for name, value in net.params.items()}
         return replace(net, params={name: local_of(value) for name, value in net.params.items()}, layouts=layouts)
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameter -> shape of the whole."""
+        return {name: layout.shape for name, layout in self.layouts.items()}
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """What this process holds of a tensor of the shape of a parameter."""
+        return self.layouts[name].part(whole)
+
+    def of_block(self, tensor: Tensor, block: Block) -> Tensor:
+        """What this process holds of a block; `tensor` is its part of the tensor."""
+        return tensor[self.layouts[block.parameter].held(block)]
+
+    def any(self, tensor: Tensor, block: Block) -> bool:
+        """As in `Net`, on all processes."""
+        return totals([bool(self.of_block(tensor, block).any())], self.groups, self.device)[0] > 0
+
+    def rows(self, name: str, tensor: Tensor, axis: int) -> NDArray[np.bool_]:
+        """As in `Net`, of the whole tensor."""
+        flags = np.zeros(self.layouts[name].shape[axis], np.int64)
+        flags[self.layouts[name].rows(axis)] = super().rows(name, tensor, axis)
+        return np.array(totals(flags.tolist(), self.groups, self.device, largest=True), np.bool_)
+
+    def keep_best(self, scores: Mapping[str, Tensor], keep: Any, **options: Any) -> Masks:
+        """`keep_best` on parts of scores; the masks are parts too."""
+        from foreprune.sharded.sharded_select import keep_best_sharded
+
+        return keep_best_sharded(self, scores, keep, **options)
+
+    def kept(self, masks: Masks) -> int:
+        """How many prunable weights parts of masks keep on all processes."""
+        from foreprune.sharded.sharded_select import counts_of
+
+        return sum(counts_of(self, masks, self.blocks).values())
+
+    def dense(self) -> Masks:
+        """Parts of masks that keep everything. Of their counts only those of the blocks are those of the whole."""
+        return Masks._adopt(
+            {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()},
+            kept={name: weight.numel() for name, weight in self.weights.items()},
+            table=by_parameter(self.blocks),
+        )
+
     def summing(self) -> ShardedNet:
         """The same, for processes that see different data: derivatives are sums over them."""
         return replace(self, gatherer=Gatherer(summed=True))
@@ -58,11 +106,6 @@ class ShardedNet(Net):
     def sums(self) -> bool:
         """Whether derivatives are sums over processes that see different data."""
         return self.gatherer.summed
-
-    @cached_property
-    def total(self) -> int:
-        """Number of prunable weights, on all processes."""
-        return sum(math.prod(self.layouts[name].shape) for name in self.prunable)
 
     @cached_property
     def size(self) -> int:

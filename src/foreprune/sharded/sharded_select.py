@@ -7,7 +7,7 @@ everywhere, in the order of the whole tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foreprune.core.blocks import Block, covers, whole
 from foreprune.core.collective import reduced, totals
-from foreprune.core.density import apportion
-from foreprune.core.masks import Masks
-from foreprune.core.select import NoSignal, Scope, no_signal
+from foreprune.core.masks import Masks, outside
+from foreprune.core.select import Choice, Lot, Scope, Unscored, filled, no_signal
 from foreprune.sharded.layout import Layout
 from foreprune.sharded.sharded_net import ShardedNet
 
@@ -29,8 +29,9 @@ _CHUNK = 2**16  # scores whose bits are looked at at a time
 
 
 class _Piece(NamedTuple):
-    """The scores that this process holds of one tensor, flat, and which of them live (None: all)."""
+    """The scores that this process holds of one block, flat, and which of them live (None: all)."""
 
+    block: Block
     scores: Floats
     alive: Bools | None
     layout: Layout
@@ -42,94 +43,106 @@ class _Piece(NamedTuple):
 def keep_best_sharded(
     net: ShardedNet,
     scores: Mapping[str, Tensor],
-    keep: int,
+    keep: int | Sequence[Lot],
     *,
     scope: Scope = "global",
     generator: torch.Generator,
     among: Masks | None = None,
+    blocks: Sequence[Block] = (),
+    unscored: Unscored | None = None,
+    floor: float = 0.0,
 ) -> Masks:
     """`keep_best` on parts of scores; the masks are parts too. All processes have to call.
 
     Raises:
         NoSignal: every score is zero (a ValueError).
-        ValueError: a score of any process is NaN or infinite.
+        ValueError: a score of any process is NaN or infinite, or blocks are to be kept whole that are too large.
     """
-    pieces = _pieces(net, scores, among)
-    check_finite(net, pieces)
-    if scope == "local":
-        sizes = {name: int(np.prod(piece.layout.shape)) for name, piece in pieces.items()}
-        room = sizes if among is None else counts_of(net, among)
-        share = keep / sum(sizes.values())
-        counts = apportion({name: share * size for name, size in sizes.items()}, room, keep)
-        return keep_counts_sharded(net, scores, counts, generator=generator, among=among)
-    if not _signal(net, pieces):
-        raise no_signal()
-    return _as_masks(scores, _largest(net, pieces, keep, generator))
+    check_finite(net, scores)
+    blocks = blocks or net.blocks
+    choice = _ShardedChoice(net, scores, among, blocks, unscored.scores if unscored else {}, generator)
+    covered = all(map(covers, choice.table.values()))
+    if isinstance(keep, int) and scope == "global" and not unscored and not floor and covered:
+        # ties are drawn in the order of the tensors
+        choice.take([whole(name, net.layouts[name].shape) for name in scores], keep)
+        if not choice.signal:
+            raise no_signal()
+        return choice.masks()
+    return filled(choice, [Lot(tuple(blocks), keep)] if isinstance(keep, int) else keep, scope, unscored, floor)
 
 
-def keep_counts_sharded(
-    net: ShardedNet,
-    scores: Mapping[str, Tensor],
-    counts: Mapping[str, int],
-    *,
-    generator: torch.Generator,
-    among: Masks | None = None,
-) -> Masks:
-    """`keep_top_per_layer` on parts of scores; otherwise as `keep_best_sharded`."""
-    pieces = _pieces(net, scores, among)
-    check_finite(net, pieces)
-    if not _signal(net, pieces):
-        raise NoSignal(str(no_signal()))
-    kept: dict[str, Bools] = {}
-    for name, piece in pieces.items():
-        if counts[name]:
-            kept |= _largest(net, {name: piece}, counts[name], generator)
+class _ShardedChoice(Choice):
+    """A choice of which this process holds parts."""
+
+    def __init__(
+        self,
+        net: ShardedNet,
+        scores: Mapping[str, Tensor],
+        among: Masks | None,
+        blocks: Sequence[Block],
+        instead: Mapping[str, Tensor],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(scores, None, blocks, instead, generator)
+        self.net, self.among = net, among
+        self.made = {name: torch.zeros(score.shape, dtype=torch.bool) for name, score in scores.items()}
+        for name, parts in self.table.items():
+            if not covers(parts):
+                self.made[name] |= net.part(name, outside(parts, torch.device("cpu")))
+        if among is not None:
+            self.living = counts_of(net, among, blocks)
+
+    def take(self, blocks: Sequence[Block], keep: int) -> dict[str, int]:
+        """As in `Choice`; numbers are those of all processes."""
+        pieces = [self._held(block) for block in blocks]
+        self._note(blocks, totals([any(p.living().any() for p in pieces)], self.net.groups, self.net.device)[0] > 0)
+        if keep:
+            found = _largest(self.net, pieces, keep, self.generator)
         else:
-            kept[name] = np.zeros(piece.scores.size, np.bool_)
-    return _as_masks(scores, kept)
+            found = [np.zeros(piece.scores.size, np.bool_) for piece in pieces]
+        counts = [int(np.count_nonzero(kept)) if p.layout.first else 0 for p, kept in zip(pieces, found, strict=True)]
+        for block, kept in zip(blocks, found, strict=True):
+            index = self.net.layouts[block.parameter].held(block)
+            part = self.made[block.parameter]
+            part[index] = torch.from_numpy(kept).view(part[index].shape)
+        names = [block.name for block in blocks]
+        return dict(zip(names, totals(counts, self.net.groups, self.net.device), strict=True))
+
+    def masks(self) -> Masks:
+        """What has been taken. The counts are those of the parts."""
+        tensors = {name: self.made[name].to(score.device) for name, score in self.scores.items()}
+        kept = {name: int(torch.count_nonzero(mask)) for name, mask in tensors.items()}
+        return Masks._adopt(tensors, kept=kept, table=self.table)
+
+    def _held(self, block: Block) -> _Piece:
+        layout = self.net.layouts[block.parameter]
+        index = layout.held(block)
+        score = self.instead.get(block.name)
+        score = self.scores[block.parameter][index] if score is None else score
+        alive = None if self.among is None else self.among._tensors[block.parameter][index].reshape(-1).cpu().numpy()
+        return _Piece(block, score.detach().to("cpu", self.dtype).reshape(-1).numpy(), alive, layout)
 
 
-def counts_of(net: ShardedNet, masks: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many weights parts of masks keep on all processes, by name."""
-    held = [int(torch.count_nonzero(mask)) if net.layouts[name].first else 0 for name, mask in masks.items()]
-    return dict(zip(masks, totals(held, net.groups, net.device), strict=True))
-
-
-def check_finite(net: ShardedNet, pieces: Mapping[str, _Piece]) -> None:
-    """Raise in all processes where one of them has a score that is NaN or infinite."""
-    bad = [
-        0 if np.isfinite(piece.scores).all() else 2 if np.isnan(piece.scores).any() else 1 for piece in pieces.values()
+def counts_of(net: ShardedNet, masks: Masks, blocks: Sequence[Block]) -> dict[str, int]:
+    """How many weights of each block parts of masks keep on all processes."""
+    held = [
+        int(torch.count_nonzero(net.of_block(masks._tensors[block.parameter], block)))
+        if net.layouts[block.parameter].first
+        else 0
+        for block in blocks
     ]
-    for (name, piece), kind in zip(pieces.items(), totals(bad, net.groups, net.device, largest=True), strict=True):
+    return dict(zip([block.name for block in blocks], totals(held, net.groups, net.device), strict=True))
+
+
+def check_finite(net: ShardedNet, scores: Mapping[str, Tensor]) -> None:
+    """Raise in all processes where one of them has a score that is NaN or infinite."""
+    bad = [0 if torch.isfinite(score).all() else 2 if torch.isnan(score).any() else 1 for score in scores.values()]
+    for (name, score), kind in zip(scores.items(), totals(bad, net.groups, net.device, largest=True), strict=True):
         if kind:
             raise ValueError(
                 f"the scores of {name!r} are {'NaN' if kind == 2 else 'infinite'}: look for NaN or infinite weights or "
-                f"inputs, or overflow in {piece.scores.dtype} (try model.double() and double inputs)"
+                f"inputs, or overflow in {score.dtype} (try model.double() and double inputs)"
             )
-
-
-def _pieces(net: ShardedNet, scores: Mapping[str, Tensor], among: Masks | None) -> dict[str, _Piece]:
-    double = any(score.dtype == torch.float64 for score in scores.values())
-    dtype = torch.float64 if double else torch.float32
-    return {
-        name: _Piece(
-            score.detach().to("cpu", dtype).reshape(-1).numpy(),
-            None if among is None else among[name].reshape(-1).cpu().numpy(),
-            net.layouts[name],
-        )
-        for name, score in scores.items()
-    }
-
-
-def _signal(net: ShardedNet, pieces: Mapping[str, _Piece]) -> bool:
-    return totals([any(piece.living().any() for piece in pieces.values())], net.groups, net.device)[0] > 0
-
-
-def _as_masks(scores: Mapping[str, Tensor], kept: Mapping[str, Bools]) -> Masks:
-    return Masks._adopt(
-        {name: torch.from_numpy(kept[name]).view(score.shape).to(score.device) for name, score in scores.items()},
-        kept={name: int(np.count_nonzero(mask)) for name, mask in kept.items()},
-    )
 
 
 def _keys(scores: Floats) -> NDArray[Any]:
@@ -142,14 +155,14 @@ def _keys(scores: Floats) -> NDArray[Any]:
     return keys
 
 
-def _threshold(net: ShardedNet, pieces: Mapping[str, _Piece], keep: int) -> tuple[float, int, int]:
+def _threshold(net: ShardedNet, pieces: Sequence[_Piece], keep: int) -> tuple[float, int, int]:
     """The `keep`-th largest score of all processes, how many are above it, and how many are it."""
-    dtype = next(iter(pieces.values())).scores.dtype
+    dtype = pieces[0].scores.dtype
     width = dtype.itemsize * 8
     above, prefix, equal = 0, 0, 0
     for shift in range(width - _BITS, -1, -_BITS):
         counts = np.zeros(2**_BITS, np.int64)
-        for piece in pieces.values():
+        for piece in pieces:
             for start in range(0, piece.scores.size if piece.layout.first else 0, _CHUNK):
                 at = slice(start, start + _CHUNK)
                 found = piece.scores[at] if piece.alive is None else piece.scores[at][piece.alive[at]]
@@ -169,43 +182,40 @@ def _threshold(net: ShardedNet, pieces: Mapping[str, _Piece], keep: int) -> tupl
     return float(bits.view(dtype)[0]), above, equal
 
 
-def _largest(net: ShardedNet, pieces: Mapping[str, _Piece], keep: int, generator: torch.Generator) -> dict[str, Bools]:
+def _largest(net: ShardedNet, pieces: Sequence[_Piece], keep: int, generator: torch.Generator) -> list[Bools]:
     threshold, above, equal = _threshold(net, pieces, keep)
-    kept: dict[str, Bools] = {}
-    for name, piece in pieces.items():
-        kept[name] = piece.scores > piece.scores.dtype.type(threshold)
+    kept = [piece.scores > piece.scores.dtype.type(threshold) for piece in pieces]
+    ties = [piece.scores == piece.scores.dtype.type(threshold) for piece in pieces]
+    for piece, larger, tied in zip(pieces, kept, ties, strict=True):
         if piece.alive is not None:
-            kept[name] &= piece.alive
+            larger &= piece.alive
+            tied &= piece.alive
     draw = torch.randperm(equal, generator=generator, device="cpu")[: keep - above].numpy()
     chosen = np.zeros(equal, np.bool_)
     chosen[draw] = True
-    ties = {name: _ties(piece, threshold) for name, piece in pieces.items()}
-    if keep - above == equal:
-        return {name: kept[name] | ties[name] for name in pieces}
-    held = [int(np.count_nonzero(tie)) if pieces[name].layout.first else 0 for name, tie in ties.items()]
+    held = [int(np.count_nonzero(tied)) if p.layout.first else 0 for p, tied in zip(pieces, ties, strict=True)]
+    counts = totals(held, net.groups, net.device)
     start = 0
-    for (name, tie), count in zip(ties.items(), totals(held, net.groups, net.device), strict=True):
-        if count:
-            kept[name] |= _drawn(pieces[name].layout, tie, chosen[start : start + count], net.device)
+    for piece, larger, tied, count in zip(pieces, kept, ties, counts, strict=True):
+        mine = chosen[start : start + count]
         start += count
+        if mine.all():
+            larger |= tied
+        elif mine.any():
+            larger |= _drawn(net, piece, tied, mine)
     return kept
 
 
-def _ties(piece: _Piece, threshold: float) -> Bools:
-    ties: Bools = piece.scores == piece.scores.dtype.type(threshold)
-    return ties if piece.alive is None else ties & piece.alive
-
-
-def _drawn(layout: Layout, ties: Bools, chosen: Bools, device: torch.device) -> Bools:
-    """Which of the ties that this process holds are `chosen`, where ties are in the order of the whole tensor."""
-    shape = part_shape(layout)
-    flags = torch.from_numpy(ties).to(device, torch.uint8).view(shape)
-    whole = layout.gather(flags).reshape(-1).cpu().numpy()
-    whole[np.flatnonzero(whole)] = chosen
-    drawn: Bools = layout.part(torch.from_numpy(whole).view(layout.shape)).reshape(-1).numpy().astype(np.bool_)
-    return drawn
-
-
-def part_shape(layout: Layout) -> tuple[int, ...]:
-    """The shape of what this process holds."""
-    return tuple(layout.part(torch.empty(layout.shape, device="meta")).shape)
+def _drawn(net: ShardedNet, piece: _Piece, ties: Bools, chosen: Bools) -> Bools:
+    """Which of the ties that this process holds are `chosen`, where ties are in the order of the whole block."""
+    layout, block = piece.layout, piece.block
+    index = layout.held(block)
+    flags = torch.zeros(net.params[block.parameter].shape, dtype=torch.uint8)
+    flags[index] = torch.from_numpy(ties).to(torch.uint8).view(flags[index].shape)
+    everywhere = layout.gather(flags.to(net.device)).cpu().numpy()
+    within = everywhere[block.index].reshape(-1)
+    within[np.flatnonzero(within)] = chosen
+    drawn = np.zeros_like(everywhere)
+    drawn[block.index] = within.reshape(drawn[block.index].shape)
+    found: Bools = layout.part(torch.from_numpy(drawn))[index].reshape(-1).numpy().astype(np.bool_)
+    return found
