@@ -350,8 +350,11 @@ def _follow(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
     """Before a step of any optimizer: masks whose parameter was replaced move to what stands in its place."""
     for module, handles in list(_attached.items()):
         for handle in handles:
-            if any(place.found() is not place.parameter() for place in handle._places):
-                _move(handle, module, optimizer)
+            for place in handle._places:  # in every step: no calls that can be spared
+                owner = place.owner()
+                if owner is not None and owner._parameters.get(place.attribute) is not place.parameter():
+                    _move(handle, module, optimizer)
+                    break
 
 
 def _move(handle: Handle, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

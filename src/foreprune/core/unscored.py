@@ -64,7 +64,7 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     owner = net.module.get_submodule(block.parameter.rpartition(".")[0])
     axis = 1 if is_conv1d(owner) else 0
     zero = ~net.rows(block.parameter, score, axis)
-    if not zero.size // 3 <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
+    if not max(1, zero.size // 3) <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
         return (block,)
     ends = np.flatnonzero(np.diff(zero.astype(np.int8), prepend=0, append=0)).tolist()
     without = tuple(zip(ends[::2], ends[1::2], strict=True))
