@@ -67,9 +67,11 @@ def prune(
             batch axis first. Only shapes and types count.
         data: for data-driven methods: one batch `(input, target)` or an iterable of batches. All of it is used and
             kept in memory, so pass a few batches, e.g. `itertools.islice(loader, 4)`. The papers use ten samples per
-            class. Where labels are not needed, batches may be tensors.
+            class. An input is a tensor, a tuple of tensors or a mapping; `(a, b, target)` and mappings with "labels"
+            are batches too. Where labels are not needed, batches may be inputs alone.
         mean_image: for the methods that need it, non-negative, in the shape of one input; default: the mean of `data`.
-        loss: callable (output, target) -> mean over the batch; default cross-entropy.
+        loss: callable (output, target) -> mean over the batch; default cross-entropy, or what the model computes itself
+            where batches are mappings with labels that its forward takes, as in transformers.
         seed: decides every random choice, ties included, whatever the global random state is.
         scope: "global" compares scores over all blocks; "local" keeps the same fraction in every block. A block is the
             weight of a layer, or where one tensor holds several layers (queries, keys and values; the gates of an LSTM;

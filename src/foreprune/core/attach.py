@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from foreprune.core.collective import same_everywhere
+from foreprune.core.converted import hint
 from foreprune.core.masks import parameters_of, unwrapped
 from foreprune.core.sharding import is_sharded, local_of, part_of, refuse_flattened, reshard
 
@@ -180,7 +181,7 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
             nothing has been changed and no hook stays.
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
+        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}{hint(module)}")
     if optimizer is not None:
         optimizer = inner_optimizer(optimizer)
     refuse_flattened(module)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.blocks import Block, Table, by_parameter, check_table, covers, whole
+from foreprune.core.converted import hint
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
 from foreprune.core.sharding import is_sharded, local_of, part_of
 
@@ -361,7 +362,9 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
     for name, shape in shapes.items():
         if name not in own:
             known = ", ".join(list(own)[:4])
-            raise ValueError(f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)")
+            raise ValueError(
+                f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...){hint(module)}"
+            )
         if found[name] != shape:
             raise ValueError(
                 f"masks belong to another model: {name!r} has shape {found[name]} there and {shape} in the masks; use "

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from foreprune.core.blocks import Block
+from foreprune.core.checkpointing import without_checkpointing
+from foreprune.core.converted import refuse_converted
 from foreprune.core.masks import Masks, unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
 from foreprune.core.select import keep_best
@@ -29,10 +31,12 @@ from foreprune.core.sharding import is_sharded, refuse_flattened
 
 BatchNormMode = Literal["train", "eval"]
 Params = Mapping[str, Tensor]
-_NO_CHECKPOINTS = (
-    "the model uses activation checkpointing (or other saved-tensor hooks), which computes activations again after the "
-    "scores have taken their weights out of it; switch it off while pruning"
+_NO_HOOKS = (
+    "the model sets hooks on the tensors that autograd saves (activation checkpointing of its own, or offloading), "
+    "which may compute activations again after the scores have taken their weights out of it; switch that off while "
+    "pruning (checkpoints of torch.utils.checkpoint are switched off for you)"
 )
+_REENTRANT = ("incompatible with .grad()", "not compatible with .grad()")  # what checkpoints that are no hooks say
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +61,10 @@ class Net:
         """View `module`; `prunable` as in `foreprune.prune`. Compiled and data-parallel wrappers are looked through.
 
         Raises:
-            TypeError: not a module.
+            TypeError: not a module, or one that was scripted, traced, exported or quantized.
             ValueError: parameters not materialized yet, or nothing to prune.
         """
+        refuse_converted(module)
         if not isinstance(module, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
         module = unwrapped(module)
@@ -219,10 +224,11 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     """Modes for a scoring pass, put back afterwards whatever happens.
 
     Everything is in evaluation mode (no dropout), except batch normalization with `batchnorm="train"`, which then uses
-    the statistics of the scoring batch. Gradients are enabled; autocast, inference mode and compilation are off.
+    the statistics of the scoring batch. Gradients are enabled; autocast, inference mode, compilation and activation
+    checkpointing are off.
 
     Raises:
-        ValueError: unknown mode, or a model with activation checkpointing.
+        ValueError: unknown mode, or a model with saved-tensor hooks or checkpoints that are not torch's.
     """
     if batchnorm not in ("train", "eval"):
         raise ValueError(f'batchnorm must be "train" (statistics of the scoring batch) or "eval", not {batchnorm!r}')
@@ -232,14 +238,15 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(net.device.type, enabled=False),
-            net.saving(_NO_CHECKPOINTS),
+            net.saving(_NO_HOOKS),
+            without_checkpointing(),
             _uncompiled(),
         ):
             set_modes(net.module, batchnorm=batchnorm)
             yield
     except RuntimeError as error:
-        if str(error) == _NO_CHECKPOINTS:
-            raise ValueError(_NO_CHECKPOINTS) from error
+        if str(error) == _NO_HOOKS or any(words in str(error) for words in _REENTRANT):
+            raise ValueError(_NO_HOOKS) from error
         raise
 
 

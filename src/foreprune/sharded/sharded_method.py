@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from foreprune.core.budget import Density
-from foreprune.core.collective import same_everywhere, totals
+from foreprune.core.collective import same_everywhere, together, totals
 from foreprune.core.masks import Masks
-from foreprune.core.method import Method, Scores
+from foreprune.core.method import Method, Score, Scores
 from foreprune.core.task import Task
 from foreprune.sharded.sharded_net import ShardedNet
 from foreprune.sharded.sharded_select import counts_of
@@ -41,6 +42,8 @@ def make_sharded(method: Method, net: ShardedNet, task: Task, density: Density, 
     _check(method, net, task)
     if method.masks is not None and isinstance(density, Mapping):
         raise ValueError(f"method {method.name!r} takes one density for a sharded model; give a number")
+    if method.score is not None:
+        method = replace(method, score=_agreed(method.score))
     parts = method.make(net, task, density, **options)
     counts = counts_of(net, parts, net.blocks)
     kept = dict.fromkeys(parts, 0)
@@ -56,6 +59,15 @@ def scores_sharded(method: Method, net: ShardedNet, task: Task, **settings: Any)
     assert method.score is not None
     scores = method.score(net, task, net.dense(), **settings)
     return {name: net.layouts[name].spread(score) for name, score in scores.items()}
+
+
+def _agreed(score: Score) -> Callable[..., Scores]:
+    """The same score, of which an error in one process is an error in all."""
+
+    def agreed(net: ShardedNet, task: Task, masks: Masks, **settings: Any) -> Scores:
+        return together(lambda: score(net, task, masks, **settings), net.groups, net.device, what="scoring its part")
+
+    return agreed
 
 
 def _check(method: Method, net: ShardedNet, task: Task) -> None:

@@ -19,6 +19,7 @@ from foreprune.graph.vocabulary import LOOKUPS, Family, family_of
 Arguments = tuple[Any, ...]
 _RANGE = 2.0**20  # flows are kept within [1/_RANGE, _RANGE] by powers of two
 _IDS = "_foreprune_ids"
+_RECORDING = (Tensor.requires_grad_, Tensor.retain_grad)  # switches of autograd, which the sums set by themselves
 _WRITING = frozenset({"__set__", "__setitem__", "__get__"})  # what they give or change is the tensor itself
 
 
@@ -130,6 +131,8 @@ class Gates(TorchFunctionMode):
     ) -> Any:
         if self.replaced:
             args, kwargs = walk(args, self.resolve), walk(dict(kwargs or {}), self.resolve)
+        if func in _RECORDING and flow_of(args[0]) is not None:
+            return args[0]
         kwargs = dict(kwargs or {})
         name = func.__name__
         in_place = name.endswith("_") or name in _WRITING
@@ -323,9 +326,9 @@ def leaves(value: Any) -> Iterable[Any]:
         yield value
 
 
-def graph_nodes(tensor: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph behind a tensor."""
-    stack, seen = [tensor.grad_fn], set()
+def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph behind some tensors."""
+    stack, seen = [tensor.grad_fn for tensor in tensors], set()
     while stack:
         node = stack.pop()
         if node is not None and node not in seen:

@@ -182,7 +182,9 @@ class PathGraph:
         Arguments and PathError as in `sum`.
         """
         if image is not None and len(self.inputs.tensors()) != 1:
-            raise ValueError("a mean image needs a network with exactly one input tensor")
+            raise ValueError(
+                "a mean image needs a network with exactly one input tensor; use 'synflow', which needs none"
+            )
         missing = self.precise({name: value.abs() for name, value in self.net.params.items() if name not in weights})
         if self.power > 1:
             missing = {name: value**self.power for name, value in missing.items()}
@@ -194,7 +196,10 @@ class PathGraph:
             one = tensor[:1] if tensor.dim() else tensor
             if not tensor.is_floating_point():
                 if image is not None:
-                    raise ValueError(f"a mean image needs floating inputs, and this network's are {tensor.dtype}")
+                    raise ValueError(
+                        f"a mean image needs floating inputs, and this network's are {tensor.dtype}; use 'synflow', "
+                        "which needs none"
+                    )
                 return gates.ids(one.to(self.net.device, copy=True))
             if image is None:
                 return gates.source(torch.ones_like(one, dtype=self.dtype, device=self.net.device))
