@@ -26,6 +26,7 @@ ROOMS = (
     "core",
     "graph",
     "methods",
+    "sharded",
     "api",
     "ablations",
     "analysis",

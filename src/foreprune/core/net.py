@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -25,6 +26,8 @@ from foreprune.core.checkpointing import without_checkpointing
 from foreprune.core.converted import refuse_converted
 from foreprune.core.masks import Masks, unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
+from foreprune.core.select import keep_best
+from foreprune.core.sharding import is_sharded, refuse_flattened
 
 BatchNormMode = Literal["train", "eval"]
 Params = Mapping[str, Tensor]
@@ -65,6 +68,12 @@ class Net:
         if not isinstance(module, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
         module = unwrapped(module)
+        refuse_flattened(module)
+        if cls is Net and any(map(is_sharded, module.parameters())):
+            raise ValueError(
+                "the parameters of the model are sharded over processes (DTensor), and this needs the whole model in "
+                "one process: call it before fully_shard (prune and score take sharded models)"
+            )
         params: dict[str, Tensor] = {}
         first_name: dict[int, str] = {}
         slots: dict[str, str] = {}
@@ -101,6 +110,37 @@ class Net:
         blocks = tuple(blocks)
         return replace(self, prunable=tuple(dict.fromkeys(block.parameter for block in blocks)), blocks=blocks)
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameter -> shape."""
+        return {name: tuple(value.shape) for name, value in self.params.items()}
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """What this process holds of a tensor of the shape of a parameter: all of it."""
+        return whole
+
+    def of_block(self, tensor: Tensor, block: Block) -> Tensor:
+        """What this process holds of a block, of a tensor of the shape of its parameter."""
+        return tensor[block.index]
+
+    def any(self, tensor: Tensor, block: Block) -> bool:
+        """Whether a block of a tensor of the shape of its parameter is not zero."""
+        return bool(self.of_block(tensor, block).any())
+
+    def rows(self, name: str, tensor: Tensor, axis: int) -> NDArray[np.bool_]:
+        """Which rows along `axis` of a tensor of the shape of a parameter are not zero."""
+        others = [other for other in range(tensor.dim()) if other != axis]
+        found: NDArray[np.bool_] = (tensor != 0).any(others).cpu().numpy()
+        return found
+
+    def keep_best(self, scores: Mapping[str, Tensor], keep: Any, **options: Any) -> Masks:
+        """`foreprune.core.select.keep_best`."""
+        return keep_best(scores, keep, **options)
+
+    def kept(self, masks: Masks) -> int:
+        """How many prunable weights masks keep."""
+        return masks.kept
+
     def dense(self) -> Masks:
         """Masks that keep everything."""
         return Masks.dense(self.weights, blocks=self.blocks)
@@ -119,6 +159,30 @@ class Net:
     def total(self) -> int:
         """Number of prunable weights."""
         return sum(block.size for block in self.blocks)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(value.numel() for value in self.params.values())
+
+    @property
+    def sums(self) -> bool:
+        """Whether derivatives are sums over processes already."""
+        return False
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a call is tensor operations and nothing else, so that their list can stand for it."""
+        return True
+
+    def owners(self, passed: Params) -> MutableMapping[int, Tensor]:
+        """Address of each tensor that the forward meets in the next call with `passed` -> the parameter in whose place
+        it stands."""
+        return {value.data_ptr(): self.params[name] for name, value in passed.items() if name in self.params}
+
+    def saving(self, message: str) -> contextlib.AbstractContextManager[Any]:
+        """Hooks on what autograd saves are refused with `message`."""
+        return torch.autograd.graph.disable_saved_tensors_hooks(message)
 
     @property
     def device(self) -> torch.device:
@@ -190,7 +254,7 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(net.device.type, enabled=False),
-            torch.autograd.graph.disable_saved_tensors_hooks(_NO_HOOKS),
+            net.saving(_NO_HOOKS),
             without_checkpointing(),
             _uncompiled(),
         ):

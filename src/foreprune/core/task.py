@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foreprune.core.collective import reduced, together, totals
 from foreprune.core.data_forms import Batch, Inputs, as_inputs, map_tensors, materialize
 from foreprune.core.losses import cross_entropy, own_loss
 from foreprune.core.net import Net, Params, gradients, primary_output
@@ -52,6 +53,8 @@ class Task:
             where its forward takes the labels of a batch, and cross-entropy elsewhere.
         generator: CPU generator seeded from the call.
         mean_image: non-negative, in the shape of one input; None if the method does not need it.
+        group: processes that each hold batches of their own; None: this one holds them all.
+        everywhere: number of samples of all processes; None: `batches` are all there are.
     """
 
     batches: tuple[Batch, ...]
@@ -59,6 +62,8 @@ class Task:
     loss: Loss | None
     generator: torch.Generator
     mean_image: Tensor | None = None
+    group: Any = None
+    everywhere: int | None = None
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     def once(self, make: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
@@ -71,8 +76,16 @@ class Task:
 
     @property
     def samples(self) -> int:
-        """Number of scoring samples."""
-        return sum(batch.size for batch in self.batches)
+        """Number of scoring samples, on all processes."""
+        return sum(batch.size for batch in self.batches) if self.everywhere is None else self.everywhere
+
+    def summed(self, net: Net, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The sum of what the processes hold, in place; all of them have to call. Whatever is summed over batches has
+        to come through here."""
+        if self.group is not None and not net.sums:
+            for value in tensors.values():
+                reduced(value, [self.group])
+        return tensors
 
     @property
     def cross_entropy(self) -> bool:
@@ -120,7 +133,7 @@ class Task:
         for batch in self.batches:
             grads = gradients(self.loss_of(net, leaves, batch), leaves, net.prunable)
             total = grads if not total else {name: total[name].add_(grad) for name, grad in grads.items()}
-        return total
+        return self.summed(net, total)
 
 
 def require_grad(params: Params, names: Iterable[str]) -> dict[str, Tensor]:
@@ -154,6 +167,7 @@ def task_for(
     mean_image: Tensor | None = None,
     loss: Loss | None = None,
     seed: int = 0,
+    group: Any = None,
 ) -> Task:
     """What a method may look at, of what was given; arguments as in `foreprune.prune`.
 
@@ -162,6 +176,7 @@ def task_for(
         needs: what the method needs; only that is read.
         asking: the method's name, for messages.
         optional: what is read besides, where it was given.
+        group: processes that each give data of their own.
 
     Raises:
         TypeError, ValueError: something that it needs is missing, or what was given cannot be that.
@@ -173,17 +188,21 @@ def task_for(
         raise TypeError(f"method {asking!r} takes no mean_image; leave it out, or use 'synflow-dist'")
     averaged = "mean image" in needs and mean_image is None
     used = wanted & {"images", "labels"} or averaged or ("shape" in wanted and inputs is None)
-    batches = (
-        materialize(data, net.device, labeled="labels" in needs, module=net.module) if used and data is not None else ()
-    )
+
+    def read() -> tuple[Batch, ...]:
+        if used and data is not None:
+            return materialize(data, net.device, labeled="labels" in needs, module=net.module)
+        if needs & {"images", "labels"}:
+            raise ValueError(
+                f"method {asking!r} needs data: pass data={'(x, y)' if 'labels' in needs else 'x'} or an iterable of "
+                "such batches (data-free methods: 'synflow', 'magnitude', 'erk', 'random')"
+            )
+        return ()
+
+    batches = read() if group is None else together(read, [group], net.device, what="reading its data")
     example = as_inputs(inputs, module=net.module) if inputs is not None else batches[0].inputs if batches else None
-    if not batches and needs & {"images", "labels"}:
-        raise ValueError(
-            f"method {asking!r} needs data: pass data={'(x, y)' if 'labels' in needs else 'x'} or an iterable of such "
-            "batches (data-free methods: 'synflow', 'magnitude', 'erk', 'random')"
-        )
     if averaged:
-        mean_image = _mean_image(batches, asking)
+        mean_image = _mean_image(batches, asking, group)
     if "shape" in needs and example is None:
         raise ValueError(
             f"method {asking!r} needs example inputs, of which only the shape counts: pass inputs=x, "
@@ -191,17 +210,21 @@ def task_for(
         )
     if mean_image is not None:
         _check_mean_image(mean_image)
-    return Task(batches, example, loss, generator_for("prune", seed), mean_image)
+    samples = None if group is None else totals([sum(batch.size for batch in batches)], [group], net.device)[0]
+    return Task(batches, example, loss, generator_for("prune", seed), mean_image, group, samples)
 
 
-def _mean_image(batches: tuple[Batch, ...], asking: str) -> Tensor:
+def _mean_image(batches: tuple[Batch, ...], asking: str, group: Any) -> Tensor:
     if not batches:
         raise ValueError(
             f"method {asking!r} needs the mean image of the data: pass mean_image= (non-negative, one input's shape) "
             "and inputs=x, or data="
         )
     sums = [batch.inputs.tensors()[0].double().sum(0) for batch in batches]
-    return torch.stack(sums).sum(0) / sum(batch.size for batch in batches)
+    total, count = torch.stack(sums).sum(0), sum(batch.size for batch in batches)
+    if group is not None:
+        total, count = reduced(total, [group]), totals([count], [group], total.device)[0]
+    return total / count
 
 
 def _check_mean_image(image: Tensor) -> None:

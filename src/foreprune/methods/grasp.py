@@ -76,15 +76,21 @@ def hessian_gradient(net: Net, task: Task, masks: Masks, *, temperature: float) 
             grads = gradients(task.loss_of(net, params, batch, temperature=temperature), params, net.prunable)
             total = _sum(total, grads)
         graph = _gradient_graph(net, task, params, last, temperature)
-        total = _sum(total, {name: grad.detach() for name, grad in graph.items()})
+        total = _everywhere(net, task, _sum(total, {name: grad.detach() for name, grad in graph.items()}))
         product = _vector_product(graph, total, params)
         del graph
         for batch in others:
             product = _sum(
                 product, _vector_product(_gradient_graph(net, task, params, batch, temperature), total, params)
             )
+        product = _everywhere(net, task, product)
     _check(product, total)
     return product
+
+
+def _everywhere(net: Net, task: Task, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The sum over processes, in memory of its own; `tensors` themselves where there is one process."""
+    return tensors if task.group is None else task.summed(net, {name: t.clone() for name, t in tensors.items()})
 
 
 def _gradient_graph(net: Net, task: Task, params: Params, batch: Batch, temperature: float) -> dict[str, Tensor]:

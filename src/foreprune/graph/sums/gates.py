@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,7 +133,7 @@ class Gates(TorchFunctionMode):
         self.net = net
         self.handlers = handlers  # what becomes of each family of operations
         self.power = 1  # that the magnitudes of all weights enter with
-        self._own: dict[int, Tensor] = {}  # address of a weight -> the parameter it stands for
+        self._own: MutableMapping[int, Tensor] = {}  # address of a weight -> the parameter it stands for
         self._copies: list[Tensor] = []  # of weights; alive, so that nothing else gets their address
         self.dtype = torch.float64  # of all flows and constants; `forward` sets it to that of the weights
         self.sources: list[Tensor] = []  # where paths begin
@@ -172,7 +172,7 @@ class Gates(TorchFunctionMode):
             PathError: an operation that has no meaning for paths.
         """
         self.dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
-        self._own = {value.data_ptr(): self.net.params[n] for n, value in weights.items() if n in self.net.params}
+        self._own = self.net.owners(weights)
         buffers = {name: self.precise(value) for name, value in self.net.module.named_buffers()}
         tensors = {**buffers, **weights}
         with scoring(self.net), torch.set_grad_enabled(grad):
