@@ -51,7 +51,7 @@ PROGRAM_ONLY = {"rich": {"cli"}, "tyro": {"cli"}, "pydantic": {"records", "cli"}
 # tables for the terminal, which import rich when they are asked for
 RICH_TABLES = {"foreprune.analysis.table", "foreprune.report.panels.structure", "foreprune.report.tables"}
 # folders of tests that are about more than one room
-ACROSS_ROOMS = {"contract", "docs", "oracles", "properties"}
+ACROSS_ROOMS = {"contract", "docs", "models", "oracles", "properties"}
 PUBLIC_NAMES = 25
 LINES = 420
 BRITISH = re.compile(

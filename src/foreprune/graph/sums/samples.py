@@ -41,7 +41,7 @@ def _runs(net: Net, inputs: Inputs) -> bool:
     try:
         with scoring(net), torch.no_grad():
             inputs.map(torch.clone).call(lambda *args, **kwargs: net(net.params, *args, **kwargs))
-    except Exception:  # whatever a forward raises
+    except (RuntimeError, IndexError, ValueError, TypeError, AssertionError):  # what shapes that do not fit raise
         return False
     return True
 
