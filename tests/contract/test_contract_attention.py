@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract.transformers import KINDS, HeadwiseAttention, Transformer, transformer
+from contract.transformers import KINDS, HeadwiseAttention, Transformer, UnnamedColumns, transformer
 
 import foreprune
 from foreprune.core.masks import Masks
@@ -113,3 +113,13 @@ def test_rows_that_no_name_tells() -> None:
     rows = masks["blocks.0.attn.mixed.weight"].view(2, 3, 6, 12)
     assert rows[:, :2].sum() > 0
     assert masks.block_counts()["blocks.0.attn.mixed.weight[unscored]"] == (int(rows[:, :2].sum()), 288)
+
+
+def test_columns_that_no_name_tells() -> None:
+    torch.manual_seed(0)
+    model = Transformer(UnnamedColumns, tokens=False)
+    with pytest.warns(UnscoredBlocks, match=r"mixed.weight\[unscored\]"):
+        masks = foreprune.prune(model, "synflow", density=0.2, inputs=torch.rand(2, 2, 8, 8), rounds=5)
+    kept = masks["blocks.1.attn.mixed.weight"][:, :24]
+    assert masks.block_counts()["blocks.1.attn.mixed.weight[unscored]"] == (int(kept.sum()), 288)
+    assert kept.sum() > 0

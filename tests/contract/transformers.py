@@ -86,6 +86,18 @@ class ColumnAttention(nn.Module):
         return found
 
 
+class UnnamedColumns(nn.Module):
+    """The same under a name that does not tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed, self.proj = Conv1D(3 * WIDTH, WIDTH), Conv1D(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.proj(attend(*self.mixed(x).split(WIDTH, dim=2)))
+        return found
+
+
 class Block(nn.Module):
     def __init__(self, attention: type[nn.Module]) -> None:
         super().__init__()

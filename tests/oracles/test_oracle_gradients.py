@@ -112,7 +112,13 @@ def test_iterative_snip_is_the_loop_of_its_definition(name: str, schedule: str) 
         scores = snip_by_multipliers(given, weights, masks, batches, "train")
         masks = keep_by_sorting(scores, counted(share, total, last=k == rounds), masks)
     found = foreprune.prune(
-        given.model, "iterative-snip", density=density, data=data(given, batches), rounds=rounds, schedule=schedule
+        given.model,
+        "iterative-snip",
+        density=density,
+        data=data(given, batches),
+        gates="score",
+        rounds=rounds,
+        schedule=schedule,
     )
     assert found == Masks(masks)
 
@@ -143,7 +149,9 @@ def test_force_is_the_loop_of_its_definition(name: str) -> None:
         grads = dict(zip(pruned, torch.autograd.grad(loss, list(pruned.values())), strict=True))
         scores = {key: (grads[key] * weights[key]).abs() for key in weights}
         masks = keep_by_sorting(scores, counted(density ** (k / rounds), total, last=k == rounds), None)
-    found = foreprune.prune(given.model, "force", density=density, data=(given.x, given.y), rounds=rounds)
+    found = foreprune.prune(
+        given.model, "force", density=density, data=(given.x, given.y), gates="score", rounds=rounds
+    )
     assert found == Masks(masks)
 
 
