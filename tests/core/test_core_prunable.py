@@ -108,7 +108,10 @@ def test_excluding_by_any_name_of_a_tied_weight_excludes_it() -> None:
             r"prunable mixes parameter names to prune \('head.weight'\) with patterns to exclude \('conv'\)",
         ),
         ("*", "nothing to prune: prunable leaves no weight .*; name weights with prunable="),
-        (["steps"], "parameter 'steps' is torch.int64: only real floating weights can be pruned"),
+        (
+            ["steps"],
+            "parameter 'steps' is torch.int64: only real floating weights can be pruned; exclude it with prunable=",
+        ),
         (lambda name, parameter: False, "nothing to prune: prunable leaves no weight"),
     ],
 )

@@ -6,14 +6,16 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foreprune.core.blocks import Block, Table, by_parameter, check_table, covers, whole
+from foreprune.core.converted import hint
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
+from foreprune.core.sharding import is_sharded, local_of, part_of
 
 if TYPE_CHECKING:
     from foreprune.core.attach import Handle
@@ -26,8 +28,8 @@ class Masks(Mapping[str, Tensor]):
     """An immutable mapping name -> bool tensor of the weight's shape; True keeps the weight.
 
     Density is kept / total. Values compare by content, combine with `&` and `|`, and are cloned on the way in and out,
-    so nobody can change a mask that somebody else holds. `metadata` (strings) says where the masks come from; it does
-    not take part in comparisons.
+    so nobody can change a mask that somebody else holds. Masks of a sharded model are DTensors, sharded as its
+    parameters. `metadata` (strings) says where the masks come from; it does not take part in comparisons.
 
     `blocks` are the prunable parts of tensors that hold several layers, such as the queries, keys and values of a fused
     projection; they do not take part in comparisons either. Weights outside of them are kept, whatever `tensors` say,
@@ -61,7 +63,8 @@ class Masks(Mapping[str, Tensor]):
         check_table(self._table, self.shapes)
         for name, parts in self._table.items():
             if not covers(parts):
-                self._tensors[name] |= outside(parts, self._tensors[name].device)
+                mask = self._tensors[name]
+                local_of(mask).logical_or_(part_of(outside(parts, mask.device), mask, name=name))
         self._kept = {name: kept_of(mask, self._table.get(name, ())) for name, mask in self._tensors.items()}
         if not self.total:
             raise ValueError("masks without a single weight; give at least one non-empty tensor")
@@ -223,13 +226,14 @@ class Masks(Mapping[str, Tensor]):
 
     def block_counts(self) -> dict[str, tuple[int, int]]:
         """Block -> (kept, total). A tensor that is not split is one block of its name."""
-        return {
-            block.name: (
-                _count(self._tensors[block.parameter][block.index]) if block.spans else self._kept[block.name],
-                block.size,
-            )
-            for block in self.blocks
-        }
+        counts: dict[str, tuple[int, int]] = {}
+        for name, mask in self._tensors.items():
+            if name not in self._table:
+                counts[name] = self._kept[name], mask.numel()
+                continue
+            held = gathered(mask)
+            counts |= {block.name: (_count(held[block.index]), block.size) for block in self._table[name]}
+        return counts
 
     def block_densities(self) -> dict[str, float]:
         """Block -> kept / total (an empty one counts as dense)."""
@@ -274,8 +278,12 @@ class Masks(Mapping[str, Tensor]):
         return self.replaced({name: mask.to(device) for name, mask in self._tensors.items()})
 
     def __call__(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`params` with every masked tensor multiplied by its mask; nothing is changed in place."""
-        return {name: value * self._tensors[name] if name in self._tensors else value for name, value in params.items()}
+        """`params` with every masked tensor multiplied by its mask; nothing is changed in place.
+
+        Tensors of which nothing is pruned are passed on themselves.
+        """
+        pruned = {name for name, mask in self._tensors.items() if self._kept[name] < mask.numel()}
+        return {name: value * self._tensors[name] if name in pruned else value for name, value in params.items()}
 
     def multiply(self, name: str, value: Tensor, *, out: Tensor) -> None:
         """`value` times the mask of `name`, written to `out`; none of them records gradients."""
@@ -294,7 +302,10 @@ class Masks(Mapping[str, Tensor]):
         targets = parameters_of(module, self.shapes)
         with torch.no_grad():
             for name, parameter in targets.items():
-                parameter.masked_fill_(~self._tensors[name].to(parameter.device), 0)
+                mask = self._tensors[name]
+                part = local_of(mask) if is_sharded(mask) else part_of(mask, parameter, name=name)
+                held = local_of(parameter)
+                held.masked_fill_(~part.to(held.device), 0)
         return module
 
     def attach(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Handle:
@@ -307,11 +318,23 @@ class Masks(Mapping[str, Tensor]):
         """Write a safetensors file with one bit per weight, whole or not at all.
 
         `metadata` is added to the masks' own (method, density, seed, ...). Any safetensors reader opens the file; its
-        layout stands in `foreprune.core.mask_files`.
+        layout stands in `foreprune.core.mask_files`. Of sharded masks the first process writes the file, for which
+        they are gathered tensor by tensor; all have to call.
         """
-        bits = {name: np.packbits(mask.flatten().cpu().numpy()) for name, mask in self._tensors.items()}
         about = {key: str(value) for key, value in {**self.metadata, **(metadata or {})}.items()}
-        return write_bits(Path(path), PackedMasks(bits, self.shapes, about, self._table))
+        bits, writes = {}, True
+        for name, mask in self._tensors.items():
+            if is_sharded(mask):
+                writes = not any(cast(Any, mask).device_mesh.get_coordinate())
+            whole_mask = gathered(mask)
+            if writes:
+                bits[name] = np.packbits(whole_mask.flatten().cpu().numpy())
+        return write_bits(Path(path), PackedMasks(bits, self.shapes, about, self._table)) if writes else Path(path)
+
+    def full(self) -> Masks:
+        """The whole masks, of those that are sharded over processes, on each of them; all have to call."""
+        whole = {name: gathered(mask) if is_sharded(mask) else mask.clone() for name, mask in self._tensors.items()}
+        return Masks._adopt(whole, kept=dict(self._kept), table=self._table).with_metadata(self.metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -365,8 +388,15 @@ def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *,
             )
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that is sharded over processes, all of which have to call; of any other, itself."""
+    return cast(Tensor, cast(Any, tensor).full_tensor()) if is_sharded(tensor) else tensor
+
+
 def _count(mask: Tensor) -> int:
     """How many are true. NumPy counts in a tenth of the time of torch's parallel reduction on a busy machine."""
+    if is_sharded(mask):
+        return int(cast(Any, mask.sum()).full_tensor())
     return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
 
 
@@ -374,7 +404,8 @@ def kept_of(mask: Tensor, parts: tuple[Block, ...]) -> int:
     """How many prunable weights a mask keeps; `parts`: its blocks, none if it is not split."""
     if not parts or covers(parts):
         return _count(mask)
-    return sum(_count(mask[part.index]) for part in parts)
+    held = gathered(mask)
+    return sum(_count(held[part.index]) for part in parts)
 
 
 def outside(parts: tuple[Block, ...], device: torch.device) -> Tensor:
@@ -408,7 +439,7 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
         if name not in own:
             from foreprune.core.mask_sources import renaming_hint
 
-            known = ", ".join(list(own)[:4]) + ", ...)" + renaming_hint(shapes, own)
+            known = ", ".join(list(own)[:4]) + ", ...)" + (hint(module) or renaming_hint(shapes, own))
             raise ValueError(f"masks belong to another model: it has no parameter {name!r} (it has {known}")
         if found[name] != shape:
             raise ValueError(

@@ -149,7 +149,8 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     not_float = [block.parameter for block in chosen if not by_name[block.parameter].is_floating_point()]
     if not_float:
         raise ValueError(
-            f"parameter {not_float[0]!r} is {by_name[not_float[0]].dtype}: only real floating weights can be pruned"
+            f"parameter {not_float[0]!r} is {by_name[not_float[0]].dtype}: only real floating weights can be pruned; "
+            "exclude it with prunable="
         )
     if not any(block.size for block in chosen):
         kinds = sorted({type(m).__name__ for m in module.modules() if m._parameters})
