@@ -56,7 +56,9 @@ def check(trainer: str, layout: str, feature: str, features: tuple[str, ...]) ->
     everything = results(trainer, layout, features)
     assert feature in everything, everything["stderr"]
     found = everything[feature]
-    assert found["steps"] == STEPS
+    # loading the sharded state of an optimizer may take an empty step first
+    assert found["steps"] - STEPS in ((0, 1) if (layout, feature) == ("fsdp2", "resume") else (0,))
+    assert found["sharded"] is (layout == "fsdp2")
     expected = {"revived": 0, "end": 0}
     expected |= {"average": 0} if feature == "ema" else {}
     expected |= {"loaded": 0, "carried": True} if feature == "resume" else {}
@@ -69,7 +71,7 @@ EAGER = tuple(feature for feature in FEATURES if feature != "compile")
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # the first cell of a program runs all of them
 @pytest.mark.parametrize("feature", EAGER)
-@pytest.mark.parametrize("layout", ["single", "ddp"])
+@pytest.mark.parametrize("layout", ["single", "ddp", "fsdp2"])
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_nothing_is_revived_in_1000_steps(trainer: str, layout: str, feature: str) -> None:
     check(trainer, layout, feature, EAGER)

@@ -30,9 +30,9 @@ def test_the_error_names_the_extra(library: str, extra: str) -> None:
 def test_modules_say_what_they_have(library: str) -> None:
     module = importlib.import_module(f"foreprune.integrations.{library}")
     with pytest.raises(
-        AttributeError, match=f"'foreprune.integrations.{library}' has no attribute 'Masks'; it has Mask"
+        AttributeError, match=f"'foreprune.integrations.{library}' has no attribute 'Callback'; it has Mask"
     ):
-        module.Masks  # noqa: B018
+        module.Callback  # noqa: B018
 
 
 def test_the_extras_exist_and_stay_out_of_the_others() -> None:

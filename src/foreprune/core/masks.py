@@ -78,16 +78,11 @@ class Masks(Mapping[str, Tensor]):
     def from_zeros(cls, model: nn.Module, *, prunable: Prunable = None) -> Masks:
         """Masks of a model that was pruned elsewhere: weights that are exactly zero are pruned, all others kept.
 
-        Args:
-            model: any module; data-parallel and compiled wrappers are looked through.
-            prunable: which weights to look at, as in `foreprune.prune`. What was initialized with zeros (adapters, a
-                zero head) would count as pruned: exclude it.
+        `prunable` says which weights to look at, as in `foreprune.prune`. What was initialized with zeros (adapters, a
+        zero head) would count as pruned: exclude it; weights of nothing but zeros are named in a warning.
 
         Raises:
             ValueError, TypeError: `prunable` fits nothing, or no module.
-
-        Warns:
-            UserWarning: some weight holds nothing but zeros.
         """
         from foreprune.core.mask_sources import masks_from_zeros
 
@@ -99,14 +94,9 @@ class Masks(Mapping[str, Tensor]):
     ) -> Masks:
         """Keep exactly `round(density * total)` weights, those with the largest scores, ties drawn from `seed`.
 
-        The same masks as `foreprune.prune(model, scores, ...)`, without a model. Which tensors hold several layers is
-        not known then: all scores of all tensors are compared alike.
-
-        Args:
-            scores: name -> floating tensor of the weight's shape; larger means keep.
-            density: fraction of all of them to keep, in (0, 1].
-            scope: "global" compares over all tensors, "local" keeps the same fraction of each.
-            seed: decides ties.
+        The same masks as `foreprune.prune(model, scores, ...)`, without a model, so that it is not known which tensors
+        hold several layers. `scores` are name -> floating tensor of the weight's shape, larger means keep; `density` is
+        in (0, 1]; `scope` "global" compares over all tensors, "local" keeps the same fraction of each.
 
         Raises:
             ValueError: scores that are NaN, infinite or all zero; a density that keeps nothing.
@@ -447,28 +437,13 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
     found = {name: tuple(own[name].shape) for name in shapes if name in own}
     for name, shape in shapes.items():
         if name not in own:
-            known = ", ".join(list(own)[:4])
-            raise ValueError(
-                f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)"
-                + (hint(module) or _prefix_hint(shapes, own))
-            )
+            from foreprune.core.mask_sources import renaming_hint
+
+            known = ", ".join(list(own)[:4]) + ", ...)" + (hint(module) or renaming_hint(shapes, own))
+            raise ValueError(f"masks belong to another model: it has no parameter {name!r} (it has {known}")
         if found[name] != shape:
             raise ValueError(
                 f"masks belong to another model: {name!r} has shape {found[name]} there and {shape} in the masks; use "
                 "masks made for this one"
             )
     return {name: own[name] for name in shapes}
-
-
-def _prefix_hint(given: Iterable[str], own: Mapping[str, object]) -> str:
-    """What to write if all names fit but for one prefix, else nothing."""
-    first = next(iter(given))
-    for name in own:
-        if name.endswith("." + first) and all((added := name.removesuffix(first)) + other in own for other in given):
-            return f"; write masks.renamed(add={added!r})"
-    parts = first.split(".")
-    for count in range(1, len(parts)):
-        prefix = ".".join(parts[:count]) + "."
-        if all(name.startswith(prefix) and name.removeprefix(prefix) in own for name in given):
-            return f"; write masks.renamed(strip={prefix!r})"
-    return ""

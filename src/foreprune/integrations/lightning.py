@@ -124,7 +124,7 @@ def _callback_class() -> type:
     try:
         from lightning.pytorch.callbacks import Callback
     except ModuleNotFoundError as error:
-        if error.name != "lightning":
+        if (error.name or "").partition(".")[0] != "lightning":
             raise
         raise ImportError("masks under Lightning need lightning: pip install 'foreprune[lightning]'") from error
     bases = (_LightningMasks, Callback)

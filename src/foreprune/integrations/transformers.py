@@ -125,7 +125,7 @@ def _callback_class() -> type:
     try:
         from transformers.trainer_callback import ExportableState, TrainerCallback
     except ModuleNotFoundError as error:
-        if error.name != "transformers":
+        if (error.name or "").partition(".")[0] != "transformers":
             raise
         raise ImportError("masks under the Trainer need transformers: pip install 'foreprune[hf]'") from error
     bases = (_TrainerMasks, TrainerCallback, ExportableState)
