@@ -479,6 +479,34 @@ def test_an_unknown_initializer_is_refused() -> None:
         foreprune.prune(nn.Linear(3, 3), "ntk-sap", density=0.5, inputs=torch.zeros(1, 3), init="xavier")
 
 
+class GraphConvolution(nn.Module):
+    """Two graph convolutions with the adjacency, normalized by its degrees, as second input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 3)
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        self.seen.append((x.clone(), edges.clone()))
+        scale = edges.sum(1).rsqrt()
+        adjacency = scale[:, None] * edges * scale
+        output: Tensor = adjacency @ self.second((adjacency @ self.first(x)).relu())
+        return output
+
+
+def test_the_nodes_of_a_graph_are_drawn_and_its_adjacency_is_the_one_given() -> None:
+    torch.manual_seed(0)
+    model, x = GraphConvolution(), torch.rand(6, 5)
+    edges = ((torch.rand(6, 6) < 0.4).float() + torch.eye(6)).clamp(max=1)
+    masks = foreprune.prune(model, "ntk-sap", density=0.5, inputs=(x, edges), rounds=2, resamplings=2)
+    assert masks.kept == 28
+    drawn = [nodes for nodes, _ in model.seen if not torch.equal(nodes, x) and len(nodes) == 6]
+    assert len(drawn) == 8  # two rounds, two resamplings, two evaluations
+    assert all(torch.equal(adjacency, edges) for nodes, adjacency in model.seen if len(nodes) == 6)
+    assert len({tuple(nodes.flatten().tolist()) for nodes in drawn}) == 4
+
+
 @pytest.mark.parametrize("name", ["group", "layer", "instance", "none"])
 def test_other_normalizations_run_as_they_are(name: str) -> None:
     norm = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net, Params, gradients, primary_output, scoring
 from foreprune.core.task import Inputs, Task, require_grad
+from foreprune.graph import one_sample
 from foreprune.methods.drawn_embeddings import DrawnEmbeddings, mark
 from foreprune.methods.frozen_statistics import FrozenStatistics
 
@@ -54,7 +55,8 @@ def ntk_sap(
 
     Inputs that are whole numbers (token ids) and booleans (masks) are those given, over and over. What a network looks
     up by them in a table of parameters is drawn from N(0, 1) in its place, the same in both evaluations: the inputs of
-    such a network are its embeddings. The paper has images only.
+    such a network are its embeddings. Where axis 0 of several inputs is no batch (the nodes of a graph), each
+    resampling draws the features of all nodes once, and the adjacency is the one given. The paper has images only.
 
     Batch normalization uses, in both evaluations and as constants, the statistics of the batch under the unperturbed
     weights, with the unbiased variance. The authors' code finds them in a forward pass of its own, the third of a
@@ -66,8 +68,14 @@ def ntk_sap(
     _check(resamplings=resamplings, epsilon=epsilon, samples=samples, batch_size=batch_size)
     assert task.example is not None
     totals = {name: torch.zeros_like(weight) for name, weight in net.weights.items()}
-    sizes = _batch_sizes(samples, batch_size) * resamplings
-    for draw in draws(net, task.example, device_generator(net, task), sizes=sizes, epsilon=epsilon, init=init):
+    sizes: Sequence[int | None] = _batch_sizes(samples, batch_size) * resamplings
+    constants: frozenset[int] = frozenset()
+    if len(task.example.tensors()) > 1:
+        found = task.once(one_sample, net, task.example)
+        if found.inputs is task.example:
+            sizes, constants = [None] * resamplings, found.constants
+    generator = device_generator(net, task)
+    for draw in draws(net, task.example, generator, sizes=sizes, epsilon=epsilon, init=init, constants=constants):
         _, parts = sensitivity(net, masks, draw)
         for name, part in parts.items():
             totals[name].add_(part)
@@ -92,9 +100,17 @@ class Draw:
 
 
 def draws(
-    net: Net, example: Inputs, generator: torch.Generator, *, sizes: list[int], epsilon: float, init: Init
+    net: Net,
+    example: Inputs,
+    generator: torch.Generator,
+    *,
+    sizes: Sequence[int | None],
+    epsilon: float,
+    init: Init,
+    constants: frozenset[int] = frozenset(),
 ) -> Iterator[Draw]:
-    """A draw for each mini-batch size in `sizes`: first the weights, then the perturbation, then the inputs.
+    """A draw for each mini-batch size in `sizes` (None: that of the example): first the weights, then the perturbation,
+    then the inputs but for the `constants` among them, by `id`.
 
     Raises:
         ValueError: inputs that cannot be Gaussian (complex numbers).
@@ -108,7 +124,7 @@ def draws(
         fresh(net, generator, init=init, out=weights)
         for name, tensor in perturbed.items():
             normal_(tensor, epsilon, generator).add_(weights[name])
-        yield Draw(weights, perturbed, _gaussian(net, example, size, generator), generator)
+        yield Draw(weights, perturbed, _gaussian(net, example, size, generator, constants), generator)
 
 
 def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
@@ -176,20 +192,26 @@ def _no_embedding(kinds: Iterable[torch.dtype]) -> ValueError:
     )
 
 
-def _gaussian(net: Net, example: Inputs, size: int, generator: torch.Generator) -> Inputs:
+def _gaussian(
+    net: Net, example: Inputs, size: int | None, generator: torch.Generator, constants: frozenset[int]
+) -> Inputs:
     """`size` inputs from N(0, 1), in the weights' type and the shape of `example` after its batch axis; whole numbers
-    and booleans are those of `example`, over and over."""
+    and booleans are those of `example`, over and over. With no size, in the shape of `example`."""
     dtype = net.params[net.prunable[0]].dtype
 
     def draw(tensor: Tensor) -> Tensor:
+        if id(tensor) in constants:
+            return tensor
         if tensor.is_complex():
             raise ValueError(
                 f"ntk-sap draws its inputs from a normal distribution, and an input of this network is {tensor.dtype}; "
                 "use 'synflow' or a data-driven method such as 'snip'"
             )
         if not tensor.is_floating_point():
-            return tensor[torch.arange(size, device=tensor.device) % len(tensor)] if tensor.dim() else tensor
-        shape = (size, *tensor.shape[1:]) if tensor.dim() else ()
+            if size is None or not tensor.dim():
+                return tensor
+            return tensor[torch.arange(size, device=tensor.device) % len(tensor)]
+        shape = tensor.shape if size is None or not tensor.dim() else (size, *tensor.shape[1:])
         drawn = normal_(torch.empty(shape, dtype=dtype, device=generator.device), 1.0, generator)
         cpu_images = drawn.dim() == 4 and drawn.device.type == "cpu"
         return drawn.contiguous(memory_format=torch.channels_last) if cpu_images else drawn
