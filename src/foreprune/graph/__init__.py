@@ -3,7 +3,7 @@
 from foreprune.graph.sums.active import active_outputs
 from foreprune.graph.sums.counted import COUNTED, EVERY_PATH
 from foreprune.graph.sums.enumerated import Path, Weight, every_path
-from foreprune.graph.sums.gates import PathError
+from foreprune.graph.sums.gates import PathError, graph_nodes
 from foreprune.graph.sums.operations import IDENTITIES
 from foreprune.graph.sums.paths import (
     Normalization,
@@ -40,6 +40,7 @@ __all__ = [
     "active_outputs",
     "check_growing",
     "every_path",
+    "graph_nodes",
     "one_sample",
     "path_dtype",
     "path_graph",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ Arguments = tuple[Any, ...]
 _RANGE = 2.0**20  # flows are kept within [1/_RANGE, _RANGE] by powers of two
 _IDS = "_foreprune_ids"
 _LEARNED = "_foreprune_learned"
+_RECORDING = (Tensor.requires_grad_, Tensor.retain_grad)  # switches of autograd, which the sums set by themselves
 _WRITING = frozenset({"__set__", "__setitem__", "__get__"})  # what they give or change is the tensor itself
 
 
@@ -132,7 +133,7 @@ class Gates(TorchFunctionMode):
         self.net = net
         self.handlers = handlers  # what becomes of each family of operations
         self.power = 1  # that the magnitudes of all weights enter with
-        self._own: dict[int, Tensor] = {}  # address of a weight -> the parameter it stands for
+        self._own: MutableMapping[int, Tensor] = {}  # address of a weight -> the parameter it stands for
         self._copies: list[Tensor] = []  # of weights; alive, so that nothing else gets their address
         self.dtype = torch.float64  # of all flows and constants; `forward` sets it to that of the weights
         self.sources: list[Tensor] = []  # where paths begin
@@ -144,6 +145,8 @@ class Gates(TorchFunctionMode):
     ) -> Any:
         if self.replaced:
             args, kwargs = walk(args, self.resolve), walk(dict(kwargs or {}), self.resolve)
+        if func in _RECORDING and flow_of(args[0]) is not None:
+            return args[0]
         kwargs = dict(kwargs or {})
         name = func.__name__
         in_place = name.endswith("_") or name in _WRITING
@@ -169,7 +172,7 @@ class Gates(TorchFunctionMode):
             PathError: an operation that has no meaning for paths.
         """
         self.dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
-        self._own = {value.data_ptr(): self.net.params[n] for n, value in weights.items() if n in self.net.params}
+        self._own = self.net.owners(weights)
         buffers = {name: self.precise(value) for name, value in self.net.module.named_buffers()}
         tensors = {**buffers, **weights}
         with scoring(self.net), torch.set_grad_enabled(grad):
@@ -378,9 +381,9 @@ def leaves(value: Any) -> Iterable[Any]:
         yield value
 
 
-def graph_nodes(tensor: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph behind a tensor."""
-    stack, seen = [tensor.grad_fn], set()
+def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph behind some tensors."""
+    stack, seen = [tensor.grad_fn for tensor in tensors], set()
     while stack:
         node = stack.pop()
         if node is not None and node not in seen:

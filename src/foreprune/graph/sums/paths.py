@@ -79,7 +79,9 @@ def path_graph(
     found = importlib.util.find_spec("foreprune.graph.replay")
     handlers: Handlers = HANDLERS if batchnorm == "scale" else IDENTITIES
     dtype = path_dtype(precision, net.device)
-    if found is None or found.origin is None:  # a folder that holds only compiled files has no origin
+    if (
+        found is None or found.origin is None or not net.replayable
+    ):  # a folder that holds only compiled files has no origin
         return PathGraph(net, inputs, handlers, dtype=dtype, power=power)
     from foreprune.graph.replay import ReplayedPaths
 
@@ -129,7 +131,11 @@ class PathGraph:
 
     def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
         """`function` of every prunable weight, zero where pruned. The next call with this function may overwrite it."""
-        return masks(self.dense(function))
+        # one after the other: no second copy of all of them
+        found: dict[str, Tensor] = {}
+        for name, weight in self.net.weights.items():
+            found |= masks({name: function(self.precise({name: weight})[name])})
+        return found
 
     def dense(self, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """`function` of every prunable weight."""
@@ -183,7 +189,9 @@ class PathGraph:
         Arguments and PathError as in `sum`.
         """
         if image is not None and len(self.inputs.tensors()) != 1:
-            raise ValueError("a mean image needs a network with exactly one input tensor")
+            raise ValueError(
+                "a mean image needs a network with exactly one input tensor; use 'synflow', which needs none"
+            )
         missing = self.precise({name: value.abs() for name, value in self.net.params.items() if name not in weights})
         if self.power > 1:
             missing = {name: value**self.power for name, value in missing.items()}
@@ -196,7 +204,10 @@ class PathGraph:
                 return one.to(dtype=self.dtype, device=self.net.device).abs()
             if not one.is_floating_point():
                 if image is not None:
-                    raise ValueError(f"a mean image needs floating inputs, and this network's are {one.dtype}")
+                    raise ValueError(
+                        f"a mean image needs floating inputs, and this network's are {one.dtype}; use 'synflow', "
+                        "which needs none"
+                    )
                 return gates.ids(one.to(self.net.device, copy=True))
             if image is None:
                 return gates.source(torch.ones_like(one, dtype=self.dtype, device=self.net.device))
@@ -208,7 +219,8 @@ class PathGraph:
 
         output, exponent = gates.forward(tensors, self.sample.inputs, start)
         for node in graph_nodes(output):
-            if isinstance(node, torch.autograd.function.BackwardCFunction):
+            own = getattr(node, "_forward_cls", None)  # of a gathered weight: paths run along
+            if isinstance(node, torch.autograd.function.BackwardCFunction) and not hasattr(own, "along_paths"):
                 raise PathError(
                     f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative "
                     "of its own, which has no meaning for paths; write it with torch functions, or use a method that "
