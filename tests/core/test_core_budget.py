@@ -115,6 +115,7 @@ def test_methods_that_set_the_densities_take_no_floor() -> None:
         foreprune.prune(network(), "erk", density=0.5, floor=0.5)
 
 
+@pytest.mark.filterwarnings("ignore::foreprune.core.unscored.UnscoredBlocks")
 def test_metadata_say_what_is_not_the_default() -> None:
     plain = foreprune.prune(network(), "snip", density=0.5, data=DATA)
     assert not {"gates", "floor"} & plain.metadata.keys()

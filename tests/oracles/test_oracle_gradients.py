@@ -111,9 +111,8 @@ def test_iterative_snip_is_the_loop_of_its_definition(name: str, schedule: str) 
         share = density ** (k / rounds) if schedule == "exponential" else 1 - (1 - density) * (k / rounds)
         scores = snip_by_multipliers(given, weights, masks, batches, "train")
         masks = keep_by_sorting(scores, counted(share, total, last=k == rounds), masks)
-    found = foreprune.prune(
-        given.model, "iterative-snip", density=density, data=data(given, batches), rounds=rounds, schedule=schedule
-    )
+    asked: dict[str, Any] = {"data": data(given, batches), "rounds": rounds, "schedule": schedule}
+    found = foreprune.prune(given.model, "iterative-snip", density=density, gates="score", **asked)
     assert found == Masks(masks)
 
 
@@ -143,7 +142,8 @@ def test_force_is_the_loop_of_its_definition(name: str) -> None:
         grads = dict(zip(pruned, torch.autograd.grad(loss, list(pruned.values())), strict=True))
         scores = {key: (grads[key] * weights[key]).abs() for key in weights}
         masks = keep_by_sorting(scores, counted(density ** (k / rounds), total, last=k == rounds), None)
-    found = foreprune.prune(given.model, "force", density=density, data=(given.x, given.y), rounds=rounds)
+    asked: dict[str, Any] = {"data": (given.x, given.y), "rounds": rounds}
+    found = foreprune.prune(given.model, "force", density=density, gates="score", **asked)
     assert found == Masks(masks)
 
 
