@@ -11,6 +11,7 @@ COMMANDS = {
     "speed": "time and memory beside the published procedures: the table of docs/performance.md",
     "growth": "how time and memory grow with weights and runs: the figure of docs/performance.md",
     "unchanged": "do all masks, record ids and figures agree with those of an earlier commit?",
+    "trainers": "a masked step beside a dense one under each trainer: the table of docs/trainers.md",
     "gpu": "the published accuracies that need a GPU, a few minutes a call",
     "collapse": "channels without a weight, under several conventions, beyond frankle-figure-5",
     "recall": "what methods leave of attention, and what that costs: the tables of docs/results/attention.md",

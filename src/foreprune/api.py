@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foreprune.core.budget import Density, grouped
+from foreprune.core.collective import same_everywhere
 from foreprune.core.density import as_density
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Progress, check_scores
+from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
+from foreprune.core.settings import check_scope_and_seed
+from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
 from foreprune.core.unscored import Gates
 from foreprune.methods import MethodLike, as_method
+
+# they look at data by sums over batches only
+_SUMMED = ("force", "grasp", "iterative-snip", "snip", "synflow-dist", "synflow-l2-dist")
 
 
 def prune(
@@ -39,6 +46,7 @@ def prune(
     floor: float = 0.0,
     prunable: Prunable = None,
     progress: Progress | None = None,
+    group: Any = None,
     **settings: Any,
 ) -> Masks:
     """Choose which weights of `model` to keep, before training it. The model is not changed.
@@ -60,9 +68,11 @@ def prune(
             batch axis first. Only shapes and types count.
         data: for data-driven methods: one batch `(input, target)` or an iterable of batches. All of it is used and
             kept in memory, so pass a few batches, e.g. `itertools.islice(loader, 4)`. The papers use ten samples per
-            class. Where labels are not needed, batches may be tensors.
+            class. An input is a tensor, a tuple of tensors or a mapping; `(a, b, target)` and mappings with "labels"
+            are batches too. Where labels are not needed, batches may be inputs alone.
         mean_image: for the methods that need it, non-negative, in the shape of one input; default: the mean of `data`.
-        loss: callable (output, target) -> mean over the batch; default cross-entropy.
+        loss: callable (output, target) -> mean over the batch; default cross-entropy, or what the model computes itself
+            where batches are mappings with labels that its forward takes, as in transformers.
         seed: decides every random choice, ties included, whatever the global random state is.
         scope: "global" compares scores over all blocks; "local" keeps the same fraction in every block. A block is the
             weight of a layer, or where one tensor holds several layers (queries, keys and values; the gates of an LSTM;
@@ -75,10 +85,14 @@ def prune(
         floor: what every block keeps at least, in [0, 1], as a share of what Erdős-Rényi-kernel densities would keep
             of it; the rest goes by score over all blocks.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of names of parameters or
-            blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*"). Default: weights of linear
-            and convolution layers (transposed ones too) and of attention; never biases, embeddings or normalization.
-            Density counts these.
+            blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*") and types of modules
+            (nn.Conv2d). Default: weights of linear and convolution layers (transposed ones too) and of attention; never
+            biases, embeddings or normalization. Density counts these.
         progress: called as progress(done, rounds) after each round of an iterative method.
+        group: a process group of torch.distributed, all of whose processes make the same call, each with `data` of its
+            own: scores are those of all batches together, and masks the same everywhere. Default: `data` are all there
+            are. A model under `fully_shard` is pruned by all of its processes in any case, and the masks are sharded as
+            it is.
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
     Returns:
@@ -97,7 +111,7 @@ def prune(
     kept = _density(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
-    _check_scope_and_seed(scope, seed)
+    check_scope_and_seed(scope, seed)
     _check_gates_and_floor(gates, floor)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
@@ -105,15 +119,29 @@ def prune(
     metadata |= {"gates": gates} if gates != "erk" else {}
     metadata |= {"floor": repr(floor)} if floor else {}
     metadata |= {f"hyper.{name}": repr(value) for name, value in settings.items() if not isinstance(value, Tensor)}
+    _check_group(found, group)
     with torch.inference_mode(False), isolated_randomness(int(seed)):
-        net = Net.of(model, prunable=prunable)
-        for group in grouped(net, kept):
-            _ = group.keep  # raises if there is nothing to keep
+        spread = _is_spread(model)
+        net = _view(model, prunable, group)
+        for lot in grouped(net, kept):
+            _ = lot.keep  # raises if there is nothing to keep
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
-        task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
-        made = found.make(net, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
-        metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))
+        task = task_for(
+            net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), group=group, **given
+        )
+        make: Callable[..., Masks] = found.make
+        if spread:
+            from foreprune.sharded import make_sharded
+
+            make = partial(make_sharded, found)
+        made = make(net, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
+        metadata["parameters"] = str(net.size)
         masks = made.with_metadata(metadata)
+        if group is not None and not spread and not same_everywhere(masks.values(), [group], net.device):
+            raise ValueError(
+                "the processes found different masks, so their weights or arguments differ: load the same weights in "
+                "all of them first, or wrap the model in DistributedDataParallel, which does"
+            )
     if lost := collapse_notice(masks):
         warnings.warn(
             f"{found.name} at density {_shown(kept)} {lost}; keep more, or exclude them with prunable=",
@@ -149,15 +177,50 @@ def score(
             f"method {found.name!r} builds masks directly and has no scores; use prune(model, {found.name!r}, ...)"
         )
     found.check_settings(settings)
-    _check_scope_and_seed("global", seed)
+    check_scope_and_seed("global", seed)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
-        net = Net.of(model, prunable=prunable)
+        net = _view(model, prunable)
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
+        if _is_spread(model):
+            from foreprune.sharded import ShardedNet, scores_sharded
+
+            assert isinstance(net, ShardedNet)
+            return {name: value.detach() for name, value in scores_sharded(found, net, task, **settings).items()}
         scores = found.score(net, task, net.dense(), **settings)
         check_scores(scores, net)
         return {name: value.detach() for name, value in scores.items()}
+
+
+def _is_spread(model: nn.Module) -> bool:
+    """Whether its parameters are spread over processes."""
+    return isinstance(model, nn.Module) and any(map(is_sharded, model.parameters()))
+
+
+def _view(model: nn.Module, prunable: Prunable, group: Any = None) -> Net:
+    if not _is_spread(model):
+        return Net.of(model, prunable=prunable)
+    from foreprune.sharded import ShardedNet
+
+    net = ShardedNet.of(model, prunable=prunable)
+    return net if group is None else net.summing()
+
+
+def _check_group(method: Method, group: Any) -> None:
+    if group is None:
+        return
+    if not hasattr(group, "rank") or not hasattr(group, "size"):
+        raise TypeError(
+            f"group must be a process group such as torch.distributed.group.WORLD, not {type(group).__name__}; call "
+            "torch.distributed.init_process_group first"
+        )
+    looks = (method.needs | method.optional) & {"images", "labels", "mean image"}
+    if looks and method.name not in _SUMMED:
+        raise ValueError(
+            f"method {method.name!r} is no sum over batches that processes could share; give every process the same "
+            f"data without group=, or use one of {', '.join(_SUMMED)}"
+        )
 
 
 def _density(
@@ -193,12 +256,3 @@ def _check_gates_and_floor(gates: str, floor: float) -> None:
         )
     if isinstance(floor, bool) or not isinstance(floor, numbers.Real) or not 0 <= floor <= 1:
         raise ValueError(f"floor must be in [0, 1], a share of every block's Erdős-Rényi-kernel count, not {floor!r}")
-
-
-def _check_scope_and_seed(scope: str, seed: int) -> None:
-    if scope not in ("global", "local"):
-        raise ValueError(
-            f'scope must be "global" (compare over all layers) or "local" (each layer by itself), not {scope!r}'
-        )
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1 (torch seeds with 32 bits), not {seed!r}")

@@ -19,7 +19,7 @@ from foreprune.core.budget import Density, Group, grouped, lots_of
 from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName
-from foreprune.core.select import Lot, NoSignal, Scope, keep_best
+from foreprune.core.select import Lot, NoSignal, Scope
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.task import NEEDS, Need, Task
 from foreprune.core.unscored import (
@@ -216,9 +216,9 @@ class Method:
             raise TypeError(f"method {self.name!r} must return foreprune.Masks, not {type(made).__name__}")
         shapes = {name: tuple(weight.shape) for name, weight in net.weights.items()}
         check_same_weights(shapes, made.shapes, what=f"the masks of method {self.name!r}")
-        if self.exact and made.kept != keep:
+        if self.exact and (kept := net.kept(made)) != keep:
             raise ValueError(
-                f"method {self.name!r} keeps {made.kept:,} weights where {keep:,} are to be kept; keep as many, or "
+                f"method {self.name!r} keeps {kept:,} weights where {keep:,} are to be kept; keep as many, or "
                 "register it with exact=False"
             )
 
@@ -341,7 +341,7 @@ def by_score(
         gates = "score"
 
     def choose(best_of: Scores, lots: tuple[Lot, ...]) -> Masks:
-        return keep_best(
+        return net.keep_best(
             best_of,
             lots[0].keep if len(lots) == 1 else lots,
             scope=scope,

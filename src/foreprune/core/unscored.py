@@ -21,7 +21,7 @@ from foreprune.core.budget import Group
 from foreprune.core.layer_units import is_conv1d, is_transposed
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net, scoring
-from foreprune.core.select import Unscored, keep_best
+from foreprune.core.select import Unscored
 from foreprune.core.task import Task, require_grad
 
 Gates = Literal["erk", "keep", "score"]
@@ -49,7 +49,7 @@ def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple
         piece for block in net.blocks for piece in (_pieces(scores, net, block) if not block.spans else (block,))
     )
     blocks = [block for block in parts.blocks if block.size]
-    silent = [block for block in blocks if not scores[block.parameter][block.index].any()]
+    silent = [block for block in blocks if not net.any(scores[block.parameter], block)]
     if not silent or len(silent) == len(blocks):
         return net, ()
     unused = _unused(net, task)
@@ -61,17 +61,17 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     """A tensor, or its rows with and without a score, if those without are at least a third of it and follow each other
     at regular distances, two or more at a time."""
     score = scores[block.parameter]
-    if score.dim() < 2 or not score.numel():
+    if score.dim() < 2 or not block.size:
         return (block,)
     owner = net.module.get_submodule(block.parameter.rpartition(".")[0])
     axis = 1 if is_conv1d(owner) else 0
-    zero = ~(score != 0).any([other for other in range(score.dim()) if other != axis]).cpu().numpy()
+    zero = ~net.rows(block.parameter, score, axis)
     if not zero.size / 3 <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
         return (block,)
     ends = np.flatnonzero(np.diff(zero.astype(np.int8), prepend=0, append=0)).tolist()
     without = tuple(zip(ends[::2], ends[1::2], strict=True))
     lengths, gaps = np.diff(ends)[::2], np.diff(ends)[1::2]
-    if lengths.min() < 2 or np.ptp(lengths) or (gaps.size and np.ptp(gaps)):
+    if not ends or lengths.min() < 2 or np.ptp(lengths) or (gaps.size and np.ptp(gaps)):
         return (block,)
     borders = [0, *ends, zero.size]
     between = zip(borders[::2], borders[1::2], strict=True)
@@ -90,7 +90,7 @@ def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored 
     """What decides within these blocks: the size of their weights."""
     if not blocks:
         return None
-    return Unscored({block.name: net.params[block.parameter][block.index].abs() for block in blocks}, whole)
+    return Unscored({block.name: net.of_block(net.params[block.parameter], block).abs() for block in blocks}, whole)
 
 
 def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates, silent: bool = True) -> str:
@@ -130,7 +130,7 @@ def beside(
         whole: keep those blocks whole, not their share.
     """
     unscored = instead_of(found, net, whole=whole)
-    chosen = keep_best(reached, keep, generator=task.generator, blocks=net.blocks, unscored=unscored)
+    chosen = net.keep_best(reached, keep, generator=task.generator, blocks=net.blocks, unscored=unscored)
     rest = net.restricted(block for block in net.blocks if block not in found)
     counts, tensors = chosen.block_counts(), dict(net.dense())
     left = sum(counts[block.name][0] for block in rest.blocks)
