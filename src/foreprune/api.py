@@ -19,6 +19,7 @@ from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
+from foreprune.core.settings import check_scope_and_seed
 from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
 from foreprune.core.unscored import Gates
@@ -76,16 +77,17 @@ def prune(
         scope: "global" compares scores over all blocks; "local" keeps the same fraction in every block. A block is the
             weight of a layer, or where one tensor holds several layers (queries, keys and values; the gates of an LSTM;
             experts) that of one of them, "attn.qkv.weight[q]".
-        gates: what becomes of blocks whose scores are all zero on the dense network while others are not: on paths,
-            queries and keys and whatever else only feeds gates. "erk": they keep what Erdős-Rényi-kernel densities
-            would keep of them, their largest weights. "keep": they are kept whole. "score": their zeros decide, so they
-            are pruned first.
+        gates: what becomes of blocks that a score says nothing of: those whose scores are all zero on the dense network
+            while others are not (on paths, whatever only feeds gates), and with every method that looks at inputs or
+            data the queries and keys of attention, whose gradients are small before training. "erk": they keep what
+            Erdős-Rényi-kernel densities would keep of them, their largest weights. "keep": they are kept whole.
+            "score": scores decide, as published, and prune them first.
         floor: what every block keeps at least, in [0, 1], as a share of what Erdős-Rényi-kernel densities would keep
             of it; the rest goes by score over all blocks.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of names of parameters or
-            blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*"). Default: weights of linear
-            and convolution layers (transposed ones too) and of attention; never biases, embeddings or normalization.
-            Density counts these.
+            blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*") and types of modules
+            (nn.Conv2d). Default: weights of linear and convolution layers (transposed ones too) and of attention; never
+            biases, embeddings or normalization. Density counts these.
         progress: called as progress(done, rounds) after each round of an iterative method.
         group: a process group of torch.distributed, all of whose processes make the same call, each with `data` of its
             own: scores are those of all batches together, and masks the same everywhere. Default: `data` are all there
@@ -109,7 +111,7 @@ def prune(
     kept = _density(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
-    _check_scope_and_seed(scope, seed)
+    check_scope_and_seed(scope, seed)
     _check_gates_and_floor(gates, floor)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
@@ -175,7 +177,7 @@ def score(
             f"method {found.name!r} builds masks directly and has no scores; use prune(model, {found.name!r}, ...)"
         )
     found.check_settings(settings)
-    _check_scope_and_seed("global", seed)
+    check_scope_and_seed("global", seed)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = _view(model, prunable)
@@ -254,12 +256,3 @@ def _check_gates_and_floor(gates: str, floor: float) -> None:
         )
     if isinstance(floor, bool) or not isinstance(floor, numbers.Real) or not 0 <= floor <= 1:
         raise ValueError(f"floor must be in [0, 1], a share of every block's Erdős-Rényi-kernel count, not {floor!r}")
-
-
-def _check_scope_and_seed(scope: str, seed: int) -> None:
-    if scope not in ("global", "local"):
-        raise ValueError(
-            f'scope must be "global" (compare over all layers) or "local" (each layer by itself), not {scope!r}'
-        )
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1 (torch seeds with 32 bits), not {seed!r}")

@@ -85,6 +85,10 @@ def test_what_is_no_module_and_what_is_not_initialized() -> None:
         ValueError, match=r"parameter '1.weight' is not initialized yet: run the model once, then prune it"
     ):
         foreprune.prune(lazy, "magnitude", density=0.5)
+    with pytest.raises(
+        ValueError, match=r"parameter 'weight' is on the meta device and has no values; write model.to_empty\(device="
+    ):
+        foreprune.prune(nn.Linear(3, 4, device="meta"), "magnitude", density=0.5)
     lazy(torch.zeros(1, 3))
     assert foreprune.prune(lazy, "magnitude", density=0.5).total == 20
 

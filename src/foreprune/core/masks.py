@@ -19,6 +19,9 @@ from foreprune.core.sharding import is_sharded, local_of, part_of
 
 if TYPE_CHECKING:
     from foreprune.core.attach import Handle
+    from foreprune.core.mask_sources import Rename
+    from foreprune.core.prunable import Prunable
+    from foreprune.core.select import Scope
 
 
 class Masks(Mapping[str, Tensor]):
@@ -70,6 +73,89 @@ class Masks(Mapping[str, Tensor]):
     def dense(cls, weights: Mapping[str, Tensor], *, blocks: Iterable[Block] = ()) -> Masks:
         """Keep everything."""
         return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}, blocks=blocks)
+
+    @classmethod
+    def from_zeros(cls, model: nn.Module, *, prunable: Prunable = None) -> Masks:
+        """Masks of a model that was pruned elsewhere: weights that are exactly zero are pruned, all others kept.
+
+        Args:
+            model: any module; data-parallel and compiled wrappers are looked through.
+            prunable: which weights to look at, as in `foreprune.prune`. What was initialized with zeros (adapters, a
+                zero head) would count as pruned: exclude it.
+
+        Raises:
+            ValueError, TypeError: `prunable` fits nothing, or no module.
+
+        Warns:
+            UserWarning: some weight holds nothing but zeros.
+        """
+        from foreprune.core.mask_sources import masks_from_zeros
+
+        return masks_from_zeros(model, prunable=prunable)
+
+    @classmethod
+    def from_scores(
+        cls, scores: Mapping[str, Tensor], density: float, *, scope: Scope = "global", seed: int = 0
+    ) -> Masks:
+        """Keep exactly `round(density * total)` weights, those with the largest scores, ties drawn from `seed`.
+
+        The same masks as `foreprune.prune(model, scores, ...)`, without a model. Which tensors hold several layers is
+        not known then: all scores of all tensors are compared alike.
+
+        Args:
+            scores: name -> floating tensor of the weight's shape; larger means keep.
+            density: fraction of all of them to keep, in (0, 1].
+            scope: "global" compares over all tensors, "local" keeps the same fraction of each.
+            seed: decides ties.
+
+        Raises:
+            ValueError: scores that are NaN, infinite or all zero; a density that keeps nothing.
+            TypeError: scores that are no mapping of floating tensors.
+        """
+        from foreprune.core.mask_sources import masks_from_scores
+
+        return masks_from_scores(scores, density, scope=scope, seed=seed)
+
+    @classmethod
+    def from_torch_prune(cls, model: nn.Module) -> Masks:
+        """The masks that `torch.nn.utils.prune` has put on `model`, under the names that its weights have after
+        `prune.remove`: call that on each of them, then `attach`. The model is not changed.
+
+        Raises:
+            ValueError: nothing of the model is pruned so.
+        """
+        from foreprune.core.mask_sources import masks_from_torch_prune
+
+        return masks_from_torch_prune(model)
+
+    def to_torch_prune(self, model: nn.Module) -> nn.Module:
+        """Prune `model` in place by `torch.nn.utils.prune`, with these masks, and return it.
+
+        Its parameters are then named `weight_orig`, beside buffers `weight_mask`, and keep the values of pruned
+        weights; `prune.remove(module, "weight")` makes the zeros permanent. Tied weights stay tied.
+
+        Raises:
+            ValueError: the masks belong to another model, or it is pruned so already. Nothing has been changed then.
+        """
+        from foreprune.core.mask_sources import masks_to_torch_prune
+
+        return masks_to_torch_prune(self, model)
+
+    def renamed(self, names: Rename | None = None, *, strip: str = "", add: str = "") -> Masks:
+        """The same masks under other names, such as those of the model inside or around another.
+
+        Args:
+            names: old -> new names, where names that are missing stay; or a function of the old name.
+            strip: prefix that every name begins with and loses: "module.".
+            add: prefix that every name gets, after `strip`: "model.".
+
+        Raises:
+            ValueError: two masks would have one name, a name without the prefix, or one that there is not.
+            TypeError: nothing to do, or new names that are no strings.
+        """
+        from foreprune.core.mask_sources import renamed_masks
+
+        return renamed_masks(self, names, strip=strip, add=add)
 
     @classmethod
     def _adopt(cls, tensors: dict[str, Tensor], *, kept: dict[str, int], table: Table | None = None) -> Masks:
@@ -364,6 +450,7 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
             known = ", ".join(list(own)[:4])
             raise ValueError(
                 f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...){hint(module)}"
+                + _prefix_hint(shapes, own)
             )
         if found[name] != shape:
             raise ValueError(
@@ -371,3 +458,17 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
                 "masks made for this one"
             )
     return {name: own[name] for name in shapes}
+
+
+def _prefix_hint(given: Iterable[str], own: Mapping[str, object]) -> str:
+    """What to write if all names fit but for one prefix, else nothing."""
+    first = next(iter(given))
+    for name in own:
+        if name.endswith("." + first) and all((added := name.removesuffix(first)) + other in own for other in given):
+            return f"; write masks.renamed(add={added!r})"
+    parts = first.split(".")
+    for count in range(1, len(parts)):
+        prefix = ".".join(parts[:count]) + "."
+        if all(name.startswith(prefix) and name.removeprefix(prefix) in own for name in given):
+            return f"; write masks.renamed(strip={prefix!r})"
+    return ""

@@ -62,7 +62,7 @@ class Net:
 
         Raises:
             TypeError: not a module, or one that was scripted, traced, exported or quantized.
-            ValueError: parameters not materialized yet, or nothing to prune.
+            ValueError: parameters without values (lazy, or on the meta device), or nothing to prune.
         """
         refuse_converted(module)
         if not isinstance(module, nn.Module):
@@ -86,6 +86,11 @@ class Net:
                 name = f"{prefix}.{attribute}" if prefix else attribute
                 if isinstance(parameter, nn.parameter.UninitializedParameter):
                     raise ValueError(f"parameter {name!r} is not initialized yet: run the model once, then prune it")
+                if parameter.is_meta:
+                    raise ValueError(
+                        f"parameter {name!r} is on the meta device and has no values; write model.to_empty(device=...) "
+                        "and initialize it, then prune it"
+                    )
                 key = first_name.setdefault(id(parameter), name)
                 slots[name] = key
                 if key == name:
@@ -194,12 +199,23 @@ class Net:
                 if buffer is not None:
                     name = f"{prefix}.{attribute}" if prefix else attribute
                     tensors[name] = params.get(name, buffer).clone()
+        caches = [(owner, name) for owner in self.module.modules() for name in vars(owner) if _is_cache(owner, name)]
+        kept = [vars(owner)[name] for owner, name in caches]
         try:
+            for owner, name in caches:  # what was computed from other weights
+                vars(owner)[name] = {}
             return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
         finally:
+            for (owner, name), values in zip(caches, kept, strict=True):
+                vars(owner)[name] = values
             for owner, buffers in found:  # a forward may fill a buffer that was None, or register a new one
                 owner._buffers.clear()
                 owner._buffers.update(buffers)
+
+
+def _is_cache(owner: nn.Module, name: str) -> bool:
+    """Whether a module keeps there what it has computed from its parameters, such as gathered attention biases."""
+    return "cache" in name and type(vars(owner)[name]) is dict
 
 
 @contextlib.contextmanager

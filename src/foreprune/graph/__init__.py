@@ -15,6 +15,7 @@ from foreprune.graph.sums.paths import (
     path_graph,
 )
 from foreprune.graph.sums.reached import reached
+from foreprune.graph.sums.samples import one_sample
 from foreprune.graph.units.record import record_units
 from foreprune.graph.units.steps import Preference
 from foreprune.graph.units.unit_graph import Join, Layer, UnitGraph
@@ -40,6 +41,7 @@ __all__ = [
     "check_growing",
     "every_path",
     "graph_nodes",
+    "one_sample",
     "path_dtype",
     "path_graph",
     "reached",

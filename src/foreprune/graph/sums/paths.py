@@ -20,6 +20,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -30,6 +31,7 @@ from foreprune.core.net import Net, Params, gradients
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Gates, Handlers, PathError, graph_nodes
 from foreprune.graph.sums.operations import IDENTITIES
+from foreprune.graph.sums.samples import Sample, one_sample
 from foreprune.graph.sums.scales import HANDLERS
 
 Precision = Literal["double", "single"]
@@ -122,6 +124,11 @@ class PathGraph:
     dtype: torch.dtype = torch.float64
     power: int = 1
 
+    @cached_property
+    def sample(self) -> Sample:
+        """What of the inputs the paths are followed for."""
+        return one_sample(self.net, self.inputs)
+
     def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
         """`function` of every prunable weight, zero where pruned. The next call with this function may overwrite it."""
         # one after the other: no second copy of all of them
@@ -192,25 +199,25 @@ class PathGraph:
         gates = self.gates(self.net, self.handlers)
         gates.power = self.power
 
-        def start(tensor: Tensor) -> Tensor:
-            one = tensor[:1] if tensor.dim() else tensor
-            if not tensor.is_floating_point():
+        def start(one: Tensor) -> Tensor:
+            if id(one) in self.sample.constants:
+                return one.to(dtype=self.dtype, device=self.net.device).abs()
+            if not one.is_floating_point():
                 if image is not None:
                     raise ValueError(
-                        f"a mean image needs floating inputs, and this network's are {tensor.dtype}; use 'synflow', "
+                        f"a mean image needs floating inputs, and this network's are {one.dtype}; use 'synflow', "
                         "which needs none"
                     )
                 return gates.ids(one.to(self.net.device, copy=True))
             if image is None:
                 return gates.source(torch.ones_like(one, dtype=self.dtype, device=self.net.device))
-            if tuple(image.shape) != tuple(tensor.shape[1:]):
+            if tuple(image.shape) != tuple(one.shape[1:]):
                 raise ValueError(
-                    f"the mean image must have the shape of one input, {tuple(tensor.shape[1:])}, not "
-                    f"{tuple(image.shape)}"
+                    f"the mean image must have the shape of one input, {tuple(one.shape[1:])}, not {tuple(image.shape)}"
                 )
             return gates.source(image.to(dtype=self.dtype, device=self.net.device)[None])
 
-        output, exponent = gates.forward(tensors, self.inputs, start)
+        output, exponent = gates.forward(tensors, self.sample.inputs, start)
         for node in graph_nodes(output):
             own = getattr(node, "_forward_cls", None)  # of a gathered weight: paths run along
             if isinstance(node, torch.autograd.function.BackwardCFunction) and not hasattr(own, "along_paths"):
