@@ -449,8 +449,8 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
         if name not in own:
             known = ", ".join(list(own)[:4])
             raise ValueError(
-                f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...){hint(module)}"
-                + _prefix_hint(shapes, own)
+                f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)"
+                + (hint(module) or _prefix_hint(shapes, own))
             )
         if found[name] != shape:
             raise ValueError(

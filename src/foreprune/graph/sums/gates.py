@@ -19,8 +19,8 @@ from foreprune.graph.vocabulary import LOOKUPS, WHY_NOT, Family, family_of
 Arguments = tuple[Any, ...]
 _RANGE = 2.0**20  # flows are kept within [1/_RANGE, _RANGE] by powers of two
 _IDS = "_foreprune_ids"
-_RECORDING = (Tensor.requires_grad_, Tensor.retain_grad)  # switches of autograd, which the sums set by themselves
 _LEARNED = "_foreprune_learned"
+_RECORDING = (Tensor.requires_grad_, Tensor.retain_grad)  # switches of autograd, which the sums set by themselves
 _WRITING = frozenset({"__set__", "__setitem__", "__get__"})  # what they give or change is the tensor itself
 
 
