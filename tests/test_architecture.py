@@ -51,7 +51,7 @@ PROGRAM_ONLY = {"rich": {"cli"}, "tyro": {"cli"}, "pydantic": {"records", "cli"}
 # tables for the terminal, which import rich when they are asked for
 RICH_TABLES = {"foreprune.analysis.table", "foreprune.report.panels.structure", "foreprune.report.tables"}
 # folders of tests that are about more than one room
-ACROSS_ROOMS = {"contract", "docs", "oracles", "properties"}
+ACROSS_ROOMS = {"contract", "docs", "models", "oracles", "properties"}
 PUBLIC_NAMES = 25
 LINES = 420
 BRITISH = re.compile(
@@ -206,7 +206,7 @@ def test_names_say_something(path: Path) -> None:
             assert not node.name.endswith(("Manager", "Helper", "Utils")), node.name
 
 
-@pytest.mark.filterwarnings("default:.* longer than")
+@pytest.mark.filterwarnings("default:.*longer than")
 def test_long_files_are_worth_a_look() -> None:
     """A warning and no failure: files are split by concept, not by length."""
     long = [module_of(path) for path in FILES if len(path.read_text().splitlines()) > LINES]

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from foreprune.core.density import as_density, keep_count
-from foreprune.core.masks import Masks, parameters_of, unwrapped
+from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.prunable import Prunable
 from foreprune.core.seeds import generator_for
 from foreprune.core.select import Scope, keep_best
 from foreprune.core.settings import check_scope_and_seed
+from foreprune.core.targets import parameters_of, unwrapped
 
 Rename = Mapping[str, str] | Callable[[str], str]
 
