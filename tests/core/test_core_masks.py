@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from foreprune.core.masks import Masks, check_same_weights, parameters_of, unwrapped
+from foreprune.core.masks import Masks
+from foreprune.core.targets import check_same_weights, parameters_of, unwrapped
 
 
 def masks() -> Masks:

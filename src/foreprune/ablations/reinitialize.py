@@ -65,9 +65,10 @@ def reinitialize(
     """
     from foreprune.core.init import check_initializer, fresh, fresh_statistics
     from foreprune.core.layer_units import incoming, unit_index
-    from foreprune.core.masks import check_masks, check_same_weights
+    from foreprune.core.masks import check_masks
     from foreprune.core.net import Net
     from foreprune.core.seeds import generator_for
+    from foreprune.core.targets import check_same_weights
 
     if scheme not in ("dense", "layer", "neuron"):
         raise ValueError(f'scheme must be "dense", "layer" or "neuron", not {scheme!r}')

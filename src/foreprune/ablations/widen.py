@@ -39,8 +39,9 @@ def widen(masks: Masks, *, fraction: float, model: nn.Module | None = None, seed
         ValueError: `fraction` outside [0, 1], or masks of another model.
     """
     from foreprune.core.layer_units import unit_index
-    from foreprune.core.masks import check_masks, parameters_of
+    from foreprune.core.masks import check_masks
     from foreprune.core.seeds import generator_for
+    from foreprune.core.targets import parameters_of
 
     check_masks(masks)
     if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):

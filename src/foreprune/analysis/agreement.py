@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from foreprune.analysis.statistics import MaskOverlap, overlap_of_counts
-from foreprune.core.masks import Masks, check_same_weights
+from foreprune.core.masks import Masks
+from foreprune.core.targets import check_same_weights
 
 
 def overlap(first: Masks, second: Masks) -> MaskOverlap:

@@ -18,7 +18,8 @@ from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.analysis.tangent import Tangent
 from foreprune.analysis.tangent_kernel import kernel_spectrum, kernel_trace
 from foreprune.analysis.widths import Width, layer_widths, units_by_sparsity
-from foreprune.core.masks import Masks, unwrapped
+from foreprune.core.masks import Masks
+from foreprune.core.targets import unwrapped
 from foreprune.core.task import Inputs, materialize
 from foreprune.graph import PathError
 

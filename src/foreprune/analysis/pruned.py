@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from foreprune.core.masks import Masks, check_masks, check_same_weights, parameters_of
+from foreprune.core.masks import Masks, check_masks
 from foreprune.core.net import Net, isolated_randomness
+from foreprune.core.targets import check_same_weights, parameters_of
 from foreprune.core.task import Inputs, as_inputs
 from foreprune.graph import one_sample
 

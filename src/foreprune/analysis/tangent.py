@@ -13,8 +13,9 @@ from torch.func import vjp, vmap
 from torch.overrides import TorchFunctionMode
 
 from foreprune.analysis.pruned import with_masks
-from foreprune.core.masks import Masks, unwrapped
+from foreprune.core.masks import Masks
 from foreprune.core.net import Net, primary_output, scoring
+from foreprune.core.targets import unwrapped
 from foreprune.core.task import Inputs, as_inputs
 
 Parameters = Literal["trainable", "prunable"]

@@ -15,7 +15,8 @@ from torch import nn
 
 from foreprune.analysis.statistics import sparse_units, unit_histogram
 from foreprune.core.layer_units import incoming, incoming_of
-from foreprune.core.masks import Masks, check_same_weights, parameters_of
+from foreprune.core.masks import Masks
+from foreprune.core.targets import check_same_weights, parameters_of
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from foreprune.core.collective import same_everywhere
 from foreprune.core.converted import hint
-from foreprune.core.masks import parameters_of, unwrapped
 from foreprune.core.sharding import is_sharded, local_of, part_of, refuse_flattened, reshard
+from foreprune.core.targets import parameters_of, unwrapped
 
 
 class _Removable(Protocol):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.blocks import Block
-from foreprune.core.masks import unwrapped
+from foreprune.core.targets import unwrapped
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 

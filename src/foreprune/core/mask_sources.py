@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from foreprune.core.density import as_density, keep_count
-from foreprune.core.masks import Masks, parameters_of, unwrapped
+from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.prunable import Prunable
 from foreprune.core.seeds import generator_for
 from foreprune.core.select import Scope, keep_best
 from foreprune.core.settings import check_scope_and_seed
+from foreprune.core.targets import parameters_of, unwrapped
 
 Rename = Mapping[str, str] | Callable[[str], str]
 
@@ -133,17 +134,3 @@ def _pruned_attributes(owner: nn.Module) -> tuple[str, ...]:
     """Names of the tensors of this module that `torch.nn.utils.prune` masks."""
     hooks = owner._forward_pre_hooks.values()
     return tuple(hook._tensor_name for hook in hooks if isinstance(hook, torch_prune.BasePruningMethod))
-
-
-def renaming_hint(given: Iterable[str], own: Mapping[str, object]) -> str:
-    """What to write if all names fit but for one prefix, else nothing."""
-    first = next(iter(given))
-    for name in own:
-        if name.endswith("." + first) and all((added := name.removesuffix(first)) + other in own for other in given):
-            return f"; write masks.renamed(add={added!r})"
-    parts = first.split(".")
-    for count in range(1, len(parts)):
-        prefix = ".".join(parts[:count]) + "."
-        if all(name.startswith(prefix) and name.removeprefix(prefix) in own for name in given):
-            return f"; write masks.renamed(strip={prefix!r})"
-    return ""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.blocks import Block, Table, by_parameter, check_table, covers, whole
-from foreprune.core.converted import hint
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
 from foreprune.core.sharding import is_sharded, local_of, part_of
+from foreprune.core.targets import check_same_weights, parameters_of
 
 if TYPE_CHECKING:
     from foreprune.core.attach import Handle
@@ -373,21 +373,6 @@ def check_masks(masks: object, *, optional: bool = False) -> None:
         )
 
 
-def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *, what: str) -> None:
-    """Raise ValueError that names the first difference between two mappings name -> shape."""
-    missing = [name for name in expected if name not in given]
-    extra = [name for name in given if name not in expected]
-    if missing or extra:
-        parts = ([f"lack {missing[0]!r}"] if missing else []) + ([f"have {extra[0]!r}"] if extra else [])
-        raise ValueError(f"{what} belong to another model: they {' and '.join(parts)}; use masks made for this one")
-    for name, shape in expected.items():
-        if tuple(given[name]) != tuple(shape):
-            raise ValueError(
-                f"{what} belong to another model: {name!r} has shape {tuple(given[name])} instead of {tuple(shape)}; "
-                "use masks made for this one"
-            )
-
-
 def gathered(tensor: Tensor) -> Tensor:
     """The whole of a tensor that is sharded over processes, all of which have to call; of any other, itself."""
     return cast(Tensor, cast(Any, tensor).full_tensor()) if is_sharded(tensor) else tensor
@@ -414,36 +399,3 @@ def outside(parts: tuple[Block, ...], device: torch.device) -> Tensor:
     for part in parts:
         rest[part.index] = False
     return rest
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
-    while True:
-        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
-            module = inner
-        else:
-            return module
-
-
-def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, nn.Parameter]:
-    """The parameters of `module` that masks of these shapes are for.
-
-    Raises:
-        ValueError: a name or a shape does not fit: the masks belong to another model.
-    """
-    own = dict(unwrapped(module).named_parameters(remove_duplicate=False))
-    found = {name: tuple(own[name].shape) for name in shapes if name in own}
-    for name, shape in shapes.items():
-        if name not in own:
-            from foreprune.core.mask_sources import renaming_hint
-
-            known = ", ".join(list(own)[:4]) + ", ...)" + (hint(module) or renaming_hint(shapes, own))
-            raise ValueError(f"masks belong to another model: it has no parameter {name!r} (it has {known}")
-        if found[name] != shape:
-            raise ValueError(
-                f"masks belong to another model: {name!r} has shape {found[name]} there and {shape} in the masks; use "
-                "masks made for this one"
-            )
-    return {name: own[name] for name in shapes}

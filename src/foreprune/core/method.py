@@ -16,11 +16,12 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from foreprune.core.budget import Density, Group, grouped, lots_of
-from foreprune.core.masks import Masks, check_same_weights
+from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName
 from foreprune.core.select import Lot, NoSignal, Scope
 from foreprune.core.settings import check_settings, defaults_of, types_of
+from foreprune.core.targets import check_same_weights
 from foreprune.core.task import NEEDS, Need, Task
 from foreprune.core.unscored import (
     Gates,

@@ -24,10 +24,11 @@ from torch.func import functional_call
 from foreprune.core.blocks import Block
 from foreprune.core.checkpointing import without_checkpointing
 from foreprune.core.converted import refuse_converted
-from foreprune.core.masks import Masks, unwrapped
+from foreprune.core.masks import Masks
 from foreprune.core.prunable import Prunable, select_prunable
 from foreprune.core.select import keep_best
 from foreprune.core.sharding import is_sharded, refuse_flattened
+from foreprune.core.targets import unwrapped
 
 BatchNormMode = Literal["train", "eval"]
 Params = Mapping[str, Tensor]

@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from foreprune.core.attach import Handle, attach, inner_optimizer
-from foreprune.core.masks import Masks, parameters_of
+from foreprune.core.masks import Masks
+from foreprune.core.targets import parameters_of
 from foreprune.integrations.carried import check_given, check_same, missing, packed, unknown, unpacked
 from foreprune.integrations.metrics import mask_metrics
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from foreprune.core.blocks import by_parameter
 from foreprune.core.layer_units import incoming
-from foreprune.core.masks import Masks, outside, parameters_of
+from foreprune.core.masks import Masks, outside
+from foreprune.core.targets import parameters_of
 
 
 @torch.no_grad()

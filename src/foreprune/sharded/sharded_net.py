@@ -17,10 +17,11 @@ from torch.distributed.tensor import DTensor
 
 from foreprune.core.blocks import Block, by_parameter
 from foreprune.core.collective import totals
-from foreprune.core.masks import Masks, unwrapped
+from foreprune.core.masks import Masks
 from foreprune.core.net import Net, Params
 from foreprune.core.prunable import Prunable
 from foreprune.core.sharding import is_sharded, local_of, refuse_flattened, reshard
+from foreprune.core.targets import unwrapped
 from foreprune.sharded.gathering import Gatherer, Gathering
 from foreprune.sharded.layout import Layout
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.masks import unwrapped
+from foreprune.core.targets import unwrapped
 from foreprune.core.task import Batch, Inputs, materialize
 
 
