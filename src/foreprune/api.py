@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.cautions import warn_of_small_share, warn_of_ties, warn_of_zero_head
 from foreprune.core.density import as_density, keep_count
+from foreprune.core.layer_weights import check_computed
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
 from foreprune.core.task import Loss, task_for
+from foreprune.core.zeros import with_drawn_heads
 from foreprune.methods import MethodLike, as_method
+
+Repair = Literal["head"]
 
 
 def prune(
@@ -33,6 +38,7 @@ def prune(
     seed: int = 0,
     scope: Scope = "global",
     prunable: Prunable = None,
+    repair: Repair | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Masks:
@@ -59,8 +65,11 @@ def prune(
         seed: decides every random choice, ties included, whatever the global random state is.
         scope: "global" compares scores over all layers; "local" keeps the same fraction in every layer.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of parameter names, or
-            patterns to exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear and convolution layers
-            (transposed ones too) and of attention; never biases, embeddings or normalization. Density counts these.
+            patterns to exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear, convolution and recurrent
+            layers, of attention and of stacked experts; never biases, embeddings (nor what is tied to one) or
+            normalization. Density counts these, whatever the method.
+        repair: "head" scores as if a last layer whose weights are all zero were drawn by its usual initialization, from
+            the seed; without such a layer it makes no difference. The model keeps its zeros.
         progress: called as progress(done, rounds) after each round of an iterative method.
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
@@ -75,11 +84,14 @@ def prune(
 
     Warns:
         LayerCollapse: some layer has lost all its weights.
+        TiedScores: at least a tenth of what is kept was drawn at random among equal scores.
+        SmallShare: less than half of the parameters are prunable, by the default of `prunable`.
+        ZeroHead: the last layer's weights are all zero, and so are their scores.
     """
     kept = as_density(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
-    _check_scope_and_seed(scope, seed)
+    _check_choices(scope, seed, repair)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
@@ -89,7 +101,11 @@ def prune(
         keep_count(kept, net.total)
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
-        made = found.make(net, task, kept, scope=scope, progress=progress, **settings)
+        scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
+        made = found.make(scored, task, kept, scope=scope, progress=progress, **settings)
+        check_computed(net.module, net.computed, made)
+        metadata |= {"repair": repair} if scored is not net and repair else {}
+        metadata |= {name: value for name, value in made.metadata.items() if name.startswith("ties.")}
         metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))
         masks = made.with_metadata(metadata)
     if lost := masks.collapsed():
@@ -100,6 +116,9 @@ def prune(
             LayerCollapse,
             stacklevel=2,
         )
+    warn_of_ties(masks, scored, method=found.name, stacklevel=2)
+    if prunable is None:
+        warn_of_small_share(net, stacklevel=2)
     return masks
 
 
@@ -113,6 +132,7 @@ def score(
     loss: Loss | None = None,
     seed: int = 0,
     prunable: Prunable = None,
+    repair: Repair | None = None,
     **settings: Any,
 ) -> dict[str, Tensor]:
     """One scoring pass of `method` on the dense model: name -> scores of the weight's shape, larger means keep.
@@ -122,6 +142,9 @@ def score(
 
     Raises:
         ValueError: the method has no scores (layer-density methods build masks directly), or bad arguments.
+
+    Warns:
+        ZeroHead: the last layer's weights are all zero, and so are their scores.
     """
     found = as_method(method)
     if found.score is None:
@@ -129,18 +152,24 @@ def score(
             f"method {found.name!r} builds masks directly and has no scores; use prune(model, {found.name!r}, ...)"
         )
     found.check_settings(settings)
-    _check_scope_and_seed("global", seed)
+    _check_choices("global", seed, repair)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = Net.of(model, prunable=prunable)
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
-        scores = found.score(net, task, Masks.dense(net.weights), **settings)
+        scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
+        scores = found.score(scored, task, Masks.dense(net.weights), **settings)
         check_scores(scores, net)
+        warn_of_zero_head(scored, scores, stacklevel=2)
         return {name: value.detach() for name, value in scores.items()}
 
 
-def _check_scope_and_seed(scope: str, seed: int) -> None:
+def _check_choices(scope: str, seed: int, repair: str | None) -> None:
+    if repair not in (None, "head"):
+        raise ValueError(
+            f'repair must be "head" (score as if a last layer of zeros were drawn) or None, not {repair!r}'
+        )
     if scope not in ("global", "local"):
         raise ValueError(
             f'scope must be "global" (compare over all layers) or "local" (each layer by itself), not {scope!r}'

@@ -474,6 +474,7 @@ def test_an_unknown_initializer_is_refused() -> None:
         foreprune.prune(nn.Linear(3, 3), "ntk-sap", density=0.5, inputs=torch.zeros(1, 3), init="xavier")
 
 
+@pytest.mark.filterwarnings("ignore::foreprune.core.cautions.SmallShare")
 @pytest.mark.parametrize("name", ["group", "layer", "instance", "none"])
 def test_other_normalizations_run_as_they_are(name: str) -> None:
     norm = {

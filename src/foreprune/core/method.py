@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from foreprune.core.cautions import about_zeros, warn_of_zero_head
 from foreprune.core.density import keep_count, round_count
 from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.net import Net
@@ -275,6 +276,7 @@ def by_score(
     Warns:
         LayerCollapse: the pruned network died on the way. It is then brought to `density` by the last scores that had
             a signal.
+        ZeroHead: the last layer's weights are all zero, and their scores.
     """
     masks, scores = Masks.dense(net.weights), None
     steps = densities(density, rounds=rounds, schedule=schedule)
@@ -286,9 +288,9 @@ def by_score(
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
             masks = choose(latest, keep)
-        except NoSignal:
+        except NoSignal as error:
             if scores is None:
-                raise
+                raise (NoSignal(f"every score is zero: {why}") if (why := about_zeros(net)) else error) from None
             warnings.warn(
                 f"no signal gets through the network any more in round {done} of {rounds}, at density "
                 f"{masks.density:.3g}; the last scores decide about the rest. Keep more, give more data, or use a "
@@ -297,6 +299,8 @@ def by_score(
                 stacklevel=4,
             )
             return choose(scores, final)
+        if scores is None:
+            warn_of_zero_head(net, latest, stacklevel=4)
         scores = latest
         if progress is not None:
             progress(done, rounds)

@@ -11,7 +11,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from foreprune.core.layer_weights import LayerWeight, computed, layer_weights, passed_in
 from foreprune.core.masks import unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
 
@@ -37,7 +38,10 @@ class Net:
 
     Attributes:
         module: the user's module, never changed for longer than a call.
-        params: detached aliases of its parameters, one entry for each distinct tensor, under its first name.
+        params: detached aliases of its parameters, one entry for each distinct tensor, under its first name. The entry
+            of a prunable parameter from which a parametrization computes the weight of a layer (weight or spectral
+            normalization) is that weight, and stands for it in every call: such a network is scored like the one whose
+            parametrizations have been removed.
         prunable: names of the weights to prune, in the order of the module.
     """
 
@@ -45,6 +49,7 @@ class Net:
     params: dict[str, Tensor]
     prunable: tuple[str, ...]
     _slots: dict[str, str]  # every (module, attribute) slot once -> the key of its tensor in `params`
+    computed: dict[str, LayerWeight] = field(default_factory=dict)  # prunable name -> the weight computed from it
 
     @classmethod
     def of(cls, module: nn.Module, *, prunable: Prunable = None) -> Net:
@@ -75,7 +80,13 @@ class Net:
                     value = parameter.detach()
                     params[name] = value.clone() if value.is_inference() else value
         names = select_prunable(module, slots, prunable)
-        return cls(module=module, params=params, prunable=names, _slots=slots)
+        made = {
+            weight.stored: weight
+            for weight in layer_weights(module)
+            if weight.computed_by is not None and weight.stored in names
+        }
+        params |= {name: computed(module, weight) for name, weight in made.items()}
+        return cls(module=module, params=params, prunable=names, _slots=slots, computed=made)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -101,6 +112,7 @@ class Net:
         """The module's own forward with `params` in place of its parameters, and of copies of its buffers, by name;
         missing ones are its own."""
         tensors = {slot: params.get(key, self.params[key]) for slot, key in self._slots.items()}
+        made = {weight: tensors.pop(name) for name, weight in self.computed.items()}
         found = [(owner, dict(owner._buffers)) for owner in self.module.modules()]
         for prefix, owner in self.module.named_modules():
             for attribute, buffer in owner._buffers.items():
@@ -108,7 +120,8 @@ class Net:
                     name = f"{prefix}.{attribute}" if prefix else attribute
                     tensors[name] = params.get(name, buffer).clone()
         try:
-            return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
+            with passed_in(self.module, made):
+                return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
         finally:
             for owner, buffers in found:  # a forward may fill a buffer that was None, or register a new one
                 owner._buffers.clear()

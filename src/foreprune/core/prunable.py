@@ -13,44 +13,40 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
-from foreprune.core.layer_units import is_conv1d
+from foreprune.core.layer_weights import EMBEDDINGS, layer_weights
 
 Predicate = Callable[[str, nn.Parameter], bool]
 Prunable = str | Iterable[str] | Predicate | None
 
-_WEIGHTED = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-
-def _weight_attributes(module: nn.Module) -> tuple[str, ...]:
-    if isinstance(module, nn.MultiheadAttention):
-        return _ATTENTION
-    if isinstance(module, _WEIGHTED) or is_conv1d(module):
-        return ("weight",)
-    return ()
-
 
 def default_prunable(module: nn.Module, slots: Mapping[str, str]) -> tuple[str, ...]:
-    """Weights of Linear, Conv1d/2d/3d and their transposed forms, MultiheadAttention's projections and GPT-2's Conv1D.
+    """Weights of linear and convolution layers (bilinear and transposed ones too), MultiheadAttention's projections,
+    GPT-2's Conv1D, kernels of recurrent layers and cells, and stacked experts: `layer_weights`.
 
     Never biases, embeddings or normalization. `slots` maps each parameter slot to the first name of its tensor; a tied
-    weight counts once, under that name.
+    weight counts once, under that name, and not at all if it is the table of an embedding. Where a parametrization
+    computes the weight, the parameter that holds it counts; layers without such a one are left out.
     """
-    chosen: dict[str, None] = {}
-    for prefix, owner in module.named_modules():
-        for attribute in _weight_attributes(owner):
-            slot = f"{prefix}.{attribute}" if prefix else attribute
-            if slot in slots:
-                chosen[slots[slot]] = None
+    stored = [weight.stored for weight in layer_weights(module) if weight.stored is not None]
+    chosen = {slots[name] for name in stored} - _tables(module, slots)
     return tuple(key for key in dict.fromkeys(slots.values()) if key in chosen)
+
+
+def _tables(module: nn.Module, slots: Mapping[str, str]) -> set[str]:
+    """Tensors that are the table of an embedding, whatever else they are."""
+    prefixes = [prefix for prefix, layer in module.named_modules() if isinstance(layer, EMBEDDINGS)]
+    return {slots[name] for prefix in prefixes if (name := f"{prefix}.weight".lstrip(".")) in slots}
+
+
+def _refuse_computed(module: nn.Module, excluded: Callable[[str], bool]) -> None:
+    """Raise ValueError for a layer whose weight is computed in such a way that no mask of a parameter prunes it."""
+    for weight in layer_weights(module):
+        if weight.stored is None and not excluded(weight.name):
+            raise ValueError(
+                f"the weight {weight.name!r} is computed by {weight.computed_by}, where zeros of no parameter are "
+                f"zeros of the weight: exclude it with prunable={weight.layer or weight.name!r}, or make it an "
+                "ordinary parameter first (torch.nn.utils.parametrize.remove_parametrizations)"
+            )
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -73,18 +69,19 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
 
     Raises:
         TypeError: none of the above.
-        ValueError: a name or pattern that fits nothing, an invalid expression, names mixed with patterns, or nothing
-            left.
+        ValueError: a name or pattern that fits nothing, an invalid expression, names mixed with patterns, nothing left,
+            or a layer, not excluded, whose weight is computed so that no mask of a parameter prunes it.
     """
     default = default_prunable(module, slots)
     by_name = dict(module.named_parameters())
     if prunable is None:
+        _refuse_computed(module, lambda name: False)
         chosen = default
     elif callable(prunable):
         chosen = tuple(name for name, parameter in by_name.items() if prunable(name, parameter))
     elif isinstance(prunable, (str, Iterable)):
         entries = [prunable] if isinstance(prunable, str) else list(prunable)
-        chosen = _by_entries(entries, default, slots)
+        chosen = _by_entries(entries, default, slots, module)
     else:
         raise TypeError(
             "prunable must be a predicate, a list of parameter names, or patterns to exclude, not "
@@ -105,7 +102,9 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     return chosen
 
 
-def _by_entries(entries: list[str], default: tuple[str, ...], slots: Mapping[str, str]) -> tuple[str, ...]:
+def _by_entries(
+    entries: list[str], default: tuple[str, ...], slots: Mapping[str, str], module: nn.Module
+) -> tuple[str, ...]:
     bad = [entry for entry in entries if not isinstance(entry, str)]
     if bad:
         raise TypeError(f"prunable holds {bad[0]!r}; entries must be names or patterns (strings)")
@@ -130,5 +129,6 @@ def _by_entries(entries: list[str], default: tuple[str, ...], slots: Mapping[str
             near = difflib.get_close_matches(entry, [*slots, *{slot.rpartition(".")[0] for slot in slots}], n=3)
             hint = f"; near: {', '.join(near)}" if near else f"; parameters: {', '.join(list(slots)[:6])}, ..."
             raise ValueError(f"prunable pattern {entry!r} fits no parameter{hint}")
+    _refuse_computed(module, lambda name: any(_matches(name, entry) for entry in entries))
     excluded = {slots[slot] for slot in slots if any(_matches(slot, entry) for entry in entries)}
     return tuple(name for name in default if name not in excluded)

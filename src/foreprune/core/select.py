@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foreprune.core.density import apportion
 from foreprune.core.masks import Masks
-from foreprune.core.threshold import Piece, flat_of, has_signal, keep_of, largest
+from foreprune.core.threshold import Piece, Ties, flat_of, has_signal, keep_of, largest
 
 Scope = Literal["global", "local"]
 
@@ -25,7 +25,8 @@ def keep_top(
 ) -> Masks:
     """Keep exactly `keep` weights: those with the largest scores over all tensors together.
 
-    Ties at the threshold are broken by a draw from `generator`, so the count is exact whatever the scores are.
+    Ties at the threshold are broken by a draw from `generator`, so the count is exact whatever the scores are. The
+    metadata of the masks say what that had a part in: `ties_of` reads it.
 
     Args:
         scores: name -> floating tensor of the weight's shape; larger means keep.
@@ -40,14 +41,16 @@ def keep_top(
     living = sum(score.numel() for score in scores.values()) if among is None else among.kept
     _check_count(keep, living)
     _check_finite(scores)
-    parts = keep_of(_pieces(scores, among), keep, living=living, generator=generator)
-    if parts is None:
+    found = keep_of(_pieces(scores, among), keep, living=living, generator=generator)
+    if found is None:
         raise _no_signal()
+    parts, ties = found
     named = list(zip(scores.items(), parts, strict=True))
-    return Masks._adopt(
+    masks = Masks._adopt(
         {name: torch.from_numpy(part.mask).view(score.shape).to(score.device) for (name, score), part in named},
         kept={name: part.kept for (name, _), part in named},
     )
+    return masks.with_metadata(_noted(ties))
 
 
 def keep_top_per_layer(
@@ -62,18 +65,32 @@ def keep_top_per_layer(
     A tensor whose scores are all zero is pruned at random; that every score of every tensor is zero is an error.
     """
     kept: dict[str, Tensor] = {}
-    signal = False
+    signal, ties = False, Ties()
     for name, score in scores.items():
         only = None if among is None else Masks({name: among._tensors[name]})
         _check_count(counts[name], score.numel() if only is None else only.kept, least=0, of=f" of {name!r}")
         _check_finite({name: score})
         flat = flat_of(_pieces({name: score}, only))
         signal = signal or has_signal(flat)
-        mask = torch.from_numpy(largest(flat, counts[name], generator))
-        kept[name] = mask.view(score.shape).to(score.device)
+        mask, drawn = largest(flat, counts[name], generator)
+        ties = ties.plus(drawn)
+        kept[name] = torch.from_numpy(mask).view(score.shape).to(score.device)
     if not signal:
         raise _no_signal()
-    return Masks(kept)
+    return Masks(kept, metadata=_noted(ties))
+
+
+def ties_of(masks: Masks) -> Ties:
+    """What a draw among equal scores had a part in when these masks were chosen; in the last round, if there were
+    several."""
+    drawn, tied = (int(masks.metadata.get(f"ties.{key}", 0)) for key in ("drawn", "tied"))
+    return Ties(drawn, tied, zero=masks.metadata.get("ties.score") == "zero")
+
+
+def _noted(ties: Ties) -> dict[str, str]:
+    if not ties.drawn:
+        return {}
+    return {"ties.drawn": str(ties.drawn), "ties.tied": str(ties.tied), **({"ties.score": "zero"} if ties.zero else {})}
 
 
 def keep_best(
