@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.budget import Density, grouped
 from foreprune.core.cautions import warn_of_small_share, warn_of_ties, warn_of_zero_head
-from foreprune.core.density import as_density, keep_count
+from foreprune.core.density import as_density
 from foreprune.core.layer_weights import check_computed
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Progress, check_scores
@@ -18,6 +20,7 @@ from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
 from foreprune.core.task import Loss, task_for
+from foreprune.core.unscored import Gates
 from foreprune.core.zeros import with_drawn_heads
 from foreprune.methods import MethodLike, as_method
 
@@ -28,7 +31,7 @@ def prune(
     model: nn.Module,
     method: MethodLike,
     *,
-    density: float | None = None,
+    density: float | Mapping[str, float] | None = None,
     sparsity: float | None = None,
     compression: float | None = None,
     inputs: Any = None,
@@ -37,6 +40,8 @@ def prune(
     loss: Loss | None = None,
     seed: int = 0,
     scope: Scope = "global",
+    gates: Gates = "erk",
+    floor: float = 0.0,
     prunable: Prunable = None,
     repair: Repair | None = None,
     progress: Progress | None = None,
@@ -52,7 +57,9 @@ def prune(
         method: a name from `foreprune.list_methods()`; such a record itself (`foreprune.ablations.invert` makes one); a
             score of your own, a function (net, task, masks) -> {name: tensor}, larger means keep, which may look at
             whatever of `inputs` and `data` is given; or ready scores {name: tensor}, one for each prunable weight.
-        density: fraction of prunable weights to keep, in (0, 1]. Exactly one of density, sparsity and compression.
+        density: fraction of prunable weights to keep, in (0, 1]. Exactly one of density, sparsity and compression. A
+            mapping from patterns, as of `prunable`, to densities gives parts of the network their own, each with an
+            exact count: {"*.qkv[q,k]": 0.5, "head": 1.0, "*": 0.1}. The first pattern that fits decides, "*" last.
         sparsity: fraction to remove, in [0, 1).
         compression: total over kept weights, at least 1.
         inputs: example inputs for data-free methods: a tensor, a tuple of them (positional) or a mapping (keywords),
@@ -63,20 +70,28 @@ def prune(
         mean_image: for the methods that need it, non-negative, in the shape of one input; default: the mean of `data`.
         loss: callable (output, target) -> mean over the batch; default cross-entropy.
         seed: decides every random choice, ties included, whatever the global random state is.
-        scope: "global" compares scores over all layers; "local" keeps the same fraction in every layer.
-        prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of parameter names, or
-            patterns to exclude ("fc", "layer1.*", "re:.*head.*"). Default: weights of linear, convolution and recurrent
-            layers, of attention and of stacked experts; never biases, embeddings (nor what is tied to one) or
-            normalization. Density counts these, whatever the method.
+        scope: "global" compares scores over all blocks; "local" keeps the same fraction in every block. A block is the
+            weight of a layer, or where one tensor holds several layers (queries, keys and values; the gates of an LSTM;
+            experts) that of one of them, "attn.qkv.weight[q]".
+        gates: what becomes of blocks whose scores are all zero on the dense network while others are not: on paths,
+            queries and keys and whatever else only feeds gates. "erk": they keep what Erdős-Rényi-kernel densities
+            would keep of them, their largest weights. "keep": they are kept whole. "score": their zeros decide, so they
+            are pruned first.
+        floor: what every block keeps at least, in [0, 1], as a share of what Erdős-Rényi-kernel densities would keep
+            of it; the rest goes by score over all blocks.
+        prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of names of parameters or
+            blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*"). Default: weights of linear,
+            convolution and recurrent layers, of attention and of stacked experts; never biases, embeddings (nor what is
+            tied to one) or normalization. Density counts these, whatever the method.
         repair: "head" scores as if a last layer whose weights are all zero were drawn by its usual initialization, from
             the seed; without such a layer it makes no difference. The model keeps its zeros.
         progress: called as progress(done, rounds) after each round of an iterative method.
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
     Returns:
-        Masks with exactly `round(density * total)` of the prunable weights kept (the method's record says so if it
-        deviates). Their metadata say how they were made, and under "parameters" how many parameters the model has in
-        all, prunable or not.
+        Masks with exactly `round(density * total)` of the prunable weights kept, for each pattern if there are several
+        densities (the method's record says so if it deviates). Their metadata say how they were made, and under
+        "parameters" how many parameters the model has in all, prunable or not.
 
     Raises:
         ValueError, TypeError: bad arguments, scores that are NaN, infinite or all zero; the message says what to write
@@ -84,35 +99,38 @@ def prune(
 
     Warns:
         LayerCollapse: some layer has lost all its weights.
+        UnscoredBlocks: `gates` has decided about some blocks.
         TiedScores: at least a tenth of what is kept was drawn at random among equal scores.
         SmallShare: less than half of the parameters are prunable, by the default of `prunable`.
         ZeroHead: the last layer's weights are all zero, and so are their scores.
     """
-    kept = as_density(density=density, sparsity=sparsity, compression=compression)
+    kept = _density(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
     _check_choices(scope, seed, repair)
+    _check_gates_and_floor(gates, floor)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
+    metadata |= {"gates": gates} if gates != "erk" else {}
+    metadata |= {"floor": repr(floor)} if floor else {}
     metadata |= {f"hyper.{name}": repr(value) for name, value in settings.items() if not isinstance(value, Tensor)}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = Net.of(model, prunable=prunable)
-        keep_count(kept, net.total)
+        for group in grouped(net, kept):
+            _ = group.keep  # raises if there is nothing to keep
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
         scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
-        made = found.make(scored, task, kept, scope=scope, progress=progress, **settings)
+        made = found.make(scored, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
         check_computed(net.module, net.computed, made)
         metadata |= {"repair": repair} if scored is not net and repair else {}
         metadata |= {name: value for name, value in made.metadata.items() if name.startswith("ties.")}
         metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))
         masks = made.with_metadata(metadata)
-    if lost := masks.collapsed():
+    if lost := collapse_notice(masks):
         warnings.warn(
-            f"{found.name} at density {kept:g} leaves no weight in {len(lost)} of {len(masks)} layers: "
-            f"{', '.join(lost[:5])}"
-            f"{', ...' if len(lost) > 5 else ''}; keep more, or exclude them with prunable=",
+            f"{found.name} at density {_shown(kept)} {lost}; keep more, or exclude them with prunable=",
             LayerCollapse,
             stacklevel=2,
         )
@@ -159,10 +177,45 @@ def score(
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
         scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
-        scores = found.score(scored, task, Masks.dense(net.weights), **settings)
+        scores = found.score(scored, task, net.dense(), **settings)
         check_scores(scores, net)
         warn_of_zero_head(scored, scores, stacklevel=2)
         return {name: value.detach() for name, value in scores.items()}
+
+
+def _density(
+    *, density: float | Mapping[str, float] | None, sparsity: float | None, compression: float | None
+) -> Density:
+    """What is asked for: one density, or pattern -> density."""
+    if not isinstance(density, Mapping):
+        return as_density(density=density, sparsity=sparsity, compression=compression)
+    if sparsity is not None or compression is not None:
+        raise TypeError("give density= by patterns alone, without sparsity= or compression=")
+    return dict(density)
+
+
+def _shown(density: Density) -> str:
+    return repr(density) if isinstance(density, Mapping) else f"{density:g}"
+
+
+def collapse_notice(masks: Masks) -> str:
+    """ "leaves no weight in 1 of 3 layers: fc", or blocks where a tensor holds several layers; empty if none is."""
+    if not (lost := masks.collapsed_blocks()):
+        return ""
+    blocks = masks.blocks
+    what = "blocks" if any(block.spans for block in blocks) else "layers"
+    names = f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}"
+    return f"leaves no weight in {len(lost)} of {len(blocks)} {what}: {names}"
+
+
+def _check_gates_and_floor(gates: str, floor: float) -> None:
+    if gates not in ("erk", "keep", "score"):
+        raise ValueError(
+            'gates must be "erk" (blocks without a score keep their Erdős-Rényi-kernel share), "keep" (all of it) or '
+            f'"score" (what their zeros are worth), not {gates!r}'
+        )
+    if isinstance(floor, bool) or not isinstance(floor, numbers.Real) or not 0 <= floor <= 1:
+        raise ValueError(f"floor must be in [0, 1], a share of every block's Erdős-Rényi-kernel count, not {floor!r}")
 
 
 def _check_choices(scope: str, seed: int, repair: str | None) -> None:

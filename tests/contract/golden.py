@@ -29,6 +29,8 @@ def digests(name: str, net: str) -> list[str]:
     arguments = given.arguments(foreprune.get_method(name))
     if "rounds" in arguments:
         arguments["rounds"] = ROUNDS
+    if net in ("encoder", "attention"):  # on paths, queries and keys have no score
+        arguments["gates"] = "score"
     for density in DENSITIES:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", foreprune.LayerCollapse)

@@ -16,7 +16,9 @@ from foreprune.core.method import Method, by_score
 from foreprune.core.net import Net
 from foreprune.core.task import task_for
 
-pytestmark = pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::foreprune.LayerCollapse", "ignore::foreprune.core.unscored.UnscoredBlocks"
+)
 METHODS = [pytest.param(method, id=method.name) for method in foreprune.list_methods()]
 SCORED = [pytest.param(method, id=method.name) for method in foreprune.list_methods() if method.score is not None]
 ITERATIVE = [pytest.param(method, id=method.name) for method in foreprune.list_methods() if "rounds" in method.settings]

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 import foreprune
 from foreprune.core.method import Method
 
-pytestmark = pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::foreprune.LayerCollapse", "ignore::foreprune.core.unscored.UnscoredBlocks"
+)
 METHODS = [pytest.param(method, id=method.name) for method in foreprune.list_methods()]
 RANDOM = ("random", "uniform", "er", "erk")
 

@@ -12,6 +12,7 @@ import foreprune
 from foreprune.core.cautions import SmallShare, TiedScores, ZeroHead
 from foreprune.core.net import Net
 from foreprune.core.select import ties_of
+from foreprune.core.unscored import UnscoredBlocks
 from foreprune.core.zeros import with_drawn_heads, zero_heads
 
 X, Y = torch.rand(12, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.arange(12) % 3
@@ -47,12 +48,12 @@ def test_what_ties_decide_is_said_with_its_cause() -> None:
     model = seeded(Branches)
     # 96 + 48 weights have a score, 512 have none: 394 are kept, 250 of them drawn
     with pytest.warns(TiedScores) as caught:
-        masks = foreprune.prune(model, "snip", density=0.6, data=(X, Y))
+        masks = foreprune.prune(model, "snip", density=0.6, data=(X, Y), gates="score")
     assert len(caught) == 1
     assert str(caught[0].message) == (
         "63% of what snip keeps was decided by ties: 250 of 394 weights were drawn at random among 512 of score zero; "
-        "gamma of first.1, second.1 is zero, which no gradient passes: score a copy of the model that has them filled "
-        "with ones, or use a method that counts such a scale as one ('synflow') or reads no gradient ('erk')"
+        "gamma of first.1, second.1 is zero, which no gradient passes: score a copy of the model in which it is one, or "
+        "use a method that counts it as one ('synflow') or reads no gradient ('erk')"
     )
     assert caught[0].filename == __file__
     assert masks.layer_counts()["stem.weight"] == (96, 96)
@@ -63,7 +64,9 @@ def test_what_ties_decide_is_said_with_its_cause() -> None:
 
 def test_of_several_rounds_the_last_one_is_said() -> None:
     with pytest.warns(TiedScores, match="63% of what iterative-snip keeps .*: 250 of 394 weights .* among 338 of "):
-        foreprune.prune(seeded(Branches), "iterative-snip", density=0.6, data=(X, Y), rounds=3, schedule="linear")
+        foreprune.prune(
+            seeded(Branches), "iterative-snip", density=0.6, data=(X, Y), rounds=3, schedule="linear", gates="score"
+        )
 
 
 @pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
@@ -76,7 +79,7 @@ def test_of_several_rounds_the_last_one_is_said() -> None:
     ],
 )
 def test_no_warning_where_ties_decide_nothing(density: float, gamma: float) -> None:
-    masks = foreprune.prune(seeded(Branches, gamma=gamma), "snip", density=density, data=(X, Y))
+    masks = foreprune.prune(seeded(Branches, gamma=gamma), "snip", density=density, data=(X, Y), gates="score")
     assert "ties.drawn" not in masks.metadata
 
 
@@ -111,7 +114,15 @@ def test_no_signal_in_what_is_kept_without_a_scale_of_zero() -> None:
     scores = {name: torch.zeros_like(weight) for name, weight in Net.of(model).weights.items()}
     scores["head.weight"] += torch.rand(3, 16)
     with pytest.warns(TiedScores, match="of score zero; keep fewer weights, give more data, or exclude with prunable="):
-        foreprune.prune(model, scores, density=0.5)
+        foreprune.prune(model, scores, density=0.5, gates="score")
+
+
+def test_where_branches_keep_a_share_ties_decide_nothing_and_their_scales_are_named() -> None:
+    with pytest.warns(
+        UnscoredBlocks, match="first.0.weight, second.0.weight; .*; gamma of first.1, second.1 is zero, wh"
+    ):
+        masks = foreprune.prune(seeded(Branches), "snip", density=0.6, data=(X, Y))
+    assert "ties.drawn" not in masks.metadata
 
 
 class Words(nn.Module):
@@ -190,13 +201,15 @@ def test_phew_names_it_too() -> None:
 @pytest.mark.parametrize("method", ["magnitude", "grasp"])
 def test_a_head_without_scores_is_warned_of(method: str) -> None:
     with pytest.warns(ZeroHead) as caught:
-        foreprune.prune(zero_headed(), method, density=0.3, data=(X, Y))
+        foreprune.prune(zero_headed(), method, density=0.3, data=(X, Y), gates="score")
     assert [warning.category for warning in caught].count(ZeroHead) == 1
     assert str(caught[0].message) == (
         "the weights of the head 4.weight are all zero, so their scores are zero and those of other layers miss what "
         'passes it; write repair="head" to score as if it were drawn at random (the model itself stays as it is)'
     )
     assert caught[0].filename == __file__
+    with pytest.warns(UnscoredBlocks, match='4.weight; .*; the weights of the head 4.weight are all .* repair="head"'):
+        foreprune.prune(zero_headed(), method, density=0.3, data=(X, Y))
     with pytest.warns(ZeroHead) as again:
         foreprune.score(zero_headed(), method, data=(X, Y))
     assert again[0].filename == __file__
@@ -250,7 +263,7 @@ def test_what_is_no_head_of_zeros() -> None:
     for parameter in model.parameters():
         nn.init.zeros_(parameter)  # nothing but zeros
     assert zero_heads(Net.of(model)) == ()
-    with pytest.raises(ValueError, match=r"every score is zero: gamma of first.1, second.1 is zero: fill it with ones"):
+    with pytest.raises(ValueError, match=r"every score is zero: gamma of first.1, second.1 is zero, which no"):
         foreprune.prune(model, "snip", density=0.5, data=(X, Y))
 
 

@@ -81,10 +81,12 @@ def reinitialize(
     if masks is None:
         return drawn
     check_same_weights({name: tuple(net.params[name].shape) for name in masks}, masks.shapes, what="the masks")
+    densities = masks.block_densities()
     for name, mask in masks.items():
         mask = mask.to(drawn[name].device)
         if scheme == "layer":
-            drawn[name].mul_(1 / math.sqrt(max(masks.layer_densities()[name], 1 / mask.numel())))
+            for block in (block for block in masks.blocks if block.parameter == name):
+                drawn[name][block.index] *= 1 / math.sqrt(max(densities[block.name], 1 / max(block.size, 1)))
         elif scheme == "neuron":
             kept = incoming(net.module, name, mask)
             density = kept.clamp(min=1) / (mask.numel() // max(len(kept), 1))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @ablation("shuffle", changes="masks", words="shuffled", paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 5")
 def shuffle(masks: Masks, *, seed: int = 0) -> Masks:
-    """Permute the mask of every tensor at random: the same count in each layer, at other places.
+    """Permute the mask of every block at random: the same count in each layer, at other places.
 
     Frankle et al., ICLR 2021, section 5. The shuffle of several published codes permutes a local variable and changes
     nothing.
@@ -22,13 +22,15 @@ def shuffle(masks: Masks, *, seed: int = 0) -> Masks:
     """
     import torch
 
-    from foreprune.core.masks import Masks, check_masks
+    from foreprune.core.masks import check_masks
     from foreprune.core.seeds import generator_for
 
     check_masks(masks)
     generator = generator_for("shuffle", seed)
-    shuffled = {}
-    for name, mask in masks.items():
-        order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
-        shuffled[name] = mask.flatten()[order].view(mask.shape)
-    return Masks(shuffled, metadata={**masks.metadata, "ablation": "shuffle", "ablation.seed": str(seed)})
+    shuffled = dict(masks)
+    for block in masks.blocks:
+        part = shuffled[block.parameter][block.index]
+        order = torch.randperm(block.size, generator=generator).to(part.device)
+        shuffled[block.parameter][block.index] = part.flatten()[order].view(part.shape)
+    note = {"ablation": "shuffle", "ablation.seed": str(seed)}
+    return masks.replaced(shuffled).with_metadata({**masks.metadata, **note})

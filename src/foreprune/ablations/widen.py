@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     takes_model=True,
 )
 def widen(masks: Masks, *, fraction: float, model: nn.Module | None = None, seed: int = 0) -> Masks:
-    """Spread each tensor's weights over `fraction` of the output units that it had lost, with the same count.
+    """Spread each block's weights over `fraction` of the output units that it had lost, with the same count.
 
     Patil & Dovrolis, ICML 2021, section 3.1 and figure 3: the width factor x = (w' - w) / (W - w), where w of W units
     are left before and w' after. Units to bring back are drawn at random; each first gets one weight, the other weights
@@ -39,7 +39,7 @@ def widen(masks: Masks, *, fraction: float, model: nn.Module | None = None, seed
         ValueError: `fraction` outside [0, 1], or masks of another model.
     """
     from foreprune.core.layer_units import unit_index
-    from foreprune.core.masks import Masks, check_masks, parameters_of
+    from foreprune.core.masks import check_masks, parameters_of
     from foreprune.core.seeds import generator_for
 
     check_masks(masks)
@@ -50,12 +50,15 @@ def widen(masks: Masks, *, fraction: float, model: nn.Module | None = None, seed
     if model is not None:
         parameters_of(model, masks.shapes)
     generator = generator_for("widen", seed)
-    widened = {
-        name: _spread(mask, unit_index(model, name, masks.shapes[name]), fraction, generator)
-        for name, mask in masks.items()
-    }
+    widened = dict(masks)
+    for block in masks.blocks:
+        index = unit_index(model, block.parameter, block.tensor)
+        if block.spans:  # units are counted from 0 in each block
+            index = index.expand(block.tensor)[block.index].unique(return_inverse=True)[1]
+        part = widened[block.parameter][block.index]
+        widened[block.parameter][block.index] = _spread(part, index, fraction, generator)
     note = {"ablation": "widen", "ablation.fraction": repr(fraction), "ablation.seed": str(seed)}
-    return Masks(widened, metadata={**masks.metadata, **note})
+    return masks.replaced(widened).with_metadata({**masks.metadata, **note})
 
 
 def _spread(mask: Tensor, index: Tensor, fraction: float, generator: torch.Generator) -> Tensor:

@@ -42,7 +42,8 @@ class Analysis:
         total: prunable weights.
         density: kept / total.
         effective_density: the same without weights that lie on no kept path (`foreprune.analysis.effective`).
-        layer_densities: name -> density.
+        layer_densities: name -> density. Names are those of blocks: of weights, or of the layers in one that holds
+            several, such as queries, keys and values.
         effective_layer_densities: name -> density without weights on no kept path.
         shapes: name -> shape of the weight.
         widths: name -> units, those with a kept incoming weight, and those on a kept path.
@@ -160,19 +161,19 @@ def analyze(model: nn.Module, masks: Masks | None = None, *, inputs: Any = None,
             notes.append(no_path(kept))
         cost = measure(pruned)
         tangent = _tangent(model, masks, [batch.inputs for batch in batches], notes)
-        dead = kept.collapsed() if reached is None else reached.collapsed()
+        dead = (kept if reached is None else reached).collapsed_blocks()
         return Analysis(
             kept=kept.kept,
             total=kept.total,
             density=kept.density,
             effective_density=None if reached is None else reached.density,
-            layer_densities=kept.layer_densities(),
-            effective_layer_densities=None if reached is None else reached.layer_densities(),
-            shapes=kept.shapes,
+            layer_densities=kept.block_densities(),
+            effective_layer_densities=None if reached is None else reached.block_densities(),
+            shapes={block.name: block.shape for block in kept.blocks},
             widths=layer_widths(net.module, kept, effective=reached),
             units_by_sparsity=units_by_sparsity(net.module, kept),
             dead_layers=dead,
-            collapsed_layers=kept.collapsed(),
+            collapsed_layers=kept.collapsed_blocks(),
             paths=paths.value,
             log10_paths=_known(paths.log10),
             path_norm=length.value,
@@ -183,7 +184,7 @@ def analyze(model: nn.Module, masks: Masks | None = None, *, inputs: Any = None,
             log10_path_kernel_trace=_known(spread.log10),
             macs=cost.macs,
             dense_macs=cost.dense_macs,
-            layer_macs=cost.layers,
+            layer_macs=_of_blocks(cost.layers, kept),
             parameters=cost.parameters,
             kept_parameters=cost.kept_parameters,
             dense_bytes=cost.dense_bytes,
@@ -199,6 +200,18 @@ def _unless(measure: Callable[[], _T], notes: list[str]) -> _T | None:
     except PathError as error:
         notes.append(f"paths: {error}")
         return None
+
+
+def _of_blocks(costs: Mapping[str, LayerCost], masks: Masks) -> dict[str, LayerCost]:
+    """Costs of tensors, shared out over their blocks where they are split: all rows are used alike often."""
+    counts, found = masks.block_counts(), dict(costs)
+    for block in masks.blocks:
+        if block.spans and block.parameter in costs:
+            found.pop(block.parameter, None)
+            kept, total = counts[block.name]
+            dense = costs[block.parameter].dense_macs * total // math.prod(block.tensor)
+            found[block.name] = LayerCost(dense, dense * kept // total)
+    return found
 
 
 def _known(log10: float) -> float | None:

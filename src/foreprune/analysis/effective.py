@@ -45,9 +45,9 @@ def effective(pruned: Pruned) -> Masks:
         silent = (incoming(module, name, masks[name]) > 0) & (incoming(module, name, live) == 0)
         if bool(silent.any()):
             if dense is None:
-                dense = reached(pruned.net, pruned.inputs, Masks.dense(pruned.net.weights))
+                dense = reached(pruned.net, pruned.inputs, pruned.net.dense())
             pathless = incoming(module, name, dense[name]) == 0
             index = unit_index(module, name, masks.shapes[name]).to(live.device)
             live |= masks[name] & pathless[index]
         found[name] = live
-    return Masks(found, metadata=masks.metadata)
+    return masks.replaced(found)

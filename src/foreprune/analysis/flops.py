@@ -78,7 +78,11 @@ def cost(model: nn.Module, masks: Masks | None = None, *, inputs: Any) -> Cost:
 
 def measure(pruned: Pruned) -> Cost:
     """`cost` of a network that is prepared already."""
-    net, counts = pruned.net, pruned.masks.layer_counts()
+    net = pruned.net
+    sizes = {name: value.numel() for name, value in net.params.items()}
+    # of all weights of a tensor: those that are not prunable are kept
+    gone = {name: total - left for name, (left, total) in pruned.masks.layer_counts().items()}
+    kept = {name: size - gone.get(name, 0) for name, size in sizes.items()}
     counter = FlopCounterMode(display=False)
     meter = _Meter(net.params, counter)
     inputs = pruned.inputs.map(torch.clone)
@@ -87,11 +91,8 @@ def measure(pruned: Pruned) -> Cost:
     total = int(counter.get_total_flops()) // 2
     layers = {}
     for name, flops in meter.flops.items():
-        left, whole = counts.get(name, (1, 1))
-        layers[name] = LayerCost(flops // 2, flops // 2 * left // whole)
+        layers[name] = LayerCost(flops // 2, flops // 2 * kept[name] // max(sizes[name], 1))
     saved = sum(layer.dense_macs - layer.macs for layer in layers.values())
-    sizes = {name: value.numel() for name, value in net.params.items()}
-    kept = {name: counts[name][0] if name in counts else size for name, size in sizes.items()}
     width = {name: value.element_size() for name, value in net.params.items()}
     return Cost(
         dense_macs=total,

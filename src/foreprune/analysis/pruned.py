@@ -62,7 +62,7 @@ def with_masks(model: nn.Module, masks: Masks | None) -> tuple[Net, Masks]:
     check_masks(masks, optional=True)
     if masks is None:
         net = Net.of(model)
-        return net, Masks.dense(net.weights)
+        return net, net.dense()
     if isinstance(model, nn.Module):
         parameters_of(model, masks.shapes)
     net = Net.of(model, prunable=list(masks))

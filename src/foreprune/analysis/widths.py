@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from foreprune.analysis.statistics import sparse_units, unit_histogram
-from foreprune.core.layer_units import incoming
+from foreprune.core.layer_units import incoming, incoming_of
 from foreprune.core.masks import Masks, check_same_weights, parameters_of
 
 
@@ -28,17 +28,21 @@ class Width:
 
 
 def layer_widths(model: nn.Module, masks: Masks, *, effective: Masks | None = None) -> dict[str, Width]:
-    """Width of every layer, by the name of its weight. `effective` are the masks of `effective_masks`.
+    """Width of every layer, by the name of its block of weights. `effective` are the masks of `effective_masks`.
 
     Raises:
         ValueError: masks of another model.
     """
     if effective is not None:
         check_same_weights(masks.shapes, effective.shapes, what="the effective masks")
+    parameters_of(model, masks.shapes)
     result = {}
-    for name, counts in unit_histograms(model, masks).items():
-        connected = None if effective is None else int((incoming(model, name, effective[name]) > 0).sum())
-        result[name] = Width(sum(counts), sum(counts[1:]), connected)
+    for block in masks.blocks:
+        fed = incoming_of(model, block, masks[block.parameter]) > 0
+        connected = None
+        if effective is not None:
+            connected = int((incoming_of(model, block, effective[block.parameter]) > 0).sum())
+        result[block.name] = Width(len(fed), int(fed.sum()), connected)
     return result
 
 

@@ -72,9 +72,13 @@ class Prune:
     samples_per_class: int = 10
     """training images of each class that data-driven methods look at"""
     exclude: tuple[str, ...] = ()
-    """parts not to prune: module names, globs, or re:expression"""
+    """parts not to prune: module names, globs, either with blocks as in *.qkv[q,k], or re:expression"""
     scope: Literal["global", "local"] = "global"
     """compare scores over all layers, or keep the same fraction in each"""
+    gates: Literal["erk", "keep", "score"] = "erk"
+    """layers without a score (queries and keys on paths): keep their Erdős-Rényi share, keep all, or go by score"""
+    floor: float = 0.0
+    """least that each layer keeps, as a share of what Erdős-Rényi-kernel densities would keep of it"""
     out: Path = Path("masks.safetensors")
     """file to write"""
 
@@ -92,6 +96,8 @@ class Prune:
                 samples_per_class=self.samples_per_class,
                 exclude=self.exclude,
                 scope=self.scope,
+                gates=self.gates,
+                floor=self.floor,
             )
             masks.save(self.out, metadata={"model": self.network.model})
         _print_layers(masks)
@@ -216,8 +222,9 @@ def _print_layers(masks: Masks) -> None:
     table = Table("layer", "shape", "kept", "total", "density", box=None, pad_edge=False, header_style="bold")
     for column in table.columns[2:]:
         column.justify = "right"
-    for name, (kept, total) in masks.layer_counts().items():
-        shape = "x".join(map(str, masks.shapes[name]))
+    shapes = {block.name: block.shape for block in masks.blocks}
+    for name, (kept, total) in masks.block_counts().items():
+        shape = "x".join(map(str, shapes[name]))
         table.add_row(name, shape, f"{kept:,}", f"{total:,}", f"{kept / max(total, 1):.4f}")
     screen.print(table, markup=False)
     screen.print(

@@ -39,17 +39,11 @@ def warn_of_ties(masks: Masks, net: Net, *, method: str, stacklevel: int) -> Non
     ties = ties_of(masks)
     if ties.drawn < max(FEW_TIES, MANY_TIES * masks.kept):
         return
-    scales = zero_scales(net) if ties.zero else ()
-    if scales:
-        few = "one" if len(scales) == 1 else "them"
+    todo = "keep fewer weights, or use a method whose scores differ"
+    if ties.zero:
         todo = (
-            f"gamma of {listed(scales)} is zero, which no gradient passes: score a copy of the model that has {few} "
-            "filled with ones, or use a method that counts such a scale as one ('synflow') or reads no gradient ('erk')"
+            about_zeros(net) or "keep fewer weights, give more data, or exclude with prunable= what no signal reaches"
         )
-    else:
-        todo = "keep fewer weights, or use a method whose scores differ"
-        if ties.zero:
-            todo = "keep fewer weights, give more data, or exclude with prunable= what no signal reaches"
     warnings.warn(
         f"{ties.drawn / masks.kept:.0%} of what {method} keeps was decided by ties: {ties.drawn:,} of {masks.kept:,} "
         f"weights were drawn at random among {ties.tied:,} of {'score zero' if ties.zero else 'equal score'}; {todo}",
@@ -99,7 +93,10 @@ def about_zeros(net: Net) -> str:
     if heads := zero_heads(net):
         return f"the weights of the head {listed(heads)} are all zero, so nothing passes it: {REPAIR}"
     if scales := zero_scales(net):
-        return f"gamma of {listed(scales)} is zero: fill it with ones"
+        return (
+            f"gamma of {listed(scales)} is zero, which no gradient passes: score a copy of the model in which it is one, "
+            "or use a method that counts it as one ('synflow') or reads no gradient ('erk')"
+        )
     return ""
 
 

@@ -176,7 +176,7 @@ def fans(layer: nn.Module, weight: Tensor) -> tuple[int, int]:
         return layer.in_channels // layer.groups * field, layer.out_channels // layer.groups * field
     if is_conv1d(layer):
         return weight.shape[0], weight.shape[1]
-    if is_stack(layer, weight):
+    if is_stack(layer, weight.shape):
         inputs, outputs = (1, 2) if stack_is_transposed(layer) else (2, 1)
         return weight.shape[inputs], weight.shape[outputs]
     return math.prod(weight.shape[1:]), weight.shape[0]

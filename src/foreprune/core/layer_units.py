@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.blocks import Block
 from foreprune.core.masks import unwrapped
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -22,13 +25,13 @@ def owner_of(module: nn.Module, name: str) -> nn.Module:
     return module.get_submodule((layer if parametrized else layer.rpartition(".")[0]).lstrip("."))
 
 
-def is_stack(layer: nn.Module, value: Tensor) -> bool:
-    """Whether `value` is the weights of all experts of a mixture in one tensor, (experts, ., .), held by `layer`: its
+def is_stack(layer: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether a parameter of `layer` of this shape, (experts, ., .), is the weights of all experts of a mixture: the
     type's name says "expert", or it has as many experts as the tensor has entries on axis 0."""
-    if value.dim() != 3 or min(value.shape) < 2:
+    if len(shape) != 3 or min(shape) < 2:
         return False
     counts = [getattr(layer, name, None) for name in ("num_experts", "num_local_experts", "n_experts")]
-    return value.shape[0] in counts or "expert" in type(layer).__name__.lower()
+    return shape[0] in counts or "expert" in type(layer).__name__.lower()
 
 
 def stack_is_transposed(layer: nn.Module) -> bool:
@@ -53,13 +56,25 @@ def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> T
         return (group[:, None] * outputs + torch.arange(outputs)).view(inputs, outputs, *ones)
     if owner is not None and is_conv1d(owner) and len(shape) == 2:
         return torch.arange(shape[1]).view(1, shape[1])
-    if owner is not None and is_stack(owner, torch.empty(shape, device="meta")):
+    if owner is not None and is_stack(owner, shape):
         experts, units = shape[0], shape[2] if stack_is_transposed(owner) else shape[1]
         index = torch.arange(experts * units)
         return index.view(experts, 1, units) if stack_is_transposed(owner) else index.view(experts, units, 1)
     if not shape:
         return torch.zeros((), dtype=torch.int64)
     return torch.arange(shape[0]).view(shape[0], *(1,) * (len(shape) - 1))
+
+
+def incoming_of(module: nn.Module, block: Block, values: Tensor) -> Tensor:
+    """As `incoming`, for the units of one block; `values` are of the shape of the whole tensor."""
+    if not block.spans:
+        return incoming(module, block.parameter, values)
+    axis = block.axis
+    if len(block.shape) < len(block.tensor):  # an expert is a layer by itself
+        axis = int(stack_is_transposed(owner_of(unwrapped(module), block.parameter)))
+    part = values[block.index].reshape(block.shape)
+    rest = [other for other in range(part.dim()) if other != axis]
+    return part.sum(rest) if rest else part.long()
 
 
 def incoming(module: nn.Module, name: str, values: Tensor) -> Tensor:

@@ -84,7 +84,9 @@ def weight_attributes(layer: nn.Module) -> tuple[str, ...]:
         return ("weight_ih", "weight_hh")
     if isinstance(layer, _WEIGHTED) or is_conv1d(layer):
         return ("weight",)
-    return tuple(name for name, value in layer._parameters.items() if value is not None and is_stack(layer, value))
+    return tuple(
+        name for name, value in layer._parameters.items() if value is not None and is_stack(layer, value.shape)
+    )
 
 
 def computed(module: nn.Module, weight: LayerWeight, value: Tensor | None = None) -> Tensor:

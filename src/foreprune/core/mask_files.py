@@ -1,7 +1,8 @@
 """Mask files: safetensors with one bit per weight, written whole and read without trust. No torch.
 
 Each tensor is uint8, packed most significant bit first. The header holds the shapes as JSON under "shapes", the masks'
-metadata, and under "digest" the SHA-256 of all of it, which shows damage.
+metadata, and under "digest" the SHA-256 of all of it, which shows damage. Where tensors hold several layers,
+"block-table" says which rows are whose.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foreprune.core.atomic import atomic_write
+from foreprune.core.blocks import Table, from_plain, to_plain
 
 FORMAT = "foreprune-masks/1"
 _LARGEST = 2**40  # weights in one tensor of a mask file; anything larger is a damaged or hostile header
+_TABLE = "block-table"
 _MOST_AXES = 64  # of a torch tensor
 
 Bits = np.ndarray[Any, np.dtype[np.uint8]]
@@ -27,11 +30,12 @@ Bits = np.ndarray[Any, np.dtype[np.uint8]]
 
 @dataclass(frozen=True, eq=False)
 class PackedMasks:
-    """What a mask file holds: name -> packed bits, name -> shape, and the metadata."""
+    """What a mask file holds: name -> packed bits, name -> shape, the metadata, and the blocks of split tensors."""
 
     bits: Mapping[str, Bits]
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
+    table: Table = field(default_factory=dict)
 
 
 def write_bits(path: Path, masks: PackedMasks) -> Path:
@@ -39,6 +43,8 @@ def write_bits(path: Path, masks: PackedMasks) -> Path:
     from safetensors.numpy import save
 
     header = {**masks.metadata, "format": FORMAT, "shapes": json.dumps(masks.shapes)}
+    if masks.table:
+        header[_TABLE] = json.dumps(to_plain(masks.table))
     header["digest"] = digest_of(header, masks.bits)
     return atomic_write(path, save(dict(masks.bits), metadata=header))
 
@@ -74,8 +80,8 @@ def read_bits(path: Path) -> PackedMasks:
         raise _damaged(f"the header and the tensors disagree about {odd!r}")
     for name, shape in shapes.items():
         _check_size(name, packed[name], math.prod(shape))
-    metadata = {key: value for key, value in header.items() if key not in ("format", "shapes")}
-    return PackedMasks({name: packed[name] for name in shapes}, shapes, metadata)
+    metadata = {key: value for key, value in header.items() if key not in ("format", "shapes", _TABLE)}
+    return PackedMasks({name: packed[name] for name in shapes}, shapes, metadata, _read_table(header, shapes))
 
 
 def digest_of(header: Mapping[str, str], packed: Mapping[str, Bits]) -> str:
@@ -100,6 +106,13 @@ def _read_shapes(text: str) -> dict[str, tuple[int, ...]]:
         if not sound or math.prod(max(size, 1) for size in shape) > _LARGEST:  # strides are computed as if 0 were 1
             raise _damaged(f"{name!r} claims the impossible shape {shape[:8]}")
     return shapes
+
+
+def _read_table(header: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Table:
+    try:
+        return from_plain(json.loads(header[_TABLE]), shapes) if _TABLE in header else {}
+    except (ValueError, RecursionError) as error:
+        raise _damaged(f"its table of blocks is unreadable ({error})") from None
 
 
 def _check_size(name: str, bits: Bits, count: int) -> None:

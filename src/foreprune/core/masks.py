@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreprune.core.blocks import Block, Table, by_parameter, check_table, covers, whole
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
 
 if TYPE_CHECKING:
@@ -25,14 +26,24 @@ class Masks(Mapping[str, Tensor]):
     so nobody can change a mask that somebody else holds. `metadata` (strings) says where the masks come from; it does
     not take part in comparisons.
 
+    `blocks` are the prunable parts of tensors that hold several layers, such as the queries, keys and values of a fused
+    projection; they do not take part in comparisons either. Weights outside of them are kept, whatever `tensors` say,
+    and no count has them. A tensor without blocks is prunable as a whole.
+
     Raises:
         TypeError: no mapping, or a value that is not a boolean tensor.
-        ValueError: no weights at all.
+        ValueError: no weights at all, or blocks that do not lie in the tensors.
     """
 
-    __slots__ = ("_kept", "_tensors", "metadata")
+    __slots__ = ("_kept", "_table", "_tensors", "metadata")
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        blocks: Iterable[Block] = (),
+    ) -> None:
         if not isinstance(tensors, Mapping):
             raise TypeError(f"masks are made of a mapping name -> boolean tensor, not {type(tensors).__name__}")
         for name, mask in tensors.items():
@@ -43,28 +54,37 @@ class Masks(Mapping[str, Tensor]):
             name: mask.detach().clone(memory_format=torch.contiguous_format) for name, mask in tensors.items()
         }
         self.metadata = dict(metadata or {})
-        self._kept = {name: _count(mask) for name, mask in self._tensors.items()}
+        self._table = by_parameter(blocks)
+        check_table(self._table, self.shapes)
+        for name, parts in self._table.items():
+            if not covers(parts):
+                self._tensors[name] |= outside(parts, self._tensors[name].device)
+        self._kept = {name: kept_of(mask, self._table.get(name, ())) for name, mask in self._tensors.items()}
         if not self.total:
             raise ValueError("masks without a single weight; give at least one non-empty tensor")
 
     @classmethod
-    def dense(cls, weights: Mapping[str, Tensor]) -> Masks:
+    def dense(cls, weights: Mapping[str, Tensor], *, blocks: Iterable[Block] = ()) -> Masks:
         """Keep everything."""
-        return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
+        return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}, blocks=blocks)
 
     @classmethod
-    def _adopt(cls, tensors: dict[str, Tensor], *, kept: dict[str, int]) -> Masks:
-        """Masks of contiguous boolean tensors that nobody else holds, with so many true entries each: nothing is
-        checked, nothing copied."""
+    def _adopt(cls, tensors: dict[str, Tensor], *, kept: dict[str, int], table: Table | None = None) -> Masks:
+        """Masks of contiguous boolean tensors that nobody else holds, with so many prunable weights kept in each:
+        nothing is checked, nothing copied."""
         masks = object.__new__(cls)
-        masks._tensors, masks._kept, masks.metadata = tensors, kept, {}
+        masks._tensors, masks._kept, masks.metadata, masks._table = tensors, kept, {}, dict(table or {})
         return masks
 
     def with_metadata(self, metadata: Mapping[str, str]) -> Masks:
         """The same masks with other metadata; no tensor is copied."""
-        twin = object.__new__(Masks)
-        twin._tensors, twin._kept, twin.metadata = self._tensors, self._kept, dict(metadata)
+        twin = self._adopt(self._tensors, kept=self._kept, table=self._table)
+        twin.metadata = dict(metadata)
         return twin
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Masks:
+        """Other masks for the same blocks, with the same metadata."""
+        return Masks(tensors, metadata=self.metadata, blocks=self.blocks)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name].clone()
@@ -86,7 +106,7 @@ class Masks(Mapping[str, Tensor]):
     @property
     def total(self) -> int:
         """Number of prunable weights."""
-        return sum(mask.numel() for mask in self._tensors.values())
+        return sum(total for _, total in self.layer_counts().values())
 
     @property
     def density(self) -> float:
@@ -99,8 +119,14 @@ class Masks(Mapping[str, Tensor]):
         return (self.total - self.kept) / self.total
 
     def layer_counts(self) -> dict[str, tuple[int, int]]:
-        """name -> (kept, total)."""
-        return {name: (self._kept[name], mask.numel()) for name, mask in self._tensors.items()}
+        """name -> (kept, total) of each tensor's prunable weights."""
+        return {
+            name: (
+                self._kept[name],
+                sum(block.size for block in self._table[name]) if name in self._table else mask.numel(),
+            )
+            for name, mask in self._tensors.items()
+        }
 
     def layer_densities(self) -> dict[str, float]:
         """name -> kept / total of that tensor (an empty tensor counts as dense)."""
@@ -109,6 +135,33 @@ class Masks(Mapping[str, Tensor]):
     def collapsed(self) -> tuple[str, ...]:
         """Names of the tensors with no weight left."""
         return tuple(name for name, (kept, total) in self.layer_counts().items() if total and not kept)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The prunable blocks, in the order of the tensors: a tensor, or its parts where it holds several layers."""
+        return tuple(
+            block
+            for name, mask in self._tensors.items()
+            for block in self._table.get(name) or (whole(name, mask.shape),)
+        )
+
+    def block_counts(self) -> dict[str, tuple[int, int]]:
+        """Block -> (kept, total). A tensor that is not split is one block of its name."""
+        return {
+            block.name: (
+                _count(self._tensors[block.parameter][block.index]) if block.spans else self._kept[block.name],
+                block.size,
+            )
+            for block in self.blocks
+        }
+
+    def block_densities(self) -> dict[str, float]:
+        """Block -> kept / total (an empty one counts as dense)."""
+        return {name: kept / total if total else 1.0 for name, (kept, total) in self.block_counts().items()}
+
+    def collapsed_blocks(self) -> tuple[str, ...]:
+        """Names of the blocks with no weight left."""
+        return tuple(name for name, (kept, total) in self.block_counts().items() if total and not kept)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Masks):
@@ -129,7 +182,11 @@ class Masks(Mapping[str, Tensor]):
         if not isinstance(other, Masks):
             return NotImplemented
         check_same_weights(self.shapes, other.shapes, what="the other masks")
-        return Masks({name: rule(mask, other._tensors[name].to(mask.device)) for name, mask in self._tensors.items()})
+        table = {name: parts for name, parts in self._table.items() if other._table.get(name) == parts}
+        return Masks(
+            {name: rule(mask, other._tensors[name].to(mask.device)) for name, mask in self._tensors.items()},
+            blocks=(block for parts in table.values() for block in parts),
+        )
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -138,7 +195,7 @@ class Masks(Mapping[str, Tensor]):
 
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
-        return Masks({name: mask.to(device) for name, mask in self._tensors.items()}, metadata=self.metadata)
+        return self.replaced({name: mask.to(device) for name, mask in self._tensors.items()})
 
     def __call__(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`params` with every masked tensor multiplied by its mask; nothing is changed in place."""
@@ -178,7 +235,7 @@ class Masks(Mapping[str, Tensor]):
         """
         bits = {name: np.packbits(mask.flatten().cpu().numpy()) for name, mask in self._tensors.items()}
         about = {key: str(value) for key, value in {**self.metadata, **(metadata or {})}.items()}
-        return write_bits(Path(path), PackedMasks(bits, self.shapes, about))
+        return write_bits(Path(path), PackedMasks(bits, self.shapes, about, self._table))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -199,7 +256,7 @@ class Masks(Mapping[str, Tensor]):
         for name, shape in found.shapes.items():
             kept = np.unpackbits(found.bits[name], count=math.prod(shape)).astype(np.bool_)
             tensors[name] = torch.from_numpy(kept).reshape(shape)
-        return cls(tensors, metadata=found.metadata)
+        return cls(tensors, metadata=found.metadata, blocks=(one for parts in found.table.values() for one in parts))
 
     def __repr__(self) -> str:
         return (
@@ -235,6 +292,21 @@ def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *,
 def _count(mask: Tensor) -> int:
     """How many are true. NumPy counts in a tenth of the time of torch's parallel reduction on a busy machine."""
     return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
+
+
+def kept_of(mask: Tensor, parts: tuple[Block, ...]) -> int:
+    """How many prunable weights a mask keeps; `parts`: its blocks, none if it is not split."""
+    if not parts or covers(parts):
+        return _count(mask)
+    return sum(_count(mask[part.index]) for part in parts)
+
+
+def outside(parts: tuple[Block, ...], device: torch.device) -> Tensor:
+    """True where a tensor belongs to none of its blocks."""
+    rest = torch.ones(parts[0].tensor, dtype=torch.bool, device=device)
+    for part in parts:
+        rest[part.index] = False
+    return rest
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

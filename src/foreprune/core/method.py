@@ -15,14 +15,15 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from foreprune.core.budget import Density, Group, grouped, lots_of
 from foreprune.core.cautions import about_zeros, warn_of_zero_head
-from foreprune.core.density import keep_count, round_count
 from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.net import Net
-from foreprune.core.schedule import ScheduleName, densities
-from foreprune.core.select import NoSignal, Scope, keep_best
+from foreprune.core.schedule import ScheduleName
+from foreprune.core.select import Lot, NoSignal, Scope, keep_best
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.task import NEEDS, Need, Task
+from foreprune.core.unscored import Gates, UnscoredBlocks, beside, instead_of, joined, notice, unscored_blocks
 
 Scores = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -61,6 +62,8 @@ class Method:
         revives: a pruned weight may come back in a later round; otherwise masks only shrink.
         exact: the kept count is exactly round(density * total). Where False, `doc` says by how much it may differ.
         optional: needs that it can do without, and that it sees where they are given.
+        reach: of a method without a score, (net, task) -> 1 for the weights that it may keep, 0 for those that it never
+            can; None if it may keep any.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Method:
     revives: bool = False
     exact: bool = True
     optional: frozenset[Need] = frozenset()
+    reach: Callable[[Net, Task], Scores] | None = None
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.masks is None):
@@ -141,30 +145,61 @@ class Method:
         self,
         net: Net,
         task: Task,
-        density: float,
+        density: Density,
         *,
         scope: Scope = "global",
+        gates: Gates = "erk",
+        floor: float = 0.0,
         progress: Progress | None = None,
         **settings: Any,
     ) -> Masks:
-        """The masks of `net` at `density`; `settings` have been checked.
+        """The masks of `net` at `density`; `settings` have been checked, the others are those of `by_score`.
 
         Raises:
             TypeError, ValueError: what the score or the function that makes masks returns does not fit the network;
-                `scope` is "local" for a method that sets the layer densities itself.
+                `scope` is "local", or there is a `floor`, for a method that sets the layer densities itself; several
+                densities for one that cannot keep exact numbers.
         """
         if self.masks is not None:
-            if scope != "global":
-                raise ValueError(f'method {self.name!r} sets the layer densities itself; leave scope="global"')
-            made = self.masks(net, task, density, **settings)
-            self._check_made(made, net, keep_count(density, net.total))
-            return made
+            if scope != "global" or floor:
+                leave = 'scope="global"' if scope != "global" else "floor=0"
+                raise ValueError(f"method {self.name!r} sets the layer densities itself; leave {leave}")
+            groups = grouped(net, density)
+            if len(groups) > 1 and not self.exact:
+                raise ValueError(f"method {self.name!r} chooses among all weights at once; give it one density")
+
+            def made_of(part: Net, group: Group) -> Masks:
+                return self._made(part, task, group, settings)
+
+            if self.reach is not None and gates != "score" and groups[0].keep < net.total:
+                reached = self.reach(net, task)
+                if found := unscored_blocks(reached, net, task):
+                    warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=3)
+                    return beside(net, task, groups[0].keep, reached, found, make=made_of, whole=gates == "keep")
+            made = [made_of(net.restricted(group.blocks), group) for group in groups]
+            return made[0] if len(made) == 1 else joined(net, made)
         assert self.score is not None
         if self.rounds is not None:
             settings = {"rounds": self.rounds, "schedule": self.schedule, **settings}
         return by_score(
-            self.score, net, task, density, scope=scope, revives=self.revives, progress=progress, **settings
+            self.score,
+            net,
+            task,
+            density,
+            scope=scope,
+            gates=gates,
+            floor=floor,
+            revives=self.revives,
+            progress=progress,
+            **settings,
         )
+
+    def _made(self, net: Net, task: Task, group: Group, settings: Mapping[str, Any]) -> Masks:
+        assert self.masks is not None
+        keep = group.keep
+        made = self.masks(net, task, group.density, **settings)
+        self._check_made(made, net, keep)
+        return made
 
     def _check_made(self, made: Any, net: Net, keep: int) -> None:
         if not isinstance(made, Masks):
@@ -239,14 +274,20 @@ def scorer(
 
 
 def masker(
-    name: str, *, paper: str = "", needs: Iterable[Need] = (), exact: bool = True
+    name: str,
+    *,
+    paper: str = "",
+    needs: Iterable[Need] = (),
+    exact: bool = True,
+    reach: Callable[[Net, Task], Scores] | None = None,
 ) -> Callable[[Callable[..., Masks]], Callable[..., Masks]]:
     """Register a function (net, task, density, **settings) -> Masks as a method; otherwise as `scorer`."""
 
     _check_name(name, "masker")
 
     def wrap(make: Callable[..., Masks]) -> Callable[..., Masks]:
-        register(Method(name, paper, inspect.getdoc(make) or "", frozenset(needs), masks=make, exact=exact))
+        doc = inspect.getdoc(make) or ""
+        register(Method(name, paper, doc, frozenset(needs), masks=make, exact=exact, reach=reach))
         return make
 
     return wrap
@@ -256,9 +297,11 @@ def by_score(
     score: Score,
     net: Net,
     task: Task,
-    density: float,
+    density: Density,
     *,
     scope: Scope = "global",
+    gates: Gates = "erk",
+    floor: float = 0.0,
     revives: bool = False,
     rounds: int = 1,
     schedule: ScheduleName = "exponential",
@@ -267,7 +310,9 @@ def by_score(
 ) -> Masks:
     """Score, keep the best, and again, down to `density` in `rounds` rounds.
 
-    The last round keeps `round(density * total)` weights, those before it the numbers of `round_count`.
+    The last round keeps `round(density * total)` weights of every group of blocks that has a density, those before it
+    the numbers of `round_count`. `gates` says what becomes of blocks that the score says nothing of on the dense
+    network (`foreprune.core.unscored`), `floor` is that of `keep_best`.
 
     Raises:
         NoSignal: every score of the dense network is zero.
@@ -277,17 +322,29 @@ def by_score(
         LayerCollapse: the pruned network died on the way. It is then brought to `density` by the last scores that had
             a signal.
         ZeroHead: the last layer's weights are all zero, and their scores.
+        UnscoredBlocks: the scores of some blocks are all zero.
     """
-    masks, scores = Masks.dense(net.weights), None
-    steps = densities(density, rounds=rounds, schedule=schedule)
-    final = keep_count(density, net.total)
-    for done, step in enumerate(steps, start=1):
-        keep = final if done == rounds else max(final, round_count(step, net.total))
-        choose = partial(keep_best, scope=scope, among=None if revives else masks, generator=task.generator)
+    masks, scores, unscored = net.dense(), None, None
+    steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
+    if sum(lot.keep for lot in steps[-1]) == net.total:
+        gates = "score"
+    for done, lots in enumerate(steps, start=1):
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
-            masks = choose(latest, keep)
+            if done == 1 and gates != "score" and (found := unscored_blocks(latest, net, task)):
+                unscored = instead_of(found, net, whole=gates == "keep")
+                warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=4)
+            choose = partial(
+                keep_best,
+                scope=scope,
+                among=None if revives else masks,
+                generator=task.generator,
+                blocks=net.blocks,
+                unscored=unscored,
+                floor=floor,
+            )
+            masks = choose(latest, _at_once(lots))
         except NoSignal as error:
             if scores is None:
                 raise (NoSignal(f"every score is zero: {why}") if (why := about_zeros(net)) else error) from None
@@ -298,13 +355,18 @@ def by_score(
                 LayerCollapse,
                 stacklevel=4,
             )
-            return choose(scores, final)
-        if scores is None:
+            return choose(scores, _at_once(steps[-1]))
+        if scores is None and unscored is None:  # otherwise that has been said
             warn_of_zero_head(net, latest, stacklevel=4)
         scores = latest
         if progress is not None:
             progress(done, rounds)
     return masks
+
+
+def _at_once(lots: tuple[Lot, ...]) -> int | tuple[Lot, ...]:
+    """One number where all blocks share it."""
+    return lots[0].keep if len(lots) == 1 else lots
 
 
 def check_scores(scores: Mapping[str, Tensor], net: Net) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from foreprune.core.blocks import Block
 from foreprune.core.layer_weights import LayerWeight, computed, layer_weights, passed_in
-from foreprune.core.masks import unwrapped
+from foreprune.core.masks import Masks, unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
 
 BatchNormMode = Literal["train", "eval"]
@@ -43,11 +44,13 @@ class Net:
             normalization) is that weight, and stands for it in every call: such a network is scored like the one whose
             parametrizations have been removed.
         prunable: names of the weights to prune, in the order of the module.
+        blocks: the parts of these that may be pruned: a whole weight, or its named rows where it holds several layers.
     """
 
     module: nn.Module
     params: dict[str, Tensor]
     prunable: tuple[str, ...]
+    blocks: tuple[Block, ...]
     _slots: dict[str, str]  # every (module, attribute) slot once -> the key of its tensor in `params`
     computed: dict[str, LayerWeight] = field(default_factory=dict)  # prunable name -> the weight computed from it
 
@@ -79,18 +82,33 @@ class Net:
                 if key == name:
                     value = parameter.detach()
                     params[name] = value.clone() if value.is_inference() else value
-        names = select_prunable(module, slots, prunable)
+        blocks = select_prunable(module, slots, prunable)
+        names = tuple(dict.fromkeys(block.parameter for block in blocks))
         made = {
             weight.stored: weight
             for weight in layer_weights(module)
             if weight.computed_by is not None and weight.stored in names
         }
         params |= {name: computed(module, weight) for name, weight in made.items()}
-        return cls(module=module, params=params, prunable=names, _slots=slots, computed=made)
+        return cls(module=module, params=params, prunable=names, blocks=blocks, _slots=slots, computed=made)
+
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """Every name of a parameter -> the name it has in `params`."""
+        return self._slots
+
+    def restricted(self, blocks: Iterable[Block]) -> Net:
+        """The same network of which only these blocks may be pruned."""
+        blocks = tuple(blocks)
+        return replace(self, prunable=tuple(dict.fromkeys(block.parameter for block in blocks)), blocks=blocks)
+
+    def dense(self) -> Masks:
+        """Masks that keep everything."""
+        return Masks.dense(self.weights, blocks=self.blocks)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The prunable tensors."""
+        """The tensors with prunable weights, whole."""
         return {name: self.params[name] for name in self.prunable}
 
     @cached_property
@@ -101,7 +119,7 @@ class Net:
     @cached_property
     def total(self) -> int:
         """Number of prunable weights."""
-        return sum(weight.numel() for weight in self.weights.values())
+        return sum(block.size for block in self.blocks)
 
     @property
     def device(self) -> torch.device:

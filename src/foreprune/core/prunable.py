@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
+from foreprune.core.blocks import Block, Table, whole
+from foreprune.core.fused import fused_blocks
 from foreprune.core.layer_weights import EMBEDDINGS, layer_weights
 
 Predicate = Callable[[str, nn.Parameter], bool]
@@ -53,19 +55,59 @@ def _matches(name: str, pattern: str) -> bool:
     if pattern.startswith("re:"):
         return re.fullmatch(pattern[3:], name) is not None
     if any(sign in pattern for sign in "*?["):
-        return fnmatch.fnmatchcase(name, pattern)
+        ends = [at for at, sign in enumerate(name) if sign == "."]
+        return any(fnmatch.fnmatchcase(part, pattern) for part in (name, *(name[:end] for end in ends)))
     return name == pattern or name.startswith(pattern + ".")
 
 
-def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Prunable) -> tuple[str, ...]:
-    """Names of the prunable tensors, in the order of the module.
+def _stem_and_labels(pattern: str) -> tuple[str, frozenset[str]]:
+    """ "*.qkv[q,k]" -> "*.qkv" and its labels; no labels where there are no brackets at the end."""
+    stem, bracket, rest = pattern.rpartition("[")
+    if not bracket or not rest.endswith("]") or pattern.startswith("re:"):
+        return pattern, frozenset()
+    return stem, frozenset(label.strip() for label in rest[:-1].split(","))
+
+
+def fitting(pattern: str, slots: Mapping[str, str], table: Table, *, of: str) -> tuple[Block, ...]:
+    """The blocks that a pattern fits: a module's or parameter's name, a glob of one, either with labels of blocks in
+    brackets at the end ("*.qkv[q,k]"), or "re:" with an expression for whole names, of parameters or of blocks.
+
+    Args:
+        pattern: what fits.
+        slots: each parameter slot -> the first name of its tensor.
+        table: that name -> its blocks, one if it is whole.
+        of: the argument that it was given in, for messages.
+
+    Raises:
+        ValueError: an invalid expression.
+    """
+    stem, labels = _stem_and_labels(pattern)
+    try:
+        named = [block for slot, key in slots.items() if _matches(slot, stem) for block in table[key]]
+        if labels and (found := [block for block in named if block.label in labels]):
+            return tuple(dict.fromkeys(found))
+        return tuple(
+            dict.fromkeys(
+                block
+                for slot, key in slots.items()
+                for block in table[key]
+                if _matches(slot, pattern) or (pattern.startswith("re:") and _matches(block.name, pattern))
+            )
+        )
+    except re.error as error:
+        raise ValueError(f"{of} pattern {pattern!r} is not a regular expression: {error}") from None
+
+
+def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Prunable) -> tuple[Block, ...]:
+    """The prunable blocks, in the order of the module.
 
     `prunable` is one of:
         None: the default rule (`default_prunable`);
         a predicate `(name, parameter) -> bool` over all parameters;
-        names of parameters (exactly those are prunable);
-        patterns of parts to *exclude* from the default: a module's name ("fc"), a glob ("layer1.*") or "re:" with a
-        regular expression that must match the whole parameter name ("re:.*head.*").
+        names of parameters or of blocks ("attn.qkv.weight[v]"): exactly those are prunable;
+        patterns of parts to *exclude* from the default: a module's name ("fc"), a glob ("layer1.*"), either with
+        labels of blocks ("*.qkv[q,k]"), or "re:" with a regular expression that must match a whole name of a parameter
+        or of a block ("re:.*head.*").
 
     Raises:
         TypeError: none of the above.
@@ -74,25 +116,27 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     """
     default = default_prunable(module, slots)
     by_name = dict(module.named_parameters())
+    split = fused_blocks(module, slots)
+    table = {key: split.get(key) or (whole(key, by_name[key].shape),) for key in dict.fromkeys(slots.values())}
     if prunable is None:
         _refuse_computed(module, lambda name: False)
-        chosen = default
+        chosen = _all_of(default, table)
     elif callable(prunable):
-        chosen = tuple(name for name, parameter in by_name.items() if prunable(name, parameter))
+        chosen = _all_of([name for name, parameter in by_name.items() if prunable(name, parameter)], table)
     elif isinstance(prunable, (str, Iterable)):
         entries = [prunable] if isinstance(prunable, str) else list(prunable)
-        chosen = _by_entries(entries, default, slots, module)
+        chosen = _by_entries(entries, default, slots, table, module)
     else:
         raise TypeError(
             "prunable must be a predicate, a list of parameter names, or patterns to exclude, not "
             f"{type(prunable).__name__}"
         )
-    not_float = [name for name in chosen if not by_name[name].is_floating_point()]
+    not_float = [block.parameter for block in chosen if not by_name[block.parameter].is_floating_point()]
     if not_float:
         raise ValueError(
             f"parameter {not_float[0]!r} is {by_name[not_float[0]].dtype}: only real floating weights can be pruned"
         )
-    if not any(by_name[name].numel() for name in chosen):
+    if not any(block.size for block in chosen):
         kinds = sorted({type(m).__name__ for m in module.modules() if m._parameters})
         raise ValueError(
             "nothing to prune: "
@@ -102,33 +146,41 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     return chosen
 
 
+def _all_of(names: Iterable[str], table: Table) -> tuple[Block, ...]:
+    return tuple(block for name in names for block in table[name])
+
+
 def _by_entries(
-    entries: list[str], default: tuple[str, ...], slots: Mapping[str, str], module: nn.Module
-) -> tuple[str, ...]:
+    entries: list[str], default: tuple[str, ...], slots: Mapping[str, str], table: Table, module: nn.Module
+) -> tuple[Block, ...]:
     bad = [entry for entry in entries if not isinstance(entry, str)]
     if bad:
         raise TypeError(f"prunable holds {bad[0]!r}; entries must be names or patterns (strings)")
     if not entries:
         raise ValueError("prunable is an empty list; give None for the default, or names or patterns")
-    named = [entry for entry in entries if entry in slots]
-    if named and len(named) == len(entries):
-        keys = {slots[entry] for entry in entries}
-        return tuple(key for key in dict.fromkeys(slots.values()) if key in keys)
-    if named:
-        other = next(entry for entry in entries if entry not in slots)
+    named = [entry for entry in entries if _stem_and_labels(entry)[0] in slots]
+    fits = {entry: fitting(entry, slots, table, of="prunable") for entry in entries}
+    for entry, found in fits.items():
+        if not found:
+            raise ValueError(f"prunable pattern {entry!r} fits no parameter{_hint(entry, slots, table)}")
+    if named and len(named) < len(entries):
+        other = next(entry for entry in entries if entry not in named)
         raise ValueError(
             f"prunable mixes parameter names to prune ({named[0]!r}) with patterns to exclude "
             f"({other!r}); give one kind"
         )
-    for entry in entries:
-        try:
-            fits = any(_matches(slot, entry) for slot in slots)
-        except re.error as error:
-            raise ValueError(f"prunable pattern {entry!r} is not a regular expression: {error}") from None
-        if not fits:
-            near = difflib.get_close_matches(entry, [*slots, *{slot.rpartition(".")[0] for slot in slots}], n=3)
-            hint = f"; near: {', '.join(near)}" if near else f"; parameters: {', '.join(list(slots)[:6])}, ..."
-            raise ValueError(f"prunable pattern {entry!r} fits no parameter{hint}")
+    meant = {block for found in fits.values() for block in found}
+    if named:
+        return tuple(block for blocks in table.values() for block in blocks if block in meant)
     _refuse_computed(module, lambda name: any(_matches(name, entry) for entry in entries))
-    excluded = {slots[slot] for slot in slots if any(_matches(slot, entry) for entry in entries)}
-    return tuple(name for name in default if name not in excluded)
+    return tuple(block for block in _all_of(default, table) if block not in meant)
+
+
+def _hint(entry: str, slots: Mapping[str, str], table: Table) -> str:
+    """What may have been meant by a pattern that fits nothing."""
+    stem, labels = _stem_and_labels(entry)
+    if labels and (parts := [block for slot, key in slots.items() if _matches(slot, stem) for block in table[key]]):
+        known = ", ".join(dict.fromkeys(block.label for block in parts if block.spans))
+        return f"; it has the blocks {known}" if known else f"; {parts[0].parameter!r} is not split into blocks"
+    near = difflib.get_close_matches(entry, [*slots, *{slot.rpartition(".")[0] for slot in slots}], n=3)
+    return f"; near: {', '.join(near)}" if near else f"; parameters: {', '.join(list(slots)[:6])}, ..."

@@ -17,6 +17,7 @@ from foreprune.api import prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.select import Scope
+from foreprune.core.unscored import Gates
 from foreprune.methods import as_method
 from foreprune.procedures.shared import state_of
 from foreprune.records import Epoch, Scalar, make_folder
@@ -93,6 +94,8 @@ def prune_once(
     samples_per_class: int = 10,
     exclude: Sequence[str] = (),
     scope: Scope = "global",
+    gates: Gates = "erk",
+    floor: float = 0.0,
 ) -> Masks:
     """The masks of `method`; arguments as on the command line.
 
@@ -114,6 +117,8 @@ def prune_once(
         data=batches,
         loss=None if network.data is None else network.data.loss_function,
         scope=scope,
+        gates=gates,
+        floor=floor,
         seed=network.seed,
         prunable=list(exclude) or None,
         **given,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from foreprune.core.cautions import about_zeros
 from foreprune.core.density import keep_count
 from foreprune.core.masks import Masks
-from foreprune.core.method import masker
+from foreprune.core.method import Scores, masker
 from foreprune.core.net import Net
 from foreprune.core.task import Task
 from foreprune.graph import PathError, Preference, Walker, record_units
@@ -50,7 +50,28 @@ PREFERENCES: dict[Bias, Preference] = {
 }
 
 
-@masker("phew", paper="Patil & Dovrolis, ICML 2021, arXiv:2010.11354, section 4", needs={"shape"}, exact=False)
+def _reachable(net: Net, task: Task) -> Scores:
+    """1 for every weight that lies on a path from input to output, else 0."""
+    assert task.example is not None
+    graph = task.once(record_units, net, task.example)
+    walker = Walker(
+        net, graph, preference=PREFERENCES["uniform"], kernels=False, skips=True, rng=np.random.default_rng(0)
+    )
+    flags = torch.from_numpy(walker.reachable()).float()
+    ends = np.cumsum([weight.numel() for weight in net.weights.values()])
+    return {
+        name: flags[end - weight.numel() : end].view(weight.shape)
+        for (name, weight), end in zip(net.weights.items(), ends, strict=True)
+    }
+
+
+@masker(
+    "phew",
+    paper="Patil & Dovrolis, ICML 2021, arXiv:2010.11354, section 4",
+    needs={"shape"},
+    exact=False,
+    reach=_reachable,
+)
 def phew(
     net: Net,
     task: Task,
@@ -96,7 +117,7 @@ def phew(
     """
     assert task.example is not None
     target = keep_count(density, net.total)
-    graph = record_units(net, task.example)
+    graph = task.once(record_units, net, task.example)
     seed = int(torch.randint(2**62, (), generator=task.generator, device="cpu"))
     rng = np.random.default_rng(seed)
     walker = Walker(
@@ -107,13 +128,23 @@ def phew(
         skips=skips == "equal",
         rng=rng,
     )
-    first = first_visits(walker, target)
-    last = np.partition(first[first != _NEVER], target - 1)[target - 1]
-    return walker.masks(first <= last)
+    counted = _prunable_flags(net)
+    first = first_visits(walker, target, counted=counted)
+    visited = first[(first != _NEVER) & counted]
+    return walker.masks(first <= np.partition(visited, target - 1)[target - 1])
 
 
-def first_visits(walker: Walker, target: int) -> Counts:
-    """For every prunable weight the number of the first walk that visits it, with at least `target` weights visited.
+def _prunable_flags(net: Net) -> NDArray[np.bool_]:
+    """Which of the entries of all tensors with prunable weights are prunable."""
+    flags = {name: np.zeros(tuple(weight.shape), np.bool_) for name, weight in net.weights.items()}
+    for block in net.blocks:
+        flags[block.parameter][block.index] = True
+    return np.concatenate([part.ravel() for part in flags.values()])
+
+
+def first_visits(walker: Walker, target: int, *, counted: NDArray[np.bool_] | None = None) -> Counts:
+    """For every weight the number of the first walk that visits it, with at least `target` of those that are `counted`
+    (default: all) visited.
 
     How many walks there are depends on `target`, but what each of them does not: the results for two targets agree
     wherever both have visited.
@@ -122,6 +153,7 @@ def first_visits(walker: Walker, target: int) -> Counts:
         PathError: fewer weights than that lie on a path from input to output.
     """
     first = np.full(walker.total, _NEVER, dtype=np.int32)
+    counted = np.ones(walker.total, np.bool_) if counted is None else counted
     walks = visited = 0
     order: Ints | None = None  # of the weights that walks are led through, once free ones find hardly anything
     while visited < target:
@@ -131,24 +163,24 @@ def first_visits(walker: Walker, target: int) -> Counts:
         else:
             order = order[first[order] == _NEVER]
             numbers, weights = walker.through(order[:count])
-        new = weights[first[weights] == _NEVER]
+        new = weights[(first[weights] == _NEVER) & counted[weights]]
         np.minimum.at(first, weights, (numbers + walks).astype(np.int32))
         walks += count
         found = int(np.count_nonzero(np.diff(np.sort(new), prepend=-1)))
         visited += found
         if order is None and found * _DRY <= len(weights):
-            order = _likeliest(walker, target)
+            order = _likeliest(walker, target, counted)
     return first
 
 
-def _likeliest(walker: Walker, target: int) -> Ints:
-    """The weights on some path from input to output, most likely visited first."""
-    reachable = np.flatnonzero(walker.reachable())
+def _likeliest(walker: Walker, target: int, counted: NDArray[np.bool_]) -> Ints:
+    """The counted weights on some path from input to output, most likely visited first."""
+    reachable = np.flatnonzero(walker.reachable() & counted)
     if len(reachable) < target:
         raise PathError(
-            f"only {len(reachable):,} of {walker.total:,} prunable weights lie on a path from input to output, and "
-            f"{target:,} are to be kept; ask for a smaller density, or exclude with prunable= what carries no path: "
-            "weights that are exactly zero, or that only make attention scores or gates"
+            f"only {len(reachable):,} of {np.count_nonzero(counted):,} prunable weights lie on a path from input to "
+            f"output, and {target:,} are to be kept; ask for a smaller density, or exclude with prunable= what carries "
+            "no path: weights that are exactly zero, or that only make attention scores or gates"
             + (f"; {why}" if (why := about_zeros(walker.net)) else "")
         )
     return reachable[np.argsort(-walker.visit_probability()[reachable], kind="stable")]

@@ -11,7 +11,7 @@ from foreprune.core.density import uniform as uniform_densities
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, masker, scorer
 from foreprune.core.net import Net
-from foreprune.core.select import keep_top_per_layer
+from foreprune.core.select import Lot, keep_best
 from foreprune.core.task import Task
 
 
@@ -30,12 +30,12 @@ def random(net: Net, task: Task, masks: Masks) -> Scores:
 def _random_within(
     net: Net, task: Task, density: float, densities: Callable[[Shapes, float], dict[str, float]]
 ) -> Masks:
-    shapes = {name: tuple(weight.shape) for name, weight in net.weights.items()}
-    sizes = {name: weight.numel() for name, weight in net.weights.items()}
-    shares = densities(shapes, density)
+    sizes = {block.name: block.size for block in net.blocks}
+    shares = densities({block.name: block.shape for block in net.blocks}, density)
     ideal = {name: shares[name] * size for name, size in sizes.items()}
     counts = apportion(ideal, sizes, keep_count(density, net.total))
-    return keep_top_per_layer(random(net, task, Masks.dense(net.weights)), counts, generator=task.generator)
+    lots = [Lot((block,), counts[block.name]) for block in net.blocks]
+    return keep_best(random(net, task, net.dense()), lots, generator=task.generator, blocks=net.blocks)
 
 
 @masker("uniform", paper="Zhu & Gupta, 2017, arXiv:1710.01878; Gale et al., 2019, arXiv:1902.09574")

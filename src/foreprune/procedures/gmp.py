@@ -83,11 +83,10 @@ class Gradual:
     _known: bool = field(default=False, init=False)
 
     def __call__(self, step: int, model: nn.Module, masks: MaskMap) -> Masks | None:
-        from foreprune.core.masks import Masks
         from foreprune.procedures.shared import keep_largest
 
         if not self._known:  # a resumed training begins with masks that were made before
-            self.masks, self._known = Masks(masks, metadata=self.masks.metadata), True
+            self.masks, self._known = self.masks.replaced(masks), True
         keep = self.count(step)
         if keep is None or keep == self.masks.kept:
             return None

@@ -51,7 +51,6 @@ def imp(run: RunContext, *, rewind_to: int = 0, rate: float = 0.2) -> Start:
     the same for them.
     """
     from foreprune.core.density import keep_count
-    from foreprune.core.masks import Masks
     from foreprune.procedures.shared import (
         deleted_on_failure,
         dense_weights,
@@ -87,7 +86,7 @@ def imp(run: RunContext, *, rewind_to: int = 0, rate: float = 0.2) -> Start:
         for key, value in found.tensors.items():
             part, _, name = key.partition("/")
             parts[part][name] = value
-        return parts["weights"], Masks(parts["masks"])
+        return parts["weights"], dense.replaced(parts["masks"])
 
     def pruned(weights: dict[str, Tensor], among: Masks, kept: int) -> Masks:
         return keep_largest(weights, kept, among=among.to("cpu"), scope=scope, seed=seed)

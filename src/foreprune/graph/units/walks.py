@@ -207,7 +207,7 @@ class Walker:
         for name, weight in self.net.weights.items():
             flat = torch.from_numpy(kept[self.offsets[name] : self.offsets[name] + weight.numel()])
             found[name] = flat.view(weight.shape).to(weight.device)
-        return Masks(found)
+        return Masks(found, blocks=self.net.blocks)
 
     def visit_probability(self) -> Floats:
         """For every prunable weight the expected number of visits by one walk from an input.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foreprune.api import prune
+from foreprune.api import collapse_notice, prune
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse
 from foreprune.core.net import Net
@@ -53,7 +53,7 @@ def unpruned(run: RunContext, model: nn.Module) -> Masks:
     experiment = run.experiment
     own = {"density": repr(experiment.density), "seed": str(experiment.seed), "scope": experiment.scope}
     hyper = {f"hyper.{name}": repr(value) for name, value in experiment.hyper.items()}
-    return Masks.dense(Net.of(model).weights).with_metadata({"method": experiment.method, **own, **hyper})
+    return Net.of(model).dense().with_metadata({"method": experiment.method, **own, **hyper})
 
 
 def keep_largest(weights: Mapping[str, Tensor], keep: int, *, among: Masks, scope: Scope, seed: int) -> Masks:
@@ -64,10 +64,9 @@ def keep_largest(weights: Mapping[str, Tensor], keep: int, *, among: Masks, scop
 
 def warn_of_collapse(run: RunContext, masks: Masks) -> None:
     """Warn, as `prune` does for methods, if a procedure has left a layer without weights."""
-    if lost := masks.collapsed():
+    if lost := collapse_notice(masks):
         warnings.warn(
-            f"{run.experiment.method} at density {run.experiment.density:g} leaves no weight in {len(lost)} of "
-            f"{len(masks)} layers: {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}; keep more",
+            f"{run.experiment.method} at density {run.experiment.density:g} {lost}; keep more",
             LayerCollapse,
             stacklevel=2,
         )

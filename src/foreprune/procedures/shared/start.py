@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.procedures.dense_steps import steps_of
 from foreprune.procedures.registered import Start, ablation_of, check_procedure, procedure_of, settings_of
@@ -28,7 +27,7 @@ def start_of(run: RunContext) -> Start:
         check_step(step, run.steps)
     if experiment.method == "dense":
         model = run.network()
-        return Start(model, Masks.dense(Net.of(model).weights), experiment.seed, 0.0)
+        return Start(model, Net.of(model).dense(), experiment.seed, 0.0)
     if procedure := procedure_of(experiment):
         start = procedure.start(run, **settings_of(experiment))
     else:

@@ -1,0 +1,141 @@
+"""Blocks that a score says nothing of.
+
+Where attention is uniform and gates are open, as on paths, queries, keys and the layers of gates make no difference, so
+their scores are exactly zero; so are those behind a scale that begins at zero. By these scores attention would be the
+first thing to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from foreprune.core.blocks import Block
+from foreprune.core.budget import Group
+from foreprune.core.cautions import about_zeros
+from foreprune.core.masks import Masks
+from foreprune.core.net import Net, scoring
+from foreprune.core.select import Unscored, keep_best
+from foreprune.core.task import Task, require_grad
+
+Gates = Literal["erk", "keep", "score"]
+
+
+class UnscoredBlocks(UserWarning):
+    """A score is zero all over some blocks, so something else decides how much of them is kept."""
+
+
+def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple[Block, ...]:
+    """The blocks whose scores are all zero while those of others are not.
+
+    Layers that the output does not depend on are not among them: one forward pass on the task's example, with its real
+    gates, shows which weights it is computed from. Without an example there is no telling.
+
+    Args:
+        scores: of the dense network.
+        net: the network.
+        task: what the score has looked at.
+    """
+    blocks = [block for block in net.blocks if block.size]
+    silent = [block for block in blocks if not scores[block.parameter][block.index].any()]
+    if not silent or len(silent) == len(blocks):
+        return ()
+    unused = _unused(net, task)
+    return tuple(block for block in silent if block.parameter not in unused)
+
+
+def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored | None:
+    """What decides within these blocks: the size of their weights."""
+    if not blocks:
+        return None
+    return Unscored({block.name: net.params[block.parameter][block.index].abs() for block in blocks}, whole)
+
+
+def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates) -> str:
+    """What happened to blocks without a score, and what to do about it."""
+    names = f"{', '.join(block.name for block in blocks[:4])}{', ...' if len(blocks) > 4 else ''}"
+    done = (
+        "they are kept whole" if gates == "keep" else "the largest of their weights are kept, as many as erk would keep"
+    )
+    other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
+    return (
+        f"{len(blocks)} of {len(net.blocks)} blocks get no score at all, because they only feed gates (queries and "
+        f"keys, squeeze-and-excitation) or lie behind zeros, and {done}: {names}; {other}, and "
+        'gates="score" prunes them first' + (f"; {why}" if (why := about_zeros(net)) else "")
+    )
+
+
+def beside(
+    net: Net,
+    task: Task,
+    keep: int,
+    reached: Mapping[str, Tensor],
+    found: tuple[Block, ...],
+    *,
+    make: Callable[[Net, Group], Masks],
+    whole: bool,
+) -> Masks:
+    """Masks of a method without scores, and beside them of the blocks that it cannot reach.
+
+    Args:
+        net: the network.
+        task: whose generator draws ties.
+        keep: how many weights in all.
+        reached: not zero for the weights that the method can reach.
+        found: the blocks that it cannot.
+        make: the method: (network of the other blocks, what they keep) -> masks.
+        whole: keep those blocks whole, not their share.
+    """
+    unscored = instead_of(found, net, whole=whole)
+    chosen = keep_best(reached, keep, generator=task.generator, blocks=net.blocks, unscored=unscored)
+    rest = net.restricted(block for block in net.blocks if block not in found)
+    counts, tensors = chosen.block_counts(), dict(net.dense())
+    left = sum(counts[block.name][0] for block in rest.blocks)
+    for block in found:
+        tensors[block.parameter][block.index] = chosen[block.parameter][block.index]
+    return joined(net, [make(rest, Group(rest.blocks, left / rest.total)), net.dense().replaced(tensors)])
+
+
+def joined(net: Net, made: Iterable[Masks]) -> Masks:
+    """Masks of all blocks, of which each of `made` prunes some."""
+    dense = net.dense()
+    tensors = dict(dense)
+    for masks in made:
+        for name, mask in masks.items():
+            tensors[name] &= mask
+    return dense.replaced(tensors)
+
+
+def _unused(net: Net, task: Task) -> frozenset[str]:
+    """Parameters that the output is not computed from."""
+    example = task.example or (task.batches[0].inputs if task.batches else None)
+    if example is None:
+        return frozenset()
+    dtype = net.params[net.prunable[0]].dtype
+    example = example.map(lambda tensor: tensor.to(net.device, dtype if tensor.is_floating_point() else None).clone())
+    leaves = require_grad(net.params, net.prunable)
+    with scoring(net):
+        output = example.call(lambda *args, **kwargs: net(leaves, *args, **kwargs))
+        outputs = [tensor for tensor in _tensors(output) if tensor.requires_grad]
+        if not outputs:
+            return frozenset()
+        grads = torch.autograd.grad(
+            outputs,
+            [leaves[name] for name in net.prunable],
+            grad_outputs=[torch.zeros_like(tensor) for tensor in outputs],
+            allow_unused=True,
+        )
+    return frozenset(name for name, grad in zip(net.prunable, grads, strict=True) if grad is None)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
+    elif hasattr(value, "__dict__"):
+        yield from _tensors(vars(value))
