@@ -52,8 +52,8 @@ def test_what_ties_decide_is_said_with_its_cause() -> None:
     assert len(caught) == 1
     assert str(caught[0].message) == (
         "63% of what snip keeps was decided by ties: 250 of 394 weights were drawn at random among 512 of score zero; "
-        "gamma of first.1, second.1 is zero, which no gradient passes: score a copy of the model in which it is one, or "
-        "use a method that counts it as one ('synflow') or reads no gradient ('erk')"
+        "gamma of first.1, second.1 is zero, which no gradient passes: score a copy of the model in which it is one, "
+        "or use a method that counts it as one ('synflow') or reads no gradient ('erk')"
     )
     assert caught[0].filename == __file__
     assert masks.layer_counts()["stem.weight"] == (96, 96)

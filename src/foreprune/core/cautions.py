@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -41,9 +41,8 @@ def warn_of_ties(masks: Masks, net: Net, *, method: str, stacklevel: int) -> Non
         return
     todo = "keep fewer weights, or use a method whose scores differ"
     if ties.zero:
-        todo = (
-            about_zeros(net) or "keep fewer weights, give more data, or exclude with prunable= what no signal reaches"
-        )
+        todo = about_zeros(net)
+        todo = todo or "keep fewer weights, give more data, or exclude with prunable= what no signal reaches"
     warnings.warn(
         f"{ties.drawn / masks.kept:.0%} of what {method} keeps was decided by ties: {ties.drawn:,} of {masks.kept:,} "
         f"weights were drawn at random among {ties.tied:,} of {'score zero' if ties.zero else 'equal score'}; {todo}",
@@ -88,14 +87,19 @@ def warn_of_zero_head(net: Net, scores: Mapping[str, Tensor], *, stacklevel: int
 REPAIR = 'write repair="head" to score as if it were drawn at random (the model itself stays as it is)'
 
 
-def about_zeros(net: Net) -> str:
-    """What of the network's zeros can make every score zero, and what to do: a clause, or nothing."""
+def about_zeros(net: Net, *, of: Iterable[str] | None = None) -> str:
+    """What of the network's zeros makes scores zero, those of the parameters `of` or all, and what to do: a clause, or
+    nothing."""
     if heads := zero_heads(net):
         return f"the weights of the head {listed(heads)} are all zero, so nothing passes it: {REPAIR}"
-    if scales := zero_scales(net):
+    scales = zero_scales(net)
+    if of is not None:  # of the same branch
+        names = tuple(of)
+        scales = tuple(scale for scale in scales if any(n.startswith(scale[: scale.rfind(".") + 1]) for n in names))
+    if scales:
         return (
-            f"gamma of {listed(scales)} is zero, which no gradient passes: score a copy of the model in which it is one, "
-            "or use a method that counts it as one ('synflow') or reads no gradient ('erk')"
+            f"gamma of {listed(scales)} is zero, which no gradient passes: score a copy of the model in which it is "
+            "one, or use a method that counts it as one ('synflow') or reads no gradient ('erk')"
         )
     return ""
 

@@ -61,10 +61,11 @@ def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates) -> str:
         "they are kept whole" if gates == "keep" else "the largest of their weights are kept, as many as erk would keep"
     )
     other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
+    why = about_zeros(net, of=[block.parameter for block in blocks])
     return (
         f"{len(blocks)} of {len(net.blocks)} blocks get no score at all, because they only feed gates (queries and "
         f"keys, squeeze-and-excitation) or lie behind zeros, and {done}: {names}; {other}, and "
-        'gates="score" prunes them first' + (f"; {why}" if (why := about_zeros(net)) else "")
+        'gates="score" prunes them first' + (f"; {why}" if why else "")
     )
 
 
