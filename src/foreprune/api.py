@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from foreprune.core.budget import Density, grouped
 from foreprune.core.cautions import warn_of_small_share, warn_of_ties, warn_of_zero_head
 from foreprune.core.density import as_density
-from foreprune.core.layer_weights import check_computed
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
+from foreprune.core.normalized import with_norms
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
 from foreprune.core.task import Loss, task_for
@@ -101,6 +101,7 @@ def prune(
         LayerCollapse: some layer has lost all its weights.
         UnscoredBlocks: `gates` has decided about some blocks.
         TiedScores: at least a tenth of what is kept was drawn at random among equal scores.
+        KeptForNorm: weight normalization needs a weight in each of its parts.
         SmallShare: less than half of the parameters are prunable, by the default of `prunable`.
         ZeroHead: the last layer's weights are all zero, and so are their scores.
     """
@@ -123,7 +124,7 @@ def prune(
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
         scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
         made = found.make(scored, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
-        check_computed(net.module, net.computed, made)
+        made = with_norms(net, made, stacklevel=2)
         metadata |= {"repair": repair} if scored is not net and repair else {}
         metadata |= {name: value for name, value in made.metadata.items() if name.startswith("ties.")}
         metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))

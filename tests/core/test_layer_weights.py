@@ -16,6 +16,8 @@ import foreprune
 from foreprune.core.init import fresh
 from foreprune.core.layer_units import incoming, unit_index
 from foreprune.core.net import Net
+from foreprune.core.normalized import KeptForNorm
+from foreprune.core.select import keep_top
 
 X, Y = torch.rand(9, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.arange(9) % 3
 DENSITY = 0.85  # no row of six weights loses all of them
@@ -168,17 +170,46 @@ def test_a_weight_that_a_hook_of_a_user_computes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["weight norm", "hooked weight norm"])
-def test_masks_under_which_a_weight_would_be_nan_are_refused(kind: str) -> None:
-    model = network(WRAPS[kind][0])
-    with torch.no_grad():
-        model[0].get_parameter(WRAPS[kind][1][2:])[4] *= 1e-9
-        model[0](X)
+def test_what_is_divided_by_a_norm_keeps_a_weight(kind: str) -> None:
+    model, name = network(WRAPS[kind][0]), WRAPS[kind][1]
+    weights = Net.of(model).weights
+    scores = {key: value.abs() for key, value in weights.items()}
+    scores[name][[4, 7]] = 0
+    with pytest.warns(KeptForNorm) as caught:
+        masks = foreprune.prune(model, scores, density=0.5)
+    assert str(caught[0].message) == (
+        f"2 weights of {name} are kept against their scores, in place of as many others of the same layer, because a "
+        "normalization divides by the norms of parts that would have had no weight; make it an ordinary parameter "
+        "first (torch.nn.utils.parametrize.remove_parametrizations) to prune by score alone"
+    )
+    assert caught[0].filename == __file__
+    plainly = keep_top(scores, 45, generator=torch.Generator())
+    assert masks.layer_counts() == plainly.layer_counts()
+    assert torch.equal(masks["2.weight"], plainly["2.weight"])
+    more, less = masks[name] & ~plainly[name], plainly[name] & ~masks[name]
+    assert more.sum(1).tolist() == [0, 0, 0, 0, 1, 0, 0, 1, 0, 0]
+    assert all(weights[name][row].abs().argmax() == more[row].int().argmax() for row in (4, 7))
+    others = masks[name] & (plainly[name].sum(1) > 1)[:, None]
+    assert weights[name][less].abs().max() < weights[name][others].abs().min()  # the smallest that a row can spare
+    masks.apply_(model)
+    assert torch.isfinite(model(X)).all()
+
+
+def test_more_parts_than_weights_left_are_refused() -> None:
+    model = network(parametrizations.weight_norm)
     scores = {name: value.abs() for name, value in Net.of(model).weights.items()}
-    scores[WRAPS[kind][1]][4] = 0
+    scores["2.weight"] += 10
     with pytest.raises(
-        ValueError, match=r"the masks leave no weight in a part of '0.weight' that \w+ divides by the norm of, so 6 of "
+        ValueError, match=r"the masks keep 6 weights of '0.weight', whose 10 parts _WeightNorm divides by"
     ):
-        foreprune.prune(model, scores, density=0.6)
+        foreprune.prune(model, scores, density=0.4)
+    whole = network(parametrizations.spectral_norm)
+    scores = {name: value.abs() for name, value in Net.of(whole).weights.items()}
+    scores["0.parametrizations.weight.original"] *= 0
+    with pytest.raises(
+        ValueError, match=r"the masks keep 0 weights of '0.weight', whose 1 parts _SpectralNorm divides b"
+    ):
+        foreprune.prune(whole, scores, density=0.2, gates="score")
 
 
 def test_a_parametrization_is_followed_in_transposed_convolutions_and_recurrent_layers() -> None:

@@ -33,7 +33,6 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # the suffix of the parameter that holds the weight, for the hooks of torch.nn.utils and the parametrizations that
 # replaced them: zeros of it are zeros of the weight
 _HOOKED = {WeightNorm: "_v", SpectralNorm: "_orig", BasePruningMethod: "_orig"}
-_REMOVE = "torch.nn.utils.parametrize.remove_parametrizations"
 _PARAMETRIZED = {"_WeightNorm": "original1", "_SpectralNorm": "original"}
 
 
@@ -113,18 +112,19 @@ def computed(module: nn.Module, weight: LayerWeight, value: Tensor | None = None
     return found
 
 
-def check_computed(module: nn.Module, weights: Mapping[str, LayerWeight], masks: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where a weight is no number once the parameter that holds it is masked: a normalization divides
-    by the norm of what is left, which is zero where nothing is."""
-    for name, weight in weights.items():
-        holder = module.get_parameter(name).detach()
-        made = computed(module, weight, holder * masks[name].to(holder.device))
-        if lost := int((~torch.isfinite(made)).sum()):
-            raise ValueError(
-                f"the masks leave no weight in a part of {weight.name!r} that {weight.computed_by} divides by the norm "
-                f"of, so {lost:,} of its {made.numel():,} weights would be NaN: make it an ordinary parameter first "
-                f"({_REMOVE}), keep more, or exclude it with prunable={weight.layer or weight.name!r}"
-            )
+def parts_of(module: nn.Module, weight: LayerWeight) -> Tensor:
+    """Number of the part of a computed weight that each entry belongs to, in a shape that broadcasts to it: a weight
+    normalization divides each slice along its axis by a norm, others the whole."""
+    assert weight.stored is not None
+    layer, shape = module.get_submodule(weight.layer), module.get_parameter(weight.stored).shape
+    if parametrize.is_parametrized(layer, weight.attribute):
+        makers: list[Any] = list(_chain(layer, weight.attribute))
+    else:
+        makers = [hook for hook in layer._forward_pre_hooks.values() if _made_by(hook, weight.attribute)]
+    axis = makers[0].dim if type(makers[0]).__name__.lstrip("_") == "WeightNorm" and len(makers) == 1 else -1
+    if axis == -1:
+        return torch.zeros((1,) * len(shape), dtype=torch.int64)
+    return torch.arange(shape[axis]).view([-1 if at == axis % len(shape) else 1 for at in range(len(shape))])
 
 
 @contextlib.contextmanager
