@@ -101,7 +101,7 @@ def test_equal_scores_that_are_not_zero_and_every_layer_by_itself() -> None:
     )
     scores["0.weight"][:10] = 0.0  # 120 drawn among 200 ones; in the other layer 120 among 400
     with pytest.warns(TiedScores, match="240 of 240 weights were drawn at random among 600 of equal score;"):
-        foreprune.prune(model, scores, density=0.3, scope="local")
+        foreprune.prune(model, scores, density=0.3, scope="local", gates="score")
 
 
 @pytest.mark.parametrize("method", ["random", "uniform", "er", "erk"])

@@ -19,6 +19,11 @@ def is_conv1d(layer: nn.Module) -> bool:
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
 
 
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether it is a transposed convolution, whose weights are (in, out / groups, ...)."""
+    return isinstance(layer, _TRANSPOSED)
+
+
 def owner_of(module: nn.Module, name: str) -> nn.Module:
     """The layer that the parameter `name` belongs to, also where a parametrization holds it."""
     layer, parametrized, _ = f".{name}".partition(".parametrizations.")

@@ -173,9 +173,10 @@ class Method:
 
             if self.reach is not None and gates != "score" and groups[0].keep < net.total:
                 reached = self.reach(net, task)
-                if found := unscored_blocks(reached, net, task):
-                    warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=3)
-                    return beside(net, task, groups[0].keep, reached, found, make=made_of, whole=gates == "keep")
+                parts, found = unscored_blocks(reached, net, task)
+                if found:
+                    warnings.warn(notice(found, parts, gates=gates), UnscoredBlocks, stacklevel=3)
+                    return beside(parts, task, groups[0].keep, reached, found, make=made_of, whole=gates == "keep")
             made = [made_of(net.restricted(group.blocks), group) for group in groups]
             return made[0] if len(made) == 1 else joined(net, made)
         assert self.score is not None
@@ -324,27 +325,30 @@ def by_score(
         ZeroHead: the last layer's weights are all zero, and their scores.
         UnscoredBlocks: the scores of some blocks are all zero.
     """
-    masks, scores, unscored = net.dense(), None, None
+    masks, scores, unscored, parts = net.dense(), None, None, net
     steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
     if sum(lot.keep for lot in steps[-1]) == net.total:
         gates = "score"
-    for done, lots in enumerate(steps, start=1):
+    for done in range(1, rounds + 1):
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
-            if done == 1 and gates != "score" and (found := unscored_blocks(latest, net, task)):
-                unscored = instead_of(found, net, whole=gates == "keep")
-                warnings.warn(notice(found, net, gates=gates), UnscoredBlocks, stacklevel=4)
+            if done == 1 and gates != "score":
+                parts, found = unscored_blocks(latest, net, task)
+                if found:
+                    unscored = instead_of(found, net, whole=gates == "keep")
+                    masks, steps = parts.dense(), lots_of(grouped(parts, density), rounds=rounds, schedule=schedule)
+                    warnings.warn(notice(found, parts, gates=gates), UnscoredBlocks, stacklevel=4)
             choose = partial(
                 keep_best,
                 scope=scope,
                 among=None if revives else masks,
                 generator=task.generator,
-                blocks=net.blocks,
+                blocks=parts.blocks,
                 unscored=unscored,
                 floor=floor,
             )
-            masks = choose(latest, _at_once(lots))
+            masks = choose(latest, _at_once(steps[done - 1]))
         except NoSignal as error:
             if scores is None:
                 raise (NoSignal(f"every score is zero: {why}") if (why := about_zeros(net)) else error) from None

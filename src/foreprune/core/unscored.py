@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from foreprune.core.blocks import Block
+from foreprune.core.blocks import Block, split
 from foreprune.core.budget import Group
 from foreprune.core.cautions import about_zeros
+from foreprune.core.layer_units import is_conv1d, is_transposed, owner_of
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net, scoring
 from foreprune.core.select import Unscored, keep_best
@@ -28,8 +30,11 @@ class UnscoredBlocks(UserWarning):
     """A score is zero all over some blocks, so something else decides how much of them is kept."""
 
 
-def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple[Block, ...]:
-    """The blocks whose scores are all zero while those of others are not.
+def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple[Net, tuple[Block, ...]]:
+    """The blocks whose scores are all zero while those of others are not, and the network that has them.
+
+    Where the rows without a score are a regular part of a tensor that no name tells to be split, such as queries and
+    keys that lie head by head, or the gates of a gated linear unit, that part is a block of its own, "[unscored]".
 
     Layers that the output does not depend on are not among them: one forward pass on the task's example, with its real
     gates, shows which weights it is computed from. Without an example there is no telling.
@@ -39,12 +44,38 @@ def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple
         net: the network.
         task: what the score has looked at.
     """
-    blocks = [block for block in net.blocks if block.size]
+    parts = net.restricted(
+        piece for block in net.blocks for piece in (_pieces(scores, net, block) if not block.spans else (block,))
+    )
+    blocks = [block for block in parts.blocks if block.size]
     silent = [block for block in blocks if not scores[block.parameter][block.index].any()]
     if not silent or len(silent) == len(blocks):
-        return ()
+        return net, ()
     unused = _unused(net, task)
-    return tuple(block for block in silent if block.parameter not in unused)
+    found = tuple(block for block in silent if block.parameter not in unused)
+    return (parts, found) if found else (net, ())
+
+
+def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block, ...]:
+    """A tensor, or its rows with and without a score, if those without are at least a third of it and follow each other
+    at regular distances, two or more at a time."""
+    score = scores[block.parameter]
+    if score.dim() < 2 or not score.numel():
+        return (block,)
+    owner = owner_of(net.module, block.parameter)
+    axis = 1 if is_conv1d(owner) else 0
+    zero = ~(score != 0).any([other for other in range(score.dim()) if other != axis]).cpu().numpy()
+    if not max(1, zero.size // 3) <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
+        return (block,)
+    ends = np.flatnonzero(np.diff(zero.astype(np.int8), prepend=0, append=0)).tolist()
+    without = tuple(zip(ends[::2], ends[1::2], strict=True))
+    lengths, gaps = np.diff(ends)[::2], np.diff(ends)[1::2]
+    if lengths.min() < 2 or np.ptp(lengths) or (gaps.size and np.ptp(gaps)):
+        return (block,)
+    borders = [0, *ends, zero.size]
+    between = zip(borders[::2], borders[1::2], strict=True)
+    with_score = tuple((start, stop) for start, stop in between if start < stop)
+    return split(block.parameter, block.tensor, axis, {"unscored": without, "scored": with_score})
 
 
 def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored | None:
