@@ -104,6 +104,17 @@ def test_equal_scores_that_are_not_zero_and_every_layer_by_itself() -> None:
         foreprune.prune(model, scores, density=0.3, scope="local", gates="score")
 
 
+def test_ties_of_a_choice_that_a_floor_has_undone_do_not_count() -> None:
+    model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
+    scores = {"0.weight": torch.arange(400.0).view(20, 20) + 10, "1.weight": torch.ones(20, 20)}
+    masks = foreprune.prune(model, scores, density=0.25, floor=0.5)  # at first 200 of the first layer
+    assert masks.layer_counts() == {"0.weight": (150, 400), "1.weight": (50, 400)}
+    assert ties_of(masks) == (50, 400, False)
+    masks = foreprune.prune(model, scores, density=0.55, floor=0.1)  # the floor asks for nothing more
+    assert masks.layer_counts() == {"0.weight": (400, 400), "1.weight": (40, 400)}
+    assert ties_of(masks) == (40, 400, False)
+
+
 @pytest.mark.parametrize("method", ["random", "uniform", "er", "erk"])
 def test_methods_that_draw_on_purpose_do_not_warn(method: str) -> None:
     foreprune.prune(nn.Linear(300, 300), method, density=0.5)

@@ -14,7 +14,7 @@ from torch.nn.utils import prune as torch_prune
 
 import foreprune
 from foreprune.core.init import fresh
-from foreprune.core.layer_units import incoming, unit_index
+from foreprune.core.layer_units import incoming, incoming_of, unit_index
 from foreprune.core.net import Net
 from foreprune.core.normalized import KeptForNorm
 from foreprune.core.select import keep_top
@@ -159,6 +159,11 @@ def test_weights_that_no_zero_reaches_are_refused_by_name(wrap: Wrap, kind: str)
         foreprune.prune(model, "magnitude", density=0.5)
     assert tuple(foreprune.prune(model, "magnitude", density=0.5, prunable="0")) == ("1.weight",)
     assert tuple(foreprune.prune(model, "magnitude", density=0.5, prunable=["1.weight"])) == ("1.weight",)
+
+
+def test_weight_normalization_of_single_weights_is_followed() -> None:
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(1, 4)), nn.Linear(4, 2))
+    assert Net.of(model).prunable == ("0.parametrizations.weight.original1", "1.weight")
 
 
 def test_a_weight_that_a_hook_of_a_user_computes_is_refused() -> None:
@@ -350,6 +355,8 @@ def test_each_expert_has_units_and_fans_of_its_own(is_transposed: bool) -> None:
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[1] = True
     assert incoming(model, "experts.up", mask).tolist() == [0] * 10 + [6] * 10 + [0] * 10
+    second = next(block for block in Net.of(model).blocks if block.name == "experts.up[1]")
+    assert incoming_of(model, second, mask).tolist() == [6] * 10
     drawn = fresh(Net.of(model), torch.Generator().manual_seed(0))["experts.down"]
     assert drawn.std() == pytest.approx((2 / 10) ** 0.5, rel=0.2)
 
