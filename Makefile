@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+MODELS := .venv/models
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench models matrix clean
 
 demo: $(STAMP)  ## prune, train and compare on real images; about a minute
 	$(BIN)/foreprune compare --out runs/demo
@@ -22,6 +23,12 @@ docs: $(STAMP)  ## the documentation site, in docs/_build
 bench: $(STAMP)  ## speed and memory against the published procedures; about 15 minutes on an idle machine
 	$(BIN)/python -m benchmarks speed
 
+models: $(MODELS)/.installed  ## the tests that want torchvision, timm and transformers
+	OMP_NUM_THREADS=1 $(MODELS)/bin/python -m pytest tests/models -k "libraries or list"
+
+matrix: $(MODELS)/.installed  ## every method on every network of tests/models: docs/models.md; about 20 minutes
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(MODELS)/bin/python -m models
+
 clean:
 	rm -rf .venv runs docs/_build docs/methods docs/procedures docs/ablations docs/papers docs/_zoo_shares.md
 
@@ -31,3 +38,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
+
+# An environment that sees the first one and adds the extras vision and hf. They are kept out of the first because
+# torchvision's wheel, beside a CPU torch, breaks the import of what builds on it (tests/models/shim.py).
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(MODELS)/.installed: $(STAMP)
+	$(BIN)/python -m venv $(MODELS)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$($(MODELS)/bin/python $(SITE))/first.pth"
+	$(MODELS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vision,hf]'
+	touch $@

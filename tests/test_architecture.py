@@ -26,6 +26,7 @@ ROOMS = (
     "core",
     "graph",
     "methods",
+    "sharded",
     "api",
     "ablations",
     "analysis",
@@ -37,6 +38,7 @@ ROOMS = (
     "papers",
     "runner",
     "report",
+    "integrations",
     "cli",
 )
 TORCH_FREE_ROOMS = ("records", "papers", "report")
@@ -346,6 +348,7 @@ def test_extras_are_imported_late() -> None:
         "PIL",
         "lightning",
         "transformers",
+        "accelerate",
         "ray",
     }
     for path in FILES:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,19 +13,25 @@ from torch import Tensor, nn
 
 from foreprune.core.budget import Density, grouped
 from foreprune.core.cautions import warn_of_small_share, warn_of_ties, warn_of_zero_head
+from foreprune.core.collective import same_everywhere
 from foreprune.core.density import as_density
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Progress, check_scores
+from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.normalized import with_norms
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
+from foreprune.core.settings import check_scope_and_seed
+from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
 from foreprune.core.unscored import Gates
 from foreprune.core.zeros import with_drawn_heads
 from foreprune.methods import MethodLike, as_method
 
 Repair = Literal["head"]
+
+# they look at data by sums over batches only
+_SUMMED = ("force", "grasp", "iterative-snip", "snip", "synflow-dist", "synflow-l2-dist")
 
 
 def prune(
@@ -45,6 +52,7 @@ def prune(
     prunable: Prunable = None,
     repair: Repair | None = None,
     progress: Progress | None = None,
+    group: Any = None,
     **settings: Any,
 ) -> Masks:
     """Choose which weights of `model` to keep, before training it. The model is not changed.
@@ -66,26 +74,34 @@ def prune(
             batch axis first. Only shapes and types count.
         data: for data-driven methods: one batch `(input, target)` or an iterable of batches. All of it is used and
             kept in memory, so pass a few batches, e.g. `itertools.islice(loader, 4)`. The papers use ten samples per
-            class. Where labels are not needed, batches may be tensors.
+            class. An input is a tensor, a tuple of tensors or a mapping; `(a, b, target)` and mappings with "labels"
+            are batches too. Where labels are not needed, batches may be inputs alone.
         mean_image: for the methods that need it, non-negative, in the shape of one input; default: the mean of `data`.
-        loss: callable (output, target) -> mean over the batch; default cross-entropy.
+        loss: callable (output, target) -> mean over the batch; default cross-entropy, or what the model computes itself
+            where batches are mappings with labels that its forward takes, as in transformers.
         seed: decides every random choice, ties included, whatever the global random state is.
         scope: "global" compares scores over all blocks; "local" keeps the same fraction in every block. A block is the
             weight of a layer, or where one tensor holds several layers (queries, keys and values; the gates of an LSTM;
             experts) that of one of them, "attn.qkv.weight[q]".
-        gates: what becomes of blocks whose scores are all zero on the dense network while others are not: on paths,
-            queries and keys and whatever else only feeds gates. "erk": they keep what Erdős-Rényi-kernel densities
-            would keep of them, their largest weights. "keep": they are kept whole. "score": their zeros decide, so they
-            are pruned first.
+        gates: what becomes of blocks that a score says nothing of: those whose scores are all zero on the dense network
+            while others are not (on paths, whatever only feeds gates), and with every method that looks at inputs or
+            data the queries and keys of attention, whose gradients are small before training. "erk": they keep what
+            Erdős-Rényi-kernel densities would keep of them, their largest weights. "keep": they are kept whole.
+            "score": scores decide, as published, and prune them first.
         floor: what every block keeps at least, in [0, 1], as a share of what Erdős-Rényi-kernel densities would keep
             of it; the rest goes by score over all blocks.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of names of parameters or
-            blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*"). Default: weights of linear,
-            convolution and recurrent layers, of attention and of stacked experts; never biases, embeddings (nor what is
-            tied to one) or normalization. Density counts these, whatever the method.
+            blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*") and types of modules
+            (nn.Conv2d). Default: weights of linear, convolution and recurrent layers, of attention and of stacked
+            experts; never biases, embeddings (nor what is tied to one) or normalization. Density counts these, whatever
+            the method.
         repair: "head" scores as if a last layer whose weights are all zero were drawn by its usual initialization, from
             the seed; without such a layer it makes no difference. The model keeps its zeros.
         progress: called as progress(done, rounds) after each round of an iterative method.
+        group: a process group of torch.distributed, all of whose processes make the same call, each with `data` of its
+            own: scores are those of all batches together, and masks the same everywhere. Default: `data` are all there
+            are. A model under `fully_shard` is pruned by all of its processes in any case, and the masks are sharded as
+            it is.
         **settings: the method's own settings, see `print(foreprune.get_method(name))`.
 
     Returns:
@@ -108,7 +124,8 @@ def prune(
     kept = _density(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
-    _check_choices(scope, seed, repair)
+    check_scope_and_seed(scope, seed)
+    _check_repair(repair, model)
     _check_gates_and_floor(gates, floor)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
@@ -116,19 +133,33 @@ def prune(
     metadata |= {"gates": gates} if gates != "erk" else {}
     metadata |= {"floor": repr(floor)} if floor else {}
     metadata |= {f"hyper.{name}": repr(value) for name, value in settings.items() if not isinstance(value, Tensor)}
+    _check_group(found, group)
     with torch.inference_mode(False), isolated_randomness(int(seed)):
-        net = Net.of(model, prunable=prunable)
-        for group in grouped(net, kept):
-            _ = group.keep  # raises if there is nothing to keep
+        spread = _is_spread(model)
+        net = _view(model, prunable, group)
+        for lot in grouped(net, kept):
+            _ = lot.keep  # raises if there is nothing to keep
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
-        task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
+        task = task_for(
+            net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), group=group, **given
+        )
+        make: Callable[..., Masks] = found.make
+        if spread:
+            from foreprune.sharded import make_sharded
+
+            make = partial(make_sharded, found)
         scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
-        made = found.make(scored, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
-        made = with_norms(net, made, stacklevel=2)
+        made = make(scored, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
+        made = made if spread else with_norms(net, made, stacklevel=2)
         metadata |= {"repair": repair} if scored is not net and repair else {}
         metadata |= {name: value for name, value in made.metadata.items() if name.startswith("ties.")}
-        metadata["parameters"] = str(sum(value.numel() for value in net.params.values()))
+        metadata["parameters"] = str(net.size)
         masks = made.with_metadata(metadata)
+        if group is not None and not spread and not same_everywhere(masks.values(), [group], net.device):
+            raise ValueError(
+                "the processes found different masks, so their weights or arguments differ: load the same weights in "
+                "all of them first, or wrap the model in DistributedDataParallel, which does"
+            )
     if lost := collapse_notice(masks):
         warnings.warn(
             f"{found.name} at density {_shown(kept)} {lost}; keep more, or exclude them with prunable=",
@@ -136,7 +167,7 @@ def prune(
             stacklevel=2,
         )
     warn_of_ties(masks, scored, method=found.name, stacklevel=2)
-    if prunable is None:
+    if prunable is None and not spread:
         warn_of_small_share(net, stacklevel=2)
     return masks
 
@@ -171,17 +202,53 @@ def score(
             f"method {found.name!r} builds masks directly and has no scores; use prune(model, {found.name!r}, ...)"
         )
     found.check_settings(settings)
-    _check_choices("global", seed, repair)
+    check_scope_and_seed("global", seed)
+    _check_repair(repair, model)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
-        net = Net.of(model, prunable=prunable)
+        net = _view(model, prunable)
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(net, found.needs, optional=found.optional, asking=found.name, seed=int(seed), **given)
+        if _is_spread(model):
+            from foreprune.sharded import ShardedNet, scores_sharded
+
+            assert isinstance(net, ShardedNet)
+            return {name: value.detach() for name, value in scores_sharded(found, net, task, **settings).items()}
         scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
         scores = found.score(scored, task, net.dense(), **settings)
         check_scores(scores, net)
         warn_of_zero_head(scored, scores, stacklevel=2)
         return {name: value.detach() for name, value in scores.items()}
+
+
+def _is_spread(model: nn.Module) -> bool:
+    """Whether its parameters are spread over processes."""
+    return isinstance(model, nn.Module) and any(map(is_sharded, model.parameters()))
+
+
+def _view(model: nn.Module, prunable: Prunable, group: Any = None) -> Net:
+    if not _is_spread(model):
+        return Net.of(model, prunable=prunable)
+    from foreprune.sharded import ShardedNet
+
+    net = ShardedNet.of(model, prunable=prunable)
+    return net if group is None else net.summing()
+
+
+def _check_group(method: Method, group: Any) -> None:
+    if group is None:
+        return
+    if not hasattr(group, "rank") or not hasattr(group, "size"):
+        raise TypeError(
+            f"group must be a process group such as torch.distributed.group.WORLD, not {type(group).__name__}; call "
+            "torch.distributed.init_process_group first"
+        )
+    looks = (method.needs | method.optional) & {"images", "labels", "mean image"}
+    if looks and method.name not in _SUMMED:
+        raise ValueError(
+            f"method {method.name!r} is no sum over batches that processes could share; give every process the same "
+            f"data without group=, or use one of {', '.join(_SUMMED)}"
+        )
 
 
 def _density(
@@ -219,14 +286,10 @@ def _check_gates_and_floor(gates: str, floor: float) -> None:
         raise ValueError(f"floor must be in [0, 1], a share of every block's Erdős-Rényi-kernel count, not {floor!r}")
 
 
-def _check_choices(scope: str, seed: int, repair: str | None) -> None:
+def _check_repair(repair: str | None, model: nn.Module) -> None:
     if repair not in (None, "head"):
         raise ValueError(
             f'repair must be "head" (score as if a last layer of zeros were drawn) or None, not {repair!r}'
         )
-    if scope not in ("global", "local"):
-        raise ValueError(
-            f'scope must be "global" (compare over all layers) or "local" (each layer by itself), not {scope!r}'
-        )
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1 (torch seeds with 32 bits), not {seed!r}")
+    if repair and _is_spread(model):
+        raise ValueError("repair= is for models in one process, and this one is under fully_shard; draw its head first")

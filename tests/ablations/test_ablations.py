@@ -234,3 +234,22 @@ def test_reinitialize_explains_itself() -> None:
         ablations.reinitialize(net(), init="kaiming")
     with pytest.raises(ValueError, match=r"fits no parameter|no parameter|another model"):
         ablations.reinitialize(net(), Masks({"nope": torch.ones(2, dtype=torch.bool)}))
+
+
+def test_blocks_of_a_tensor_are_layers_by_themselves() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 12)
+    masks = fp.prune(model, "magnitude", density={"*.in_proj_weight[q]": 0.5, "*": 0.1}, prunable="*[v]")
+    for changed in (ablations.shuffle(masks, seed=1), ablations.widen(masks, fraction=1.0, model=model, seed=1)):
+        assert changed.block_counts() == masks.block_counts()
+        assert changed != masks
+        assert changed["self_attn.in_proj_weight"][16:].all()  # what is not prunable stays
+        assert changed.total == masks.total
+    drawn = ablations.reinitialize(model, masks, scheme="layer", init="kaiming-normal-fan-in", seed=0)
+    dense = ablations.reinitialize(model, scheme="dense", init="kaiming-normal-fan-in", seed=0)
+    name, kept = "self_attn.in_proj_weight", masks["self_attn.in_proj_weight"]
+    ratio = (drawn[name] / dense[name])[kept]
+    share = masks.block_densities()
+    wanted = torch.ones(24, 8)
+    for rows, label in ((slice(0, 8), "q"), (slice(8, 16), "k")):
+        wanted[rows] = share[f"{name}[{label}]"] ** -0.5
+    torch.testing.assert_close(ratio, wanted[kept])

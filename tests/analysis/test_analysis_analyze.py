@@ -264,3 +264,27 @@ def test_resnet_50_takes_seconds() -> None:
         assert value is not None
         assert math.isfinite(value)
     assert found.dense_macs == 4_089_184_256
+
+
+@pytest.mark.filterwarnings("ignore::foreprune.core.unscored.UnscoredBlocks")
+def test_blocks_of_a_tensor_have_lines_of_their_own() -> None:
+    given = example("attention")
+    masks = foreprune.prune(given.model, "synflow", density=0.4, inputs=given.x, rounds=3)
+    found = analyze(given.model, masks, inputs=given.x)
+    blocks = [block.name for block in masks.blocks]
+    assert blocks[1:4] == ["qkv.weight[q]", "qkv.weight[k]", "qkv.weight[v]"]
+    for values in (found.layer_densities, found.effective_layer_densities, found.shapes, found.widths):
+        assert values is not None
+        assert list(values) == blocks
+    assert found.layer_densities == masks.block_densities()
+    fed = masks["qkv.weight"].any(1)
+    assert [found.widths[name].units for name in blocks[1:4]] == [8, 8, 8]
+    assert [found.widths[name].fed for name in blocks[1:4]] == [int(fed[at : at + 8].sum()) for at in (0, 8, 16)]
+    whole = analyze(given.model, foreprune.Masks(dict(masks)), inputs=given.x)
+    parts = [found.layer_macs[name] for name in blocks[1:4]]
+    assert sum(part.dense_macs for part in parts) == whole.layer_macs["qkv.weight"].dense_macs
+    assert "qkv.weight" not in found.layer_macs
+    gone = foreprune.prune(given.model, "random", density=0.4)
+    tensors = dict(gone)
+    tensors["qkv.weight"][:8] = False
+    assert analyze(given.model, gone.replaced(tensors), inputs=given.x).collapsed_layers == ("qkv.weight[q]",)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from walked_nets import NAMES, Case, Walk, case
 
-from foreprune.analysis.path_kernel import PathKernel, path_kernel
+from foreprune.analysis.path_kernel import PathKernel, _Bent, path_kernel
 from foreprune.analysis.path_sums import path_kernel_trace
 from foreprune.analysis.tangent_kernel import ntk
 from foreprune.core.masks import Masks
@@ -117,6 +117,43 @@ def test_arpack_and_the_small_solver_agree_and_signs_of_weights_are_kept() -> No
         check_direction(found, whole, at)
     again = path_kernel(model, inputs=torch.zeros(1, 6), leading=4)
     assert torch.equal(again.eigenvalues, found.eigenvalues)
+
+
+def test_single_precision_first_comes_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What networks of many weights take: a rough solution in single precision, corrected in double."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.Flatten(), nn.Linear(6 * 16, 4)
+        ).double()
+    masks, x = random_masks(model), torch.zeros(1, 2, 6, 6)
+    for given in (None, masks):
+        exact = path_kernel(model, given, inputs=x, leading=3)
+        products = {torch.float32: 0, torch.float64: 0}
+        with monkeypatch.context() as patch:
+            patch.setattr("foreprune.analysis.path_kernel._MANY", 64)
+            multiply = _Bent.multiply
+
+            def counted(self: _Bent, vector: Tensor) -> Tensor:
+                products[self.theta.dtype] += 1  # noqa: B023
+                return multiply(self, vector)  # noqa: B023
+
+            patch.setattr(_Bent, "multiply", counted)
+            found = path_kernel(model, given, inputs=x, leading=3)
+        torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-8, atol=0)
+        torch.testing.assert_close(found.log10_eigenvalues, exact.log10_eigenvalues, rtol=0, atol=1e-8)
+        for name, directions in found.directions.items():
+            for one, other in zip(directions, exact.directions[name], strict=True):
+                sign = 1 if float((one * other).sum()) >= 0 else -1
+                torch.testing.assert_close(sign * one, other, rtol=0, atol=1e-3)
+        assert 3 <= products[torch.float64] < products[torch.float32]
+
+
+def random_masks(model: nn.Module) -> Masks:
+    generator = torch.Generator().manual_seed(0)
+    return Masks(
+        {n: torch.rand(v.shape, generator=generator) < 0.6 for n, v in model.named_parameters() if v.dim() > 1}
+    )
 
 
 def test_property_15_the_tangent_kernel_decomposes() -> None:

@@ -150,7 +150,7 @@ def test_methods_lists_and_describes(monkeypatch: pytest.MonkeyPatch, capsys: py
     for name in ("magnitude-after", "shuffle", "widen:0.5"):
         assert name in listed
     assert run(monkeypatch, "methods", "grasp") == 0
-    assert "temperature=200" in capsys.readouterr().out
+    assert "temperature=None" in capsys.readouterr().out
     assert run(monkeypatch, "methods", "--recipes") == 0
     words = capsys.readouterr().out.split()
     assert set(RECIPES) <= set(words)  # names are to be typed: none is cut

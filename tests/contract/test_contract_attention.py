@@ -88,19 +88,14 @@ def test_the_share_does_not_depend_on_the_rounds(rounds: int) -> None:
     assert [masks.block_counts()[name] for name in parts] == [once.block_counts()[name] for name in parts]
 
 
-def test_scores_of_the_data_need_no_such_rule() -> None:
-    for method in ("snip", "grasp", "force"):
-        assert [w for w in pruned("vit", method)[2] if w.category is UnscoredBlocks] == []
-
-
 def test_without_pruning_nothing_is_said() -> None:
     assert pruned("vit", "synflow", density=1.0)[2] == []
 
 
 @pytest.mark.parametrize("method", ["snip", "grasp"])
 def test_a_floor_for_scores_of_the_data(method: str) -> None:
-    plain, parts, _ = pruned("gpt2", method)
-    floored, *_ = pruned("gpt2", method, floor=0.5)
+    plain, parts, _ = pruned("gpt2", method, gates="score")
+    floored, *_ = pruned("gpt2", method, gates="score", floor=0.5)
     erk = pruned("gpt2", "erk")[0].block_counts()
     assert plain.kept == floored.kept
     assert min(plain.block_counts()[name][0] for name in parts) < 0.3 * erk[parts[0]][0]  # or there is nothing to see

@@ -156,7 +156,7 @@ def test_settings_default_to_those_of_the_papers() -> None:
         "er": {},
         "erk": {},
         "force": {"rounds": 60, "batchnorm": "train", **iterative},
-        "grasp": {"keep": "signed", "temperature": 200.0, "batchnorm": "train"},
+        "grasp": {"keep": "signed", "temperature": None, "batchnorm": "train"},
         "iterative-snip": {"rounds": 100, "batchnorm": "train", **iterative},
         "magnitude": {},
         "random": {},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from contract.nets import NETS, Example, example, refusals
+from contract.photograph import differences, photograph
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,47 +23,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 METHODS = [pytest.param(method, id=method.name) for method in foreprune.list_methods()]
 RANDOM = ("random", "uniform", "er", "erk")
-
-
-def bits(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()
-
-
-def photograph(model: nn.Module) -> dict[str, Any]:
-    """Everything of a model, and of the process, that pruning must leave alone."""
-    state: dict[str, Any] = {}
-    for prefix, module in model.named_modules():
-        state[f"{prefix} training"] = module.training
-        state[f"{prefix} attributes"] = sorted(vars(module))
-        state[f"{prefix} buffers"] = {
-            name: None if buffer is None else (id(buffer), bits(buffer)) for name, buffer in module._buffers.items()
-        }
-        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            state[f"{prefix} {kind}"] = dict(getattr(module, kind))
-        state[f"{prefix} parameters"] = {
-            name: parameter
-            if parameter is None
-            else (
-                id(parameter),
-                parameter.data_ptr(),
-                bits(parameter),
-                parameter.requires_grad,
-                parameter._version,
-                None if parameter.grad is None else (id(parameter.grad), bits(parameter.grad)),
-            )
-            for name, parameter in module._parameters.items()
-        }
-    state["torch generator"] = bits(torch.random.get_rng_state())
-    state["numpy generator"] = repr(np.random.get_state())  # noqa: NPY002
-    state["python generator"] = random.getstate()
-    state["modes"] = (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.get_default_dtype(),
-        len(torch.overrides._get_current_function_mode_stack()),
-    )
-    return state
 
 
 def disarrange(model: nn.Module) -> None:
@@ -78,10 +38,6 @@ def disarrange(model: nn.Module) -> None:
     torch.manual_seed(12345)  # states that no seeding inside of a call can bring back by chance
     np.random.seed(12345)  # noqa: NPY002
     random.seed(12345)
-
-
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    return [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
 
 
 @pytest.mark.parametrize("name", NETS)

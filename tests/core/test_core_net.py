@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from contract.nets import NETS, example
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 import foreprune
 from foreprune.core.masks import Masks
@@ -85,11 +85,15 @@ def test_what_is_no_module_and_what_is_not_initialized() -> None:
         ValueError, match=r"parameter '1.weight' is not initialized yet: run the model once, then prune it"
     ):
         foreprune.prune(lazy, "magnitude", density=0.5)
+    with pytest.raises(
+        ValueError, match=r"parameter 'weight' is on the meta device and has no values; write model.to_empty\(device="
+    ):
+        foreprune.prune(nn.Linear(3, 4, device="meta"), "magnitude", density=0.5)
     lazy(torch.zeros(1, 3))
     assert foreprune.prune(lazy, "magnitude", density=0.5).total == 20
 
 
-class Checkpointed(nn.Module):
+class Hooked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(6, 8)
@@ -97,20 +101,19 @@ class Checkpointed(nn.Module):
         self.on = True
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.on:
-            x = checkpoint(lambda y: F.relu(self.first(y)), x, use_reentrant=False)
-        else:
-            x = F.relu(self.first(x))
-        output: Tensor = self.second(x)
+        with torch.autograd.graph.save_on_cpu() if self.on else contextlib.nullcontext():
+            output: Tensor = self.second(F.relu(self.first(x)))
         return output
 
 
 @pytest.mark.parametrize("method", ["snip", "grasp", "synflow"])
-def test_activation_checkpointing_is_refused(method: str) -> None:
-    """The second forward would run after the masked weights have left the module: scores of another network."""
-    given, model = example("mlp"), Checkpointed().double()
+def test_other_saved_tensor_hooks_are_refused(method: str) -> None:
+    """They may compute again after the masked weights have left the module: scores of another network."""
+    given, model = example("mlp"), Hooked().double()
     model.train()
-    with pytest.raises(ValueError, match=r"the model uses activation checkpointing .*; switch it off while pruning"):
+    with pytest.raises(
+        ValueError, match=r"the model sets hooks on the tensors that autograd saves .*; switch that off"
+    ):
         foreprune.score(model, method, data=(given.x, given.y), inputs=given.x)
     assert model.training
     model.on = False

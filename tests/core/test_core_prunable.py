@@ -9,6 +9,7 @@ import torch
 from contract.nets import NETS, example
 from torch import nn
 
+import foreprune as fp
 from foreprune.core.net import Net
 
 
@@ -107,7 +108,10 @@ def test_excluding_by_any_name_of_a_tied_weight_excludes_it() -> None:
             r"prunable mixes parameter names to prune \('head.weight'\) with patterns to exclude \('conv'\)",
         ),
         ("*", "nothing to prune: prunable leaves no weight .*; name weights with prunable="),
-        (["steps"], "parameter 'steps' is torch.int64: only real floating weights can be pruned"),
+        (
+            ["steps"],
+            "parameter 'steps' is torch.int64: only real floating weights can be pruned; exclude it with prunable=",
+        ),
         (lambda name, parameter: False, "nothing to prune: prunable leaves no weight"),
     ],
 )
@@ -145,3 +149,43 @@ def test_complex_weights_are_refused() -> None:
 def test_an_empty_list_is_not_the_default() -> None:
     with pytest.raises(ValueError, match="prunable is an empty list; give None for the default"):
         Net.of(nn.Linear(2, 2), prunable=[])
+
+
+def test_types_of_modules_are_excluded() -> None:
+    class Own(nn.Linear):
+        pass
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = nn.Linear(4, 4)
+
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Linear(3, 4), Own(4, 4), Block())
+
+    def chosen(prunable: Any) -> list[str]:
+        return list(fp.prune(model, "random", density=0.5, prunable=prunable))
+
+    assert chosen(nn.Conv2d) == ["1.weight", "2.weight", "3.inside.weight"]
+    assert chosen([nn.Linear]) == ["0.weight"]
+    assert chosen([Own, Block]) == ["0.weight", "1.weight"]
+    assert chosen([nn.Conv2d, "1"]) == ["2.weight", "3.inside.weight"]
+
+
+@pytest.mark.parametrize(
+    ("prunable", "error", "message"),
+    [
+        ([nn.Conv3d], ValueError, "prunable excludes Conv3d, but the model has none; it has Conv2d, Linear"),
+        (int, TypeError, "prunable holds the type int; types to exclude must be modules"),
+        (
+            [nn.Conv2d, "1.weight"],
+            ValueError,
+            "mixes parameter names to prune .'1.weight'. with types to exclude .Conv2d",
+        ),
+        ([nn.Conv2d, nn.Linear], ValueError, "nothing to prune: prunable leaves no weight"),
+        ([nn.Conv2d, "9"], ValueError, "prunable pattern '9' fits no parameter"),
+    ],
+)
+def test_types_that_do_not_fit(prunable: Any, error: type[Exception], message: str) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(3, 4))
+    with pytest.raises(error, match=message):
+        fp.prune(model, "random", density=0.5, prunable=prunable)

@@ -45,10 +45,11 @@ def test_inputs_are_detached() -> None:
     [
         (X, r"data must be a batch \(input, target\) or an iterable of batches, not Tensor; .* pass inputs= instead"),
         (3, "data must be a batch .*, not int"),
-        (TensorDataset(X, Y), "data must be a batch .*, not TensorDataset"),
+        (TensorDataset(X, Y), r"data must be a batch .*, not TensorDataset; .* DataLoader\(dataset, batch_size=64\)"),
         ([X, X, X], r"each batch must be a pair \(input, target\) or a mapping with 'labels', not Tensor"),
-        ([(X, Y, Y)], r"each batch must be a pair .*, not tuple of 3"),
-        ({"x": X, "y": Y}, "a batch that is a mapping needs 'labels'; it has x, y"),
+        ([(X, "a", Y)], r"each batch must be a pair .*, not tuple of 3; several inputs come before .*\(a, b, y\)"),
+        ({"x": X, "z": Y}, r"a batch that is a mapping needs 'labels' \(or 'label', .* 'y'\); it has x, z"),
+        ([(X[0], 3)], r"the target of a batch is 3, one value: .* data=DataLoader\(dataset, batch_size=64\)"),
         ([{}], "it has nothing"),
         ([("text", Y)], "inputs must be a tensor, a tuple of tensors"),
         ([((), Y)], "inputs must be a tensor"),
@@ -135,8 +136,10 @@ def test_a_temperature_needs_one_tensor() -> None:
         ValueError,
         match=r"a temperature of 200 needs a model that returns one tensor, .* returns dict; pass temperature=1",
     ):
-        foreprune.prune(Wrapped(), "grasp", density=0.5, **arguments)
-    assert foreprune.prune(Wrapped(), "grasp", density=0.5, temperature=1, **arguments).kept == 82
+        foreprune.prune(Wrapped(), "grasp", density=0.5, temperature=200, **arguments)
+    plain = foreprune.prune(Wrapped(), "grasp", density=0.5, **arguments)
+    assert plain.kept == 82
+    assert plain == foreprune.prune(Wrapped(), "grasp", density=0.5, temperature=1, **arguments)
 
 
 def test_what_a_call_makes_once_is_the_same_in_every_round() -> None:

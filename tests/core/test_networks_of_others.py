@@ -75,7 +75,7 @@ SIZES: dict[str, Any] = {
     ],
 )
 def test_stacked_experts_of_transformers(kind: str, settings: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5.0")
     config = getattr(transformers, f"{kind}Config")(**SIZES, **settings, num_experts_per_tok=2)
     model = built(lambda: getattr(transformers, f"{kind}ForCausalLM")(config))
     net = Net.of(model)
@@ -88,7 +88,7 @@ def test_stacked_experts_of_transformers(kind: str, settings: dict[str, Any], sh
 
 
 def test_the_head_of_gpt2_is_its_embedding() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5.0")
     config = transformers.GPT2Config(
         vocab_size=64, n_embd=16, n_layer=1, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0
     )
@@ -100,7 +100,7 @@ def test_the_head_of_gpt2_is_its_embedding() -> None:
 
 
 def test_a_small_share_of_bert() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5.0")
     config = transformers.BertConfig(
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=4, intermediate_size=24
     )
@@ -112,7 +112,7 @@ def test_a_small_share_of_bert() -> None:
 
 
 def test_the_weight_normalization_of_wav2vec2() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5.0")
     config = transformers.Wav2Vec2Config(
         hidden_size=16,
         num_hidden_layers=1,

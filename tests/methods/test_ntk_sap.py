@@ -413,10 +413,15 @@ def test_inputs_take_the_weights_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "kind"), [(torch.zeros(1, 4, dtype=torch.long), "int64"), (torch.zeros(1, 4, dtype=torch.bool), "bool")]
+    ("first", "inputs", "kind"),
+    [
+        (nn.Identity(), torch.zeros(1, 12, dtype=torch.long), "int64"),
+        (nn.Embedding(5, 3), torch.zeros(1, 4, dtype=torch.bool), "bool"),
+        (nn.Identity(), torch.zeros(1, 12, dtype=torch.complex64), "complex64"),
+    ],
 )
-def test_inputs_that_cannot_be_gaussian_are_refused(inputs: Tensor, kind: str) -> None:
-    model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(12, 2))
+def test_inputs_that_cannot_be_gaussian_are_refused(first: nn.Module, inputs: Tensor, kind: str) -> None:
+    model = nn.Sequential(first, nn.Flatten(), nn.Linear(12, 2))
     with pytest.raises(ValueError, match=rf"draws its inputs from a normal distribution.*torch\.{kind}.*'synflow'"):
         foreprune.prune(model, "ntk-sap", density=0.5, inputs=inputs)
 

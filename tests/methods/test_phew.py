@@ -215,9 +215,9 @@ def test_more_than_what_lies_on_paths_is_refused() -> None:
         prune(model, 0.1, FLAT)
 
 
-def test_queries_and_keys_are_never_kept() -> None:
+def test_walks_visit_no_queries_and_keys() -> None:
     model, inputs = CASES["vision transformer"]()
-    masks = prune(model, 0.4, *inputs)
+    masks = prune(model, 0.4, *inputs, gates="score")
     for number in (0, 1):
         assert not masks[f"qkv.{number}.weight"][:8].any()
         assert masks[f"qkv.{number}.weight"][8:].any()
@@ -308,7 +308,7 @@ def test_without_skips_every_kept_path_crosses_every_block() -> None:
 def test_a_block_of_zeros_lets_nothing_through_without_skips() -> None:
     model, inputs = CASES["identity skip in place"]()
     nn.init.zeros_(model.inner.weight)
-    assert not prune(model, 0.1, *inputs)["inner.weight"].any()
+    assert not prune(model, 0.1, *inputs, gates="score")["inner.weight"].any()
     with pytest.raises(foreprune.PathError, match="only 0 of"):
         prune(model, 0.1, *inputs, skips="never")
 

@@ -17,6 +17,8 @@ from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.task import task_for
 
+pytestmark = pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")  # of queries and keys
+
 Weights = dict[str, Tensor]
 BATCHES = ([slice(0, 12)], [slice(0, 5), slice(5, 12)])
 

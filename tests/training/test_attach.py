@@ -559,6 +559,61 @@ def test_an_error_leaves_everything_as_it_was(change: str, error: type[Exception
     assert not model[0].weight._post_accumulate_grad_hooks
 
 
+class Wrapper(torch.optim.Optimizer):
+    """As accelerate's: an `Optimizer` by type that was never initialized and passes everything on."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:  # type: ignore[override]
+        return self.optimizer.state
+
+    @property
+    def param_groups(self) -> list[dict[str, list[Tensor]]]:  # type: ignore[override]
+        return self.optimizer.param_groups
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        return self.optimizer.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_wrapped_optimizers_are_looked_through(depth: int) -> None:
+    model = network()
+    masks = random_masks(model)
+    optimizer: torch.optim.Optimizer = Leaky(model.parameters(), lr=0.05)
+    for _ in range(depth):
+        optimizer = Wrapper(optimizer)
+    handle = attach(masks, model, optimizer)
+    train(model, optimizer, 5)
+    assert leaked(model, masks) == 0
+    handle.remove()
+    train(model, optimizer, 1)
+    assert leaked(model, masks) == sum(int((~mask).sum()) for mask in masks.values())
+
+
+class Hookless(torch.optim.SGD):
+    """Takes one hook and refuses the next."""
+
+    def register_load_state_dict_post_hook(self, hook: object, prepend: bool = False) -> None:  # type: ignore[override]
+        raise RuntimeError("no more hooks")
+
+
+def test_hooks_that_cannot_all_be_installed_are_taken_out_again() -> None:
+    model = network()
+    optimizer = Hookless(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, optimizer, 2)
+    before = snapshot(model, optimizer)
+    with pytest.raises(RuntimeError, match="no more hooks"):
+        attach(random_masks(model), model, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))
+    assert not optimizer._optimizer_step_post_hooks
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+
+
 def test_an_optimizer_may_train_only_some_of_the_masked_weights() -> None:
     model = network()
     masks = random_masks(model)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 import foreprune
 from foreprune.training.evaluate import evaluate
@@ -294,12 +294,15 @@ def test_methods_prune_for_the_squared_error(digits: DataSet, method: str) -> No
 
 @pytest.mark.parametrize(("method", "temperature"), [("snip", 1.0), ("grasp", 1.0), ("grasp", 200.0)])
 def test_scores_are_those_of_the_squared_error(digits: DataSet, method: str, temperature: float) -> None:
-    """By plain autograd in float64. Cross-entropy takes the same targets without complaint, and ranks otherwise."""
+    """By plain autograd in float64. Torch takes the same targets for a cross-entropy, which ranks otherwise;
+    the default loss does not."""
     model = create("mlp-bn-20", input_shape=digits.shape, classes=64).double().eval()
     x, y = (part.double() for part in digits.train.per_class(3, seed=0))
     hyper = {"batchnorm": "eval"} | ({"temperature": temperature} if method == "grasp" else {})
     found = foreprune.score(model, method, data=[(x, y)], loss=mse_loss, **hyper)
-    other = foreprune.score(model, method, data=[(x, y)], **hyper)
+    other = foreprune.score(model, method, data=[(x, y)], loss=cross_entropy, **hyper)
+    with pytest.raises(ValueError, match=r"pass loss=, .*mse_loss for regression"):
+        foreprune.score(model, method, data=[(x, y)], **hyper)
     weights = {name: value for name, value in model.named_parameters() if name in found}
     loss = (model(x) / temperature - y).square().sum() / (len(x) * 64)
     gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)

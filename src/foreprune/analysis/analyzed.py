@@ -18,7 +18,7 @@ from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.analysis.tangent import Tangent
 from foreprune.analysis.tangent_kernel import kernel_spectrum, kernel_trace
 from foreprune.analysis.widths import Width, layer_widths, units_by_sparsity
-from foreprune.core.masks import Masks
+from foreprune.core.masks import Masks, unwrapped
 from foreprune.core.task import Inputs, materialize
 from foreprune.graph import PathError
 
@@ -148,7 +148,8 @@ def analyze(model: nn.Module, masks: Masks | None = None, *, inputs: Any = None,
         ValueError: masks of another model, or batches with samples of different shapes.
     """
     with undisturbed():
-        batches = materialize(data, torch.device("cpu"), labeled=False) if data is not None else ()
+        inner = unwrapped(model) if isinstance(model, nn.Module) else None
+        batches = materialize(data, torch.device("cpu"), labeled=False, module=inner) if data is not None else ()
         pruned = Pruned.of(model, masks, batches[0].inputs if inputs is None and batches else inputs)
         notes: list[str] = []
         net, kept = pruned.net, pruned.masks

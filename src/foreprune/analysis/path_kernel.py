@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreprune.analysis.eigen import check_leading, leading_eigenpairs
+from foreprune.analysis.eigen import check_leading, leading_eigenpairs, refined_eigenpairs
 from foreprune.analysis.path_sums import PathCount, count, squared_norm
 from foreprune.analysis.pruned import Pruned, undisturbed
 from foreprune.core.masks import Masks
@@ -17,6 +17,10 @@ from foreprune.graph import EVERY_PATH, Path, PathError, PathGraph, Weight, ever
 
 MOST_PATHS = 4096
 _TOLERANCE = 1e-6
+_MANY = 200_000  # weights; above it, products in double precision are saved
+_ROUGH = 1e-5  # residuals, over eigenvalues, to be reached in single precision
+_RESIDUAL = 1e-5  # and then in double; the error of an eigenvalue is about its square over the gap to the others
+_BASIS = 36  # vectors kept; more of them save products, and cost memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,9 @@ def path_kernel(model: nn.Module, masks: Masks | None = None, *, inputs: Any, le
     Pi(p, p') = sum over the weights that both paths share of (v_p / theta_j) (v_p' / theta_j), where v_p is the product
     of the weights of path p. Without `leading` it is formed whole, path by path, for up to 4,096 paths. With it, that
     many largest eigenvalues are computed for a network of any size: they are those of J^T J over the weights, whose
-    products with vectors come from second derivatives of R_PK(theta^2), and ARPACK does the rest.
+    products with vectors come from second derivatives of R_PK(theta^2), and ARPACK does the rest. Up to 200,000 weights
+    the result is exact to rounding; above, directions have an accuracy of about 1e-5 over the relative gap between
+    eigenvalues, and eigenvalues of its square.
 
     Args:
         model: the network.
@@ -144,47 +150,89 @@ def _check_complete(pruned: Pruned, rows: list[Path], values: dict[str, list[flo
 
 
 def _leading(pruned: Pruned, paths: PathCount, leading: int) -> PathKernel:
-    """With R(s) the sum over paths at s = theta^2, J^T J = diag(theta) R'' diag(theta) + diag(R')."""
-    signed = {name: value.double() for name, value in pruned.masks(dict(pruned.floating())).items()}
-    squares = {name: value.square().requires_grad_() for name, value in signed.items()}
-    total = PathGraph(pruned.net, pruned.inputs, EVERY_PATH, power=2).sum(squares)
-    names = list(squares)
-    variables = [squares[name] for name in names]
-    slopes = torch.autograd.grad(total.value, variables, create_graph=True, materialize_grads=True)
-    # a weight on no path has no slope; pruned ones are not part of the network
-    used = [slope.detach() > 0 for slope in slopes]
-    kept = pruned.masks(dict(zip(names, used, strict=True)))
-    theta = torch.cat([signed[name][kept[name]] for name in names])
-    slope = torch.cat([part.detach()[kept[name]] for name, part in zip(names, slopes, strict=True)])
-    size, largest = len(theta), float(slope.sum())
+    """Those of J^T J over the weights that lie on paths. Many weights are solved for in single precision first."""
+    bent = _Bent.of(pruned, torch.float64)
+    size = len(bent.theta)
     check_leading(leading, size, "the path kernel over the weights that lie on paths")
-
-    def spread(vector: Tensor) -> list[Tensor]:
-        parts = torch.split(vector, [int(kept[name].sum()) for name in names])
-        return [
-            torch.zeros_like(signed[name]).masked_scatter_(kept[name], part)
-            for name, part in zip(names, parts, strict=True)
-        ]
-
-    def multiply(vector: Tensor) -> Tensor:
-        vector = vector.to(theta.device)
-        along = sum((s * d).sum() for s, d in zip(slopes, spread(theta * vector), strict=True))
-        assert isinstance(along, Tensor)
-        bent = torch.autograd.grad(along, variables, retain_graph=True, materialize_grads=True)
-        curved = torch.cat([part.detach()[kept[name]] for name, part in zip(names, bent, strict=True)])
-        return ((theta * curved + slope * vector) / largest).cpu()
-
-    values, vectors = leading_eigenpairs(multiply, size, leading)
-    columns = [spread(vector.to(theta.device)) for vector in vectors.T]
-    log10 = values.log10() + math.log10(largest) + total.exponent * math.log10(2)
+    if size <= _MANY:
+        values, vectors = leading_eigenpairs(bent.multiply, size, leading, start=bent.start())
+    else:
+        single = _Bent.of(pruned, torch.float32)
+        rough = leading_eigenpairs(
+            single.multiply, size, leading, tolerance=_ROUGH, start=single.start(), basis=_BASIS + 2 * leading
+        )[1]
+        del single
+        values, vectors = refined_eigenpairs(bent.multiply, rough.double(), accuracy=_RESIDUAL)
+    columns = [bent.spread(vector.to(bent.theta.device)) for vector in vectors.T]
+    log10 = values.log10() + math.log10(bent.largest) + bent.exponent * math.log10(2)
     return PathKernel(
         paths=paths,
         eigenvalues=torch.tensor(
-            [_ldexp(float(value) * largest, total.exponent) for value in values], dtype=torch.float64
+            [_ldexp(float(value) * bent.largest, bent.exponent) for value in values], dtype=torch.float64
         ),
         log10_eigenvalues=log10,
-        directions={name: torch.stack([column[at].cpu() for column in columns]) for at, name in enumerate(names)},
+        directions={name: torch.stack([column[at].cpu() for column in columns]) for at, name in enumerate(bent.signed)},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Bent:
+    """J^T J / (`largest` * 2**`exponent`) over the weights on paths, by its products with vectors.
+
+    With R(s) the sum over paths at s = theta^2, J^T J = diag(theta) R'' diag(theta) + diag(R').
+    """
+
+    signed: dict[str, Tensor]
+    squares: list[Tensor]
+    slopes: tuple[Tensor, ...]  # R', which depends on the squares
+    used: list[Tensor | None]  # positions of the weights on paths in each flattened tensor; None: all
+    theta: Tensor
+    slope: Tensor  # of those weights, over `largest`
+    largest: float
+    exponent: int
+
+    @classmethod
+    def of(cls, pruned: Pruned, dtype: torch.dtype) -> _Bent:
+        signed = {name: value.to(dtype) for name, value in pruned.masks(dict(pruned.floating())).items()}
+        squares = {name: value.square().requires_grad_() for name, value in signed.items()}
+        total = PathGraph(pruned.net, pruned.inputs, EVERY_PATH, dtype=dtype, power=2).sum(squares)
+        variables = list(squares.values())
+        slopes = torch.autograd.grad(total.value, variables, create_graph=True, materialize_grads=True)
+        # a weight on no path has no slope; pruned ones are not part of the network
+        kept = pruned.masks({name: slope.detach() > 0 for name, slope in zip(squares, slopes, strict=True)})
+        used = [None if bool(mask.all()) else mask.flatten().nonzero().squeeze(1) for mask in kept.values()]
+        slope = torch.cat([_picked(part.detach(), at) for part, at in zip(slopes, used, strict=True)])
+        theta = torch.cat([_picked(part, at) for part, at in zip(signed.values(), used, strict=True)])
+        largest = float(slope.sum())
+        return cls(signed, variables, slopes, used, theta, slope / largest, largest, total.exponent)
+
+    def start(self) -> Tensor:
+        """Close to the first eigenvector: with the signs of theta taken out, J^T J has no negative entry."""
+        return (self.theta * self.slope).cpu()
+
+    def spread(self, vector: Tensor) -> list[Tensor]:
+        """A vector over the weights on paths as tensors of the shapes of the weights, zero elsewhere."""
+        sizes = [value.numel() if at is None else len(at) for at, value in zip(self.used, self.squares, strict=True)]
+        return [
+            (part if at is None else vector.new_zeros(like.numel()).index_copy_(0, at, part)).view(like.shape)
+            for part, at, like in zip(torch.split(vector, sizes), self.used, self.squares, strict=True)
+        ]
+
+    def multiply(self, vector: Tensor) -> Tensor:
+        vector = vector.to(self.theta)
+        along = [(s, d) for s, d in zip(self.slopes, self.spread(self.theta * vector), strict=True) if s.requires_grad]
+        result = self.slope * vector
+        if along:
+            slopes, directions = zip(*along, strict=True)
+            bent = torch.autograd.grad(slopes, self.squares, directions, retain_graph=True, materialize_grads=True)
+            curved = torch.cat([_picked(part, at) for part, at in zip(bent, self.used, strict=True)])
+            result.addcmul_(self.theta, curved, value=1 / self.largest)
+        return result.cpu()
+
+
+def _picked(values: Tensor, positions: Tensor | None) -> Tensor:
+    flat = values.flatten()
+    return flat if positions is None else flat[positions]
 
 
 def _ldexp(value: float, exponent: int) -> float:

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from foreprune.core.masks import Masks, check_masks, check_same_weights, parameters_of
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.task import Inputs, as_inputs
+from foreprune.graph import one_sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class Pruned:
     Attributes:
         net: the network; its prunable weights are those the masks are for.
         masks: on the device of the network.
-        inputs: one sample.
+        inputs: one sample; the whole where axis 0 is no batch (the nodes of a graph).
     """
 
     net: Net
@@ -36,7 +37,7 @@ class Pruned:
         net, masks = with_masks(model, masks)
         if inputs is None:
             raise TypeError("give inputs=, of which only the shape counts, e.g. inputs=torch.zeros(1, 3, 32, 32)")
-        example = as_inputs(inputs).map(lambda tensor: (tensor[:1] if tensor.dim() else tensor).to(net.device))
+        example = one_sample(net, as_inputs(inputs).map(lambda tensor: tensor.to(net.device))).inputs
         return cls(net, masks, example)
 
     def magnitudes(self) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import vjp, vmap
+from torch.overrides import TorchFunctionMode
 
 from foreprune.analysis.pruned import with_masks
 from foreprune.core.masks import Masks, unwrapped
@@ -156,7 +157,8 @@ class Tangent:
         def outputs(point: Vectors) -> Tensor:
             # a forward that works on its inputs in place must not change what the next pass sees
             copies = inputs.map(torch.clone)
-            result = copies.call(lambda *args, **kwargs: self.net({**pruned, **point}, *args, **kwargs))
+            with _Recording():
+                result = copies.call(lambda *args, **kwargs: self.net({**pruned, **point}, *args, **kwargs))
             output = primary_output(result)
             if not output.dim() or output.shape[0] != samples:
                 raise ValueError(
@@ -166,6 +168,17 @@ class Tangent:
             return output.reshape(samples, -1)
 
         return outputs
+
+
+class _Recording(TorchFunctionMode):
+    """`torch.func` records by itself, and refuses a forward that switches recording on for a tensor."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.requires_grad_ or func is Tensor.retain_grad:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _split(items: list[_T], size: int) -> list[list[_T]]:

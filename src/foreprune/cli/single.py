@@ -78,7 +78,7 @@ class Prune:
     repair: Literal["head"] | None = None
     """head: score as if a last layer whose weights are all zero were drawn by its usual initialization"""
     gates: Literal["erk", "keep", "score"] = "erk"
-    """layers without a score (queries and keys on paths): keep their Erdős-Rényi share, keep all, or go by score"""
+    """queries, keys and layers without a score: keep their Erdős-Rényi share, keep all, or go by score"""
     floor: float = 0.0
     """least that each layer keeps, as a share of what Erdős-Rényi-kernel densities would keep of it"""
     out: Path = Path("masks.safetensors")

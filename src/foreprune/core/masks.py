@@ -6,25 +6,30 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foreprune.core.blocks import Block, Table, by_parameter, check_table, covers, whole
+from foreprune.core.converted import hint
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
+from foreprune.core.sharding import is_sharded, local_of, part_of
 
 if TYPE_CHECKING:
     from foreprune.core.attach import Handle
+    from foreprune.core.mask_sources import Rename
+    from foreprune.core.prunable import Prunable
+    from foreprune.core.select import Scope
 
 
 class Masks(Mapping[str, Tensor]):
     """An immutable mapping name -> bool tensor of the weight's shape; True keeps the weight.
 
     Density is kept / total. Values compare by content, combine with `&` and `|`, and are cloned on the way in and out,
-    so nobody can change a mask that somebody else holds. `metadata` (strings) says where the masks come from; it does
-    not take part in comparisons.
+    so nobody can change a mask that somebody else holds. Masks of a sharded model are DTensors, sharded as its
+    parameters. `metadata` (strings) says where the masks come from; it does not take part in comparisons.
 
     `blocks` are the prunable parts of tensors that hold several layers, such as the queries, keys and values of a fused
     projection; they do not take part in comparisons either. Weights outside of them are kept, whatever `tensors` say,
@@ -58,7 +63,8 @@ class Masks(Mapping[str, Tensor]):
         check_table(self._table, self.shapes)
         for name, parts in self._table.items():
             if not covers(parts):
-                self._tensors[name] |= outside(parts, self._tensors[name].device)
+                mask = self._tensors[name]
+                local_of(mask).logical_or_(part_of(outside(parts, mask.device), mask, name=name))
         self._kept = {name: kept_of(mask, self._table.get(name, ())) for name, mask in self._tensors.items()}
         if not self.total:
             raise ValueError("masks without a single weight; give at least one non-empty tensor")
@@ -67,6 +73,89 @@ class Masks(Mapping[str, Tensor]):
     def dense(cls, weights: Mapping[str, Tensor], *, blocks: Iterable[Block] = ()) -> Masks:
         """Keep everything."""
         return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}, blocks=blocks)
+
+    @classmethod
+    def from_zeros(cls, model: nn.Module, *, prunable: Prunable = None) -> Masks:
+        """Masks of a model that was pruned elsewhere: weights that are exactly zero are pruned, all others kept.
+
+        Args:
+            model: any module; data-parallel and compiled wrappers are looked through.
+            prunable: which weights to look at, as in `foreprune.prune`. What was initialized with zeros (adapters, a
+                zero head) would count as pruned: exclude it.
+
+        Raises:
+            ValueError, TypeError: `prunable` fits nothing, or no module.
+
+        Warns:
+            UserWarning: some weight holds nothing but zeros.
+        """
+        from foreprune.core.mask_sources import masks_from_zeros
+
+        return masks_from_zeros(model, prunable=prunable)
+
+    @classmethod
+    def from_scores(
+        cls, scores: Mapping[str, Tensor], density: float, *, scope: Scope = "global", seed: int = 0
+    ) -> Masks:
+        """Keep exactly `round(density * total)` weights, those with the largest scores, ties drawn from `seed`.
+
+        The same masks as `foreprune.prune(model, scores, ...)`, without a model. Which tensors hold several layers is
+        not known then: all scores of all tensors are compared alike.
+
+        Args:
+            scores: name -> floating tensor of the weight's shape; larger means keep.
+            density: fraction of all of them to keep, in (0, 1].
+            scope: "global" compares over all tensors, "local" keeps the same fraction of each.
+            seed: decides ties.
+
+        Raises:
+            ValueError: scores that are NaN, infinite or all zero; a density that keeps nothing.
+            TypeError: scores that are no mapping of floating tensors.
+        """
+        from foreprune.core.mask_sources import masks_from_scores
+
+        return masks_from_scores(scores, density, scope=scope, seed=seed)
+
+    @classmethod
+    def from_torch_prune(cls, model: nn.Module) -> Masks:
+        """The masks that `torch.nn.utils.prune` has put on `model`, under the names that its weights have after
+        `prune.remove`: call that on each of them, then `attach`. The model is not changed.
+
+        Raises:
+            ValueError: nothing of the model is pruned so.
+        """
+        from foreprune.core.mask_sources import masks_from_torch_prune
+
+        return masks_from_torch_prune(model)
+
+    def to_torch_prune(self, model: nn.Module) -> nn.Module:
+        """Prune `model` in place by `torch.nn.utils.prune`, with these masks, and return it.
+
+        Its parameters are then named `weight_orig`, beside buffers `weight_mask`, and keep the values of pruned
+        weights; `prune.remove(module, "weight")` makes the zeros permanent. Tied weights stay tied.
+
+        Raises:
+            ValueError: the masks belong to another model, or it is pruned so already. Nothing has been changed then.
+        """
+        from foreprune.core.mask_sources import masks_to_torch_prune
+
+        return masks_to_torch_prune(self, model)
+
+    def renamed(self, names: Rename | None = None, *, strip: str = "", add: str = "") -> Masks:
+        """The same masks under other names, such as those of the model inside or around another.
+
+        Args:
+            names: old -> new names, where names that are missing stay; or a function of the old name.
+            strip: prefix that every name begins with and loses: "module.".
+            add: prefix that every name gets, after `strip`: "model.".
+
+        Raises:
+            ValueError: two masks would have one name, a name without the prefix, or one that there is not.
+            TypeError: nothing to do, or new names that are no strings.
+        """
+        from foreprune.core.mask_sources import renamed_masks
+
+        return renamed_masks(self, names, strip=strip, add=add)
 
     @classmethod
     def _adopt(cls, tensors: dict[str, Tensor], *, kept: dict[str, int], table: Table | None = None) -> Masks:
@@ -147,13 +236,14 @@ class Masks(Mapping[str, Tensor]):
 
     def block_counts(self) -> dict[str, tuple[int, int]]:
         """Block -> (kept, total). A tensor that is not split is one block of its name."""
-        return {
-            block.name: (
-                _count(self._tensors[block.parameter][block.index]) if block.spans else self._kept[block.name],
-                block.size,
-            )
-            for block in self.blocks
-        }
+        counts: dict[str, tuple[int, int]] = {}
+        for name, mask in self._tensors.items():
+            if name not in self._table:
+                counts[name] = self._kept[name], mask.numel()
+                continue
+            held = gathered(mask)
+            counts |= {block.name: (_count(held[block.index]), block.size) for block in self._table[name]}
+        return counts
 
     def block_densities(self) -> dict[str, float]:
         """Block -> kept / total (an empty one counts as dense)."""
@@ -198,8 +288,12 @@ class Masks(Mapping[str, Tensor]):
         return self.replaced({name: mask.to(device) for name, mask in self._tensors.items()})
 
     def __call__(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`params` with every masked tensor multiplied by its mask; nothing is changed in place."""
-        return {name: value * self._tensors[name] if name in self._tensors else value for name, value in params.items()}
+        """`params` with every masked tensor multiplied by its mask; nothing is changed in place.
+
+        Tensors of which nothing is pruned are passed on themselves.
+        """
+        pruned = {name for name, mask in self._tensors.items() if self._kept[name] < mask.numel()}
+        return {name: value * self._tensors[name] if name in pruned else value for name, value in params.items()}
 
     def multiply(self, name: str, value: Tensor, *, out: Tensor) -> None:
         """`value` times the mask of `name`, written to `out`; none of them records gradients."""
@@ -218,7 +312,10 @@ class Masks(Mapping[str, Tensor]):
         targets = parameters_of(module, self.shapes)
         with torch.no_grad():
             for name, parameter in targets.items():
-                parameter.masked_fill_(~self._tensors[name].to(parameter.device), 0)
+                mask = self._tensors[name]
+                part = local_of(mask) if is_sharded(mask) else part_of(mask, parameter, name=name)
+                held = local_of(parameter)
+                held.masked_fill_(~part.to(held.device), 0)
         return module
 
     def attach(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Handle:
@@ -231,11 +328,23 @@ class Masks(Mapping[str, Tensor]):
         """Write a safetensors file with one bit per weight, whole or not at all.
 
         `metadata` is added to the masks' own (method, density, seed, ...). Any safetensors reader opens the file; its
-        layout stands in `foreprune.core.mask_files`.
+        layout stands in `foreprune.core.mask_files`. Of sharded masks the first process writes the file, for which
+        they are gathered tensor by tensor; all have to call.
         """
-        bits = {name: np.packbits(mask.flatten().cpu().numpy()) for name, mask in self._tensors.items()}
         about = {key: str(value) for key, value in {**self.metadata, **(metadata or {})}.items()}
-        return write_bits(Path(path), PackedMasks(bits, self.shapes, about, self._table))
+        bits, writes = {}, True
+        for name, mask in self._tensors.items():
+            if is_sharded(mask):
+                writes = not any(cast(Any, mask).device_mesh.get_coordinate())
+            whole_mask = gathered(mask)
+            if writes:
+                bits[name] = np.packbits(whole_mask.flatten().cpu().numpy())
+        return write_bits(Path(path), PackedMasks(bits, self.shapes, about, self._table)) if writes else Path(path)
+
+    def full(self) -> Masks:
+        """The whole masks, of those that are sharded over processes, on each of them; all have to call."""
+        whole = {name: gathered(mask) if is_sharded(mask) else mask.clone() for name, mask in self._tensors.items()}
+        return Masks._adopt(whole, kept=dict(self._kept), table=self._table).with_metadata(self.metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -289,8 +398,15 @@ def check_same_weights(expected: Mapping[str, Any], given: Mapping[str, Any], *,
             )
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that is sharded over processes, all of which have to call; of any other, itself."""
+    return cast(Tensor, cast(Any, tensor).full_tensor()) if is_sharded(tensor) else tensor
+
+
 def _count(mask: Tensor) -> int:
     """How many are true. NumPy counts in a tenth of the time of torch's parallel reduction on a busy machine."""
+    if is_sharded(mask):
+        return int(cast(Any, mask.sum()).full_tensor())
     return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
 
 
@@ -298,7 +414,8 @@ def kept_of(mask: Tensor, parts: tuple[Block, ...]) -> int:
     """How many prunable weights a mask keeps; `parts`: its blocks, none if it is not split."""
     if not parts or covers(parts):
         return _count(mask)
-    return sum(_count(mask[part.index]) for part in parts)
+    held = gathered(mask)
+    return sum(_count(held[part.index]) for part in parts)
 
 
 def outside(parts: tuple[Block, ...], device: torch.device) -> Tensor:
@@ -331,10 +448,27 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
     for name, shape in shapes.items():
         if name not in own:
             known = ", ".join(list(own)[:4])
-            raise ValueError(f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)")
+            raise ValueError(
+                f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)"
+                + (hint(module) or _prefix_hint(shapes, own))
+            )
         if found[name] != shape:
             raise ValueError(
                 f"masks belong to another model: {name!r} has shape {found[name]} there and {shape} in the masks; use "
                 "masks made for this one"
             )
     return {name: own[name] for name in shapes}
+
+
+def _prefix_hint(given: Iterable[str], own: Mapping[str, object]) -> str:
+    """What to write if all names fit but for one prefix, else nothing."""
+    first = next(iter(given))
+    for name in own:
+        if name.endswith("." + first) and all((added := name.removesuffix(first)) + other in own for other in given):
+            return f"; write masks.renamed(add={added!r})"
+    parts = first.split(".")
+    for count in range(1, len(parts)):
+        prefix = ".".join(parts[:count]) + "."
+        if all(name.startswith(prefix) and name.removeprefix(prefix) in own for name in given):
+            return f"; write masks.renamed(strip={prefix!r})"
+    return ""

@@ -10,7 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -20,10 +20,19 @@ from foreprune.core.cautions import about_zeros, warn_of_zero_head
 from foreprune.core.masks import Masks, check_same_weights
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName
-from foreprune.core.select import Lot, NoSignal, Scope, keep_best
+from foreprune.core.select import Lot, NoSignal, Scope
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.task import NEEDS, Need, Task
-from foreprune.core.unscored import Gates, UnscoredBlocks, beside, instead_of, joined, notice, unscored_blocks
+from foreprune.core.unscored import (
+    Gates,
+    UnscoredBlocks,
+    beside,
+    instead_of,
+    joined,
+    notice,
+    unscored_blocks,
+    with_attention,
+)
 
 Scores = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -189,6 +198,7 @@ class Method:
             density,
             scope=scope,
             gates=gates,
+            attention=bool(self.needs | self.optional),
             floor=floor,
             revives=self.revives,
             progress=progress,
@@ -207,9 +217,9 @@ class Method:
             raise TypeError(f"method {self.name!r} must return foreprune.Masks, not {type(made).__name__}")
         shapes = {name: tuple(weight.shape) for name, weight in net.weights.items()}
         check_same_weights(shapes, made.shapes, what=f"the masks of method {self.name!r}")
-        if self.exact and made.kept != keep:
+        if self.exact and (kept := net.kept(made)) != keep:
             raise ValueError(
-                f"method {self.name!r} keeps {made.kept:,} weights where {keep:,} are to be kept; keep as many, or "
+                f"method {self.name!r} keeps {kept:,} weights where {keep:,} are to be kept; keep as many, or "
                 "register it with exact=False"
             )
 
@@ -302,6 +312,7 @@ def by_score(
     *,
     scope: Scope = "global",
     gates: Gates = "erk",
+    attention: bool = False,
     floor: float = 0.0,
     revives: bool = False,
     rounds: int = 1,
@@ -313,7 +324,8 @@ def by_score(
 
     The last round keeps `round(density * total)` weights of every group of blocks that has a density, those before it
     the numbers of `round_count`. `gates` says what becomes of blocks that the score says nothing of on the dense
-    network (`foreprune.core.unscored`), `floor` is that of `keep_best`.
+    network (`foreprune.core.unscored`), and with `attention` of queries and keys, whatever their scores are; `floor`
+    is that of `keep_best`.
 
     Raises:
         NoSignal: every score of the dense network is zero.
@@ -323,32 +335,38 @@ def by_score(
         LayerCollapse: the pruned network died on the way. It is then brought to `density` by the last scores that had
             a signal.
         ZeroHead: the last layer's weights are all zero, and their scores.
-        UnscoredBlocks: the scores of some blocks are all zero.
+        UnscoredBlocks: `gates` has decided about some blocks.
     """
     masks, scores, unscored, parts = net.dense(), None, None, net
     steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
     if sum(lot.keep for lot in steps[-1]) == net.total:
         gates = "score"
+
+    def choose(best_of: Scores, lots: tuple[Lot, ...]) -> Masks:
+        return net.keep_best(
+            best_of,
+            lots[0].keep if len(lots) == 1 else lots,
+            scope=scope,
+            among=None if revives else masks,
+            generator=task.generator,
+            blocks=parts.blocks,
+            unscored=unscored,
+            floor=floor,
+        )
+
     for done in range(1, rounds + 1):
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
             if done == 1 and gates != "score":
-                parts, found = unscored_blocks(latest, net, task)
+                parts, silent = unscored_blocks(latest, net, task)
+                found = with_attention(silent, parts) if attention else silent
                 if found:
                     unscored = instead_of(found, net, whole=gates == "keep")
                     masks, steps = parts.dense(), lots_of(grouped(parts, density), rounds=rounds, schedule=schedule)
-                    warnings.warn(notice(found, parts, gates=gates), UnscoredBlocks, stacklevel=4)
-            choose = partial(
-                keep_best,
-                scope=scope,
-                among=None if revives else masks,
-                generator=task.generator,
-                blocks=parts.blocks,
-                unscored=unscored,
-                floor=floor,
-            )
-            masks = choose(latest, _at_once(steps[done - 1]))
+                    said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
+                    warnings.warn(said, UnscoredBlocks, stacklevel=4)
+            masks = choose(latest, steps[done - 1])
         except NoSignal as error:
             if scores is None:
                 raise (NoSignal(f"every score is zero: {why}") if (why := about_zeros(net)) else error) from None
@@ -359,18 +377,13 @@ def by_score(
                 LayerCollapse,
                 stacklevel=4,
             )
-            return choose(scores, _at_once(steps[-1]))
+            return choose(scores, steps[-1])
         if scores is None and unscored is None:  # otherwise that has been said
             warn_of_zero_head(net, latest, stacklevel=4)
         scores = latest
         if progress is not None:
             progress(done, rounds)
     return masks
-
-
-def _at_once(lots: tuple[Lot, ...]) -> int | tuple[Lot, ...]:
-    """One number where all blocks share it."""
-    return lots[0].keep if len(lots) == 1 else lots
 
 
 def check_scores(scores: Mapping[str, Tensor], net: Net) -> None:

@@ -10,27 +10,34 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from foreprune.core.blocks import Block
+from foreprune.core.checkpointing import without_checkpointing
+from foreprune.core.converted import refuse_converted
 from foreprune.core.layer_weights import LayerWeight, computed, layer_weights, passed_in
 from foreprune.core.masks import Masks, unwrapped
 from foreprune.core.prunable import Prunable, select_prunable
+from foreprune.core.select import keep_best
+from foreprune.core.sharding import is_sharded, refuse_flattened
 
 BatchNormMode = Literal["train", "eval"]
 Params = Mapping[str, Tensor]
-_NO_CHECKPOINTS = (
-    "the model uses activation checkpointing (or other saved-tensor hooks), which computes activations again after the "
-    "scores have taken their weights out of it; switch it off while pruning"
+_NO_HOOKS = (
+    "the model sets hooks on the tensors that autograd saves (activation checkpointing of its own, or offloading), "
+    "which may compute activations again after the scores have taken their weights out of it; switch that off while "
+    "pruning (checkpoints of torch.utils.checkpoint are switched off for you)"
 )
+_REENTRANT = ("incompatible with .grad()", "not compatible with .grad()")  # what checkpoints that are no hooks say
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +66,19 @@ class Net:
         """View `module`; `prunable` as in `foreprune.prune`. Compiled and data-parallel wrappers are looked through.
 
         Raises:
-            TypeError: not a module.
-            ValueError: parameters not materialized yet, or nothing to prune.
+            TypeError: not a module, or one that was scripted, traced, exported or quantized.
+            ValueError: parameters without values (lazy, or on the meta device), or nothing to prune.
         """
+        refuse_converted(module)
         if not isinstance(module, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(module).__name__}")
         module = unwrapped(module)
+        refuse_flattened(module)
+        if cls is Net and any(map(is_sharded, module.parameters())):
+            raise ValueError(
+                "the parameters of the model are sharded over processes (DTensor), and this needs the whole model in "
+                "one process: call it before fully_shard (prune and score take sharded models)"
+            )
         params: dict[str, Tensor] = {}
         first_name: dict[int, str] = {}
         slots: dict[str, str] = {}
@@ -77,6 +91,11 @@ class Net:
                 name = f"{prefix}.{attribute}" if prefix else attribute
                 if isinstance(parameter, nn.parameter.UninitializedParameter):
                     raise ValueError(f"parameter {name!r} is not initialized yet: run the model once, then prune it")
+                if parameter.is_meta:
+                    raise ValueError(
+                        f"parameter {name!r} is on the meta device and has no values; write model.to_empty(device=...) "
+                        "and initialize it, then prune it"
+                    )
                 key = first_name.setdefault(id(parameter), name)
                 slots[name] = key
                 if key == name:
@@ -89,6 +108,11 @@ class Net:
             for weight in layer_weights(module)
             if weight.computed_by is not None and weight.stored in names
         }
+        if spread := [name for name in made if is_sharded(params[name])]:
+            raise ValueError(
+                f"the weight {made[spread[0]].name!r} is computed by {made[spread[0]].computed_by}, which is followed "
+                "in one process only: prune the model before fully_shard, or exclude the layer with prunable="
+            )
         params |= {name: computed(module, weight) for name, weight in made.items()}
         return cls(module=module, params=params, prunable=names, blocks=blocks, _slots=slots, computed=made)
 
@@ -101,6 +125,37 @@ class Net:
         """The same network of which only these blocks may be pruned."""
         blocks = tuple(blocks)
         return replace(self, prunable=tuple(dict.fromkeys(block.parameter for block in blocks)), blocks=blocks)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameter -> shape."""
+        return {name: tuple(value.shape) for name, value in self.params.items()}
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """What this process holds of a tensor of the shape of a parameter: all of it."""
+        return whole
+
+    def of_block(self, tensor: Tensor, block: Block) -> Tensor:
+        """What this process holds of a block, of a tensor of the shape of its parameter."""
+        return tensor[block.index]
+
+    def any(self, tensor: Tensor, block: Block) -> bool:
+        """Whether a block of a tensor of the shape of its parameter is not zero."""
+        return bool(self.of_block(tensor, block).any())
+
+    def rows(self, name: str, tensor: Tensor, axis: int) -> NDArray[np.bool_]:
+        """Which rows along `axis` of a tensor of the shape of a parameter are not zero."""
+        others = [other for other in range(tensor.dim()) if other != axis]
+        found: NDArray[np.bool_] = (tensor != 0).any(others).cpu().numpy()
+        return found
+
+    def keep_best(self, scores: Mapping[str, Tensor], keep: Any, **options: Any) -> Masks:
+        """`foreprune.core.select.keep_best`."""
+        return keep_best(scores, keep, **options)
+
+    def kept(self, masks: Masks) -> int:
+        """How many prunable weights masks keep."""
+        return masks.kept
 
     def dense(self) -> Masks:
         """Masks that keep everything."""
@@ -121,6 +176,30 @@ class Net:
         """Number of prunable weights."""
         return sum(block.size for block in self.blocks)
 
+    @cached_property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(value.numel() for value in self.params.values())
+
+    @property
+    def sums(self) -> bool:
+        """Whether derivatives are sums over processes already."""
+        return False
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a call is tensor operations and nothing else, so that their list can stand for it."""
+        return True
+
+    def owners(self, passed: Params) -> MutableMapping[int, Tensor]:
+        """Address of each tensor that the forward meets in the next call with `passed` -> the parameter in whose place
+        it stands."""
+        return {value.data_ptr(): self.params[name] for name, value in passed.items() if name in self.params}
+
+    def saving(self, message: str) -> contextlib.AbstractContextManager[Any]:
+        """Hooks on what autograd saves are refused with `message`."""
+        return torch.autograd.graph.disable_saved_tensors_hooks(message)
+
     @property
     def device(self) -> torch.device:
         """Where the prunable weights are; data is moved there."""
@@ -137,13 +216,24 @@ class Net:
                 if buffer is not None:
                     name = f"{prefix}.{attribute}" if prefix else attribute
                     tensors[name] = params.get(name, buffer).clone()
+        caches = [(owner, name) for owner in self.module.modules() for name in vars(owner) if _is_cache(owner, name)]
+        kept = [vars(owner)[name] for owner, name in caches]
         try:
+            for owner, name in caches:  # what was computed from other weights
+                vars(owner)[name] = {}
             with passed_in(self.module, made):
                 return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
         finally:
+            for (owner, name), values in zip(caches, kept, strict=True):
+                vars(owner)[name] = values
             for owner, buffers in found:  # a forward may fill a buffer that was None, or register a new one
                 owner._buffers.clear()
                 owner._buffers.update(buffers)
+
+
+def _is_cache(owner: nn.Module, name: str) -> bool:
+    """Whether a module keeps there what it has computed from its parameters, such as gathered attention biases."""
+    return "cache" in name and type(vars(owner)[name]) is dict
 
 
 @contextlib.contextmanager
@@ -168,10 +258,11 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     """Modes for a scoring pass, put back afterwards whatever happens.
 
     Everything is in evaluation mode (no dropout), except batch normalization with `batchnorm="train"`, which then uses
-    the statistics of the scoring batch. Gradients are enabled; autocast, inference mode and compilation are off.
+    the statistics of the scoring batch. Gradients are enabled; autocast, inference mode, compilation and activation
+    checkpointing are off.
 
     Raises:
-        ValueError: unknown mode, or a model with activation checkpointing.
+        ValueError: unknown mode, or a model with saved-tensor hooks or checkpoints that are not torch's.
     """
     if batchnorm not in ("train", "eval"):
         raise ValueError(f'batchnorm must be "train" (statistics of the scoring batch) or "eval", not {batchnorm!r}')
@@ -181,14 +272,15 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(net.device.type, enabled=False),
-            torch.autograd.graph.disable_saved_tensors_hooks(_NO_CHECKPOINTS),
+            net.saving(_NO_HOOKS),
+            without_checkpointing(),
             _uncompiled(),
         ):
             set_modes(net.module, batchnorm=batchnorm)
             yield
     except RuntimeError as error:
-        if str(error) == _NO_CHECKPOINTS:
-            raise ValueError(_NO_CHECKPOINTS) from error
+        if str(error) == _NO_HOOKS or any(words in str(error) for words in _REENTRANT):
+            raise ValueError(_NO_HOOKS) from error
         raise
 
 

@@ -18,7 +18,7 @@ from foreprune.core.fused import fused_blocks
 from foreprune.core.layer_weights import EMBEDDINGS, layer_weights
 
 Predicate = Callable[[str, nn.Parameter], bool]
-Prunable = str | Iterable[str] | Predicate | None
+Prunable = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Predicate | None
 
 
 def default_prunable(module: nn.Module, slots: Mapping[str, str]) -> tuple[str, ...]:
@@ -106,8 +106,9 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
         a predicate `(name, parameter) -> bool` over all parameters;
         names of parameters or of blocks ("attn.qkv.weight[v]"): exactly those are prunable;
         patterns of parts to *exclude* from the default: a module's name ("fc"), a glob ("layer1.*"), either with
-        labels of blocks ("*.qkv[q,k]"), or "re:" with a regular expression that must match a whole name of a parameter
-        or of a block ("re:.*head.*").
+        labels of blocks ("*.qkv[q,k]"), "re:" with a regular expression that must match a whole name of a parameter
+        or of a block ("re:.*head.*"), or a type of module (nn.Conv2d), which stands for everything in modules of that
+        type or of one derived from it.
 
     Raises:
         TypeError: none of the above.
@@ -116,6 +117,8 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     """
     default = default_prunable(module, slots)
     by_name = dict(module.named_parameters())
+    if isinstance(prunable, type):
+        prunable = [prunable]
     split = fused_blocks(module, slots)
     table = {key: split.get(key) or (whole(key, by_name[key].shape),) for key in dict.fromkeys(slots.values())}
     if prunable is None:
@@ -125,7 +128,21 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
         chosen = _all_of([name for name, parameter in by_name.items() if prunable(name, parameter)], table)
     elif isinstance(prunable, (str, Iterable)):
         entries = [prunable] if isinstance(prunable, str) else list(prunable)
-        chosen = _by_entries(entries, default, slots, table, module)
+        types = [entry for entry in entries if isinstance(entry, type)]
+        names = [entry for entry in entries if not isinstance(entry, type)]
+        inside = _inside(module, types, slots)
+        if types and (named := [entry for entry in names if _stem_and_labels(entry)[0] in slots]):
+            raise ValueError(
+                f"prunable mixes parameter names to prune ({named[0]!r}) with types to exclude "
+                f"({types[0].__name__}); give one kind"
+            )
+        chosen = _by_entries(names, default, slots, table) if names or not types else _all_of(default, table)
+        chosen = tuple(block for block in chosen if block.parameter not in inside)
+        if not any(_stem_and_labels(entry)[0] in slots for entry in names):  # patterns and types to exclude
+            within = tuple(slot.partition(".parametrizations.")[0] + "." for slot in slots if slots[slot] in inside)
+            _refuse_computed(
+                module, lambda name: name.startswith(within) or any(_matches(name, entry) for entry in names)
+            )
     else:
         raise TypeError(
             "prunable must be a predicate, a list of parameter names, or patterns to exclude, not "
@@ -134,7 +151,8 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     not_float = [block.parameter for block in chosen if not by_name[block.parameter].is_floating_point()]
     if not_float:
         raise ValueError(
-            f"parameter {not_float[0]!r} is {by_name[not_float[0]].dtype}: only real floating weights can be pruned"
+            f"parameter {not_float[0]!r} is {by_name[not_float[0]].dtype}: only real floating weights can be pruned; "
+            "exclude it with prunable="
         )
     if not any(block.size for block in chosen):
         kinds = sorted({type(m).__name__ for m in module.modules() if m._parameters})
@@ -146,16 +164,30 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     return chosen
 
 
+def _inside(module: nn.Module, types: list[type], slots: Mapping[str, str]) -> set[str]:
+    """The tensors in modules of these types, whatever the depth."""
+    found: set[str] = set()
+    for kind in types:
+        if not issubclass(kind, nn.Module):
+            raise TypeError(f"prunable holds the type {kind.__name__}; types to exclude must be modules (nn.Conv2d)")
+        owners = [prefix for prefix, owner in module.named_modules() if isinstance(owner, kind)]
+        if not owners:
+            there = sorted({type(owner).__name__ for owner in module.modules() if owner._parameters})
+            raise ValueError(f"prunable excludes {kind.__name__}, but the model has none; it has {', '.join(there)}")
+        found |= {slots[slot] for slot in slots for prefix in owners if not prefix or slot.startswith(prefix + ".")}
+    return found
+
+
 def _all_of(names: Iterable[str], table: Table) -> tuple[Block, ...]:
     return tuple(block for name in names for block in table[name])
 
 
 def _by_entries(
-    entries: list[str], default: tuple[str, ...], slots: Mapping[str, str], table: Table, module: nn.Module
+    entries: list[str], default: tuple[str, ...], slots: Mapping[str, str], table: Table
 ) -> tuple[Block, ...]:
     bad = [entry for entry in entries if not isinstance(entry, str)]
     if bad:
-        raise TypeError(f"prunable holds {bad[0]!r}; entries must be names or patterns (strings)")
+        raise TypeError(f"prunable holds {bad[0]!r}; entries must be names or patterns (strings), or types of modules")
     if not entries:
         raise ValueError("prunable is an empty list; give None for the default, or names or patterns")
     named = [entry for entry in entries if _stem_and_labels(entry)[0] in slots]
@@ -172,7 +204,6 @@ def _by_entries(
     meant = {block for found in fits.values() for block in found}
     if named:
         return tuple(block for blocks in table.values() for block in blocks if block in meant)
-    _refuse_computed(module, lambda name: any(_matches(name, entry) for entry in entries))
     return tuple(block for block in _all_of(default, table) if block not in meant)
 
 

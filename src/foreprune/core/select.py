@@ -66,7 +66,7 @@ def keep_top(
     _check_finite(scores)
     found = keep_of(_pieces(scores, among), keep, living=living, generator=generator)
     if found is None:
-        raise _no_signal()
+        raise no_signal()
     parts, ties = found
     named = list(zip(scores.items(), parts, strict=True))
     masks = Masks._adopt(
@@ -99,7 +99,7 @@ def keep_top_per_layer(
         ties = ties.plus(drawn)
         kept[name] = torch.from_numpy(mask).view(score.shape).to(score.device)
     if not signal:
-        raise _no_signal()
+        raise no_signal()
     return Masks(kept, metadata=_noted(ties))
 
 
@@ -152,16 +152,21 @@ def keep_best(
         found = keep_top(scores, keep, generator=generator, among=among)
         return Masks._adopt(found._tensors, kept=found._kept, table=table).with_metadata(found.metadata)
     _check_finite(scores)
-    choice = _Choice(scores, among, blocks, unscored.scores if unscored else {}, generator)
-    for lot in [Lot(tuple(blocks), keep)] if isinstance(keep, int) else keep:
+    choice = Choice(scores, among, blocks, unscored.scores if unscored else {}, generator)
+    return filled(choice, [Lot(tuple(blocks), keep)] if isinstance(keep, int) else keep, scope, unscored, floor)
+
+
+def filled(choice: Choice, lots: Sequence[Lot], scope: Scope, unscored: Unscored | None, floor: float) -> Masks:
+    """The masks of a choice of as many weights as the lots say; arguments and errors as of `keep_best`."""
+    for lot in lots:
         _check_count(lot.keep, sum(choice.living[block.name] for block in lot.blocks), least=0)
         (_keep_shared if scope == "global" else _keep_fraction)(choice, lot, unscored, floor)
     if not choice.signal:
-        raise _no_signal()
+        raise no_signal()
     return choice.masks()
 
 
-class _Choice:
+class Choice:
     """Masks in the making, block by block."""
 
     def __init__(
@@ -236,7 +241,7 @@ class _Choice:
         )
 
 
-def _keep_fraction(choice: _Choice, lot: Lot, unscored: Unscored | None, floor: float) -> None:
+def _keep_fraction(choice: Choice, lot: Lot, unscored: Unscored | None, floor: float) -> None:
     """The same fraction of each block."""
     fixed = _kept_whole(choice, lot, unscored)
     free = [block for block in lot.blocks if block.name not in fixed]
@@ -251,7 +256,7 @@ def _keep_fraction(choice: _Choice, lot: Lot, unscored: Unscored | None, floor: 
         choice.take([block], counts[block.name])
 
 
-def _keep_shared(choice: _Choice, lot: Lot, unscored: Unscored | None, floor: float) -> None:
+def _keep_shared(choice: Choice, lot: Lot, unscored: Unscored | None, floor: float) -> None:
     """The best over all blocks, except that unscored ones keep their share, and that none keeps less than its floor."""
     fixed = _kept_whole(choice, lot, unscored)
     silent = [block for block in lot.blocks if block.name in choice.instead and block.name not in fixed]
@@ -279,7 +284,7 @@ def _keep_shared(choice: _Choice, lot: Lot, unscored: Unscored | None, floor: fl
         scored = [block for block in scored if block not in short]
 
 
-def _kept_whole(choice: _Choice, lot: Lot, unscored: Unscored | None) -> dict[str, int]:
+def _kept_whole(choice: Choice, lot: Lot, unscored: Unscored | None) -> dict[str, int]:
     """Of the blocks that are kept whole, how many weights that is."""
     if unscored is None or not unscored.whole:
         return {}
@@ -332,7 +337,8 @@ def _check_count(keep: int, living: int, *, least: int = 1, of: str = "") -> Non
         raise ValueError(f"cannot keep {keep:,} of {living:,} weights{of}; ask for a number from {least} to {living:,}")
 
 
-def _no_signal() -> NoSignal:
+def no_signal() -> NoSignal:
+    """The error of scores that are all zero."""
     return NoSignal(
         "every score is zero, so no weight is better than another: no signal reaches the prunable weights "
         "(dead network, zero loss gradient, or layers that the output does not depend on); look at the weights, the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -54,3 +55,13 @@ def check_settings(
             hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(settings) or 'none'}"
             raise TypeError(f"{owner} has no setting {name!r}; {hint}")
         checked(f"{owner}: {name}", value, kinds.get(name, Any))
+
+
+def check_scope_and_seed(scope: str, seed: int) -> None:
+    """Raise ValueError for a scope or a seed that `foreprune.prune` does not take."""
+    if scope not in ("global", "local"):
+        raise ValueError(
+            f'scope must be "global" (compare over all layers) or "local" (each layer by itself), not {scope!r}'
+        )
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1 (torch seeds with 32 bits), not {seed!r}")

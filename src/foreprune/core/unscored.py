@@ -1,8 +1,9 @@
-"""Blocks that a score says nothing of.
+"""Blocks that a score says nothing of, or too little.
 
 Where attention is uniform and gates are open, as on paths, queries, keys and the layers of gates make no difference, so
-their scores are exactly zero; so are those behind a scale that begins at zero. By these scores attention would be the
-first thing to go.
+their scores are exactly zero; so are those behind a scale that begins at zero. Before training attention is nearly
+uniform, and with it the gradients of queries and keys are small. By these scores attention would be the first thing to
+go; docs/results/attention.md has what that costs, and what else was tried.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreprune.core.attention import score_blocks
 from foreprune.core.blocks import Block, split
 from foreprune.core.budget import Group
 from foreprune.core.cautions import about_zeros
 from foreprune.core.layer_units import is_conv1d, is_transposed, owner_of
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net, scoring
-from foreprune.core.select import Unscored, keep_best
+from foreprune.core.select import Unscored
 from foreprune.core.task import Task, require_grad
 
 Gates = Literal["erk", "keep", "score"]
 
 
 class UnscoredBlocks(UserWarning):
-    """A score is zero all over some blocks, so something else decides how much of them is kept."""
+    """A score says nothing, or too little, of some blocks, so something else decides how much of them is kept."""
 
 
 def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple[Net, tuple[Block, ...]]:
@@ -48,7 +50,7 @@ def unscored_blocks(scores: Mapping[str, Tensor], net: Net, task: Task) -> tuple
         piece for block in net.blocks for piece in (_pieces(scores, net, block) if not block.spans else (block,))
     )
     blocks = [block for block in parts.blocks if block.size]
-    silent = [block for block in blocks if not scores[block.parameter][block.index].any()]
+    silent = [block for block in blocks if not net.any(scores[block.parameter], block)]
     if not silent or len(silent) == len(blocks):
         return net, ()
     unused = _unused(net, task)
@@ -60,17 +62,17 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     """A tensor, or its rows with and without a score, if those without are at least a third of it and follow each other
     at regular distances, two or more at a time."""
     score = scores[block.parameter]
-    if score.dim() < 2 or not score.numel():
+    if score.dim() < 2 or not block.size:
         return (block,)
     owner = owner_of(net.module, block.parameter)
     axis = 1 if is_conv1d(owner) else 0
-    zero = ~(score != 0).any([other for other in range(score.dim()) if other != axis]).cpu().numpy()
-    if not max(1, zero.size // 3) <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
+    zero = ~net.rows(block.parameter, score, axis)
+    if not zero.size / 3 <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
         return (block,)
     ends = np.flatnonzero(np.diff(zero.astype(np.int8), prepend=0, append=0)).tolist()
     without = tuple(zip(ends[::2], ends[1::2], strict=True))
     lengths, gaps = np.diff(ends)[::2], np.diff(ends)[1::2]
-    if lengths.min() < 2 or np.ptp(lengths) or (gaps.size and np.ptp(gaps)):
+    if not ends or lengths.min() < 2 or np.ptp(lengths) or (gaps.size and np.ptp(gaps)):
         return (block,)
     borders = [0, *ends, zero.size]
     between = zip(borders[::2], borders[1::2], strict=True)
@@ -78,26 +80,35 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     return split(block.parameter, block.tensor, axis, {"unscored": without, "scored": with_score})
 
 
+def with_attention(found: tuple[Block, ...], net: Net) -> tuple[Block, ...]:
+    """These blocks and all queries and keys, in the order of the network; only these where no other would be left."""
+    silent = {block.name for block in found} | score_blocks(net.blocks)
+    joint = tuple(block for block in net.blocks if block.name in silent)
+    return joint if len(joint) < len(net.blocks) else found
+
+
 def instead_of(blocks: tuple[Block, ...], net: Net, *, whole: bool) -> Unscored | None:
     """What decides within these blocks: the size of their weights."""
     if not blocks:
         return None
-    return Unscored({block.name: net.params[block.parameter][block.index].abs() for block in blocks}, whole)
+    return Unscored({block.name: net.of_block(net.params[block.parameter], block).abs() for block in blocks}, whole)
 
 
-def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates) -> str:
-    """What happened to blocks without a score, and what to do about it."""
+def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates, silent: bool = True) -> str:
+    """What happened to these blocks, and what to do about it; `silent`: all of their scores are zero."""
     names = f"{', '.join(block.name for block in blocks[:4])}{', ...' if len(blocks) > 4 else ''}"
     done = (
         "they are kept whole" if gates == "keep" else "the largest of their weights are kept, as many as erk would keep"
     )
     other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
-    why = about_zeros(net, of=[block.parameter for block in blocks])
-    return (
-        f"{len(blocks)} of {len(net.blocks)} blocks get no score at all, because they only feed gates (queries and "
-        f"keys, squeeze-and-excitation) or lie behind zeros, and {done}: {names}; {other}, and "
-        'gates="score" prunes them first' + (f"; {why}" if why else "")
-    )
+    zeros = about_zeros(net, of=[block.parameter for block in blocks]) if silent else ""
+    if silent:
+        why = "get no score at all, because they only feed gates (queries and keys, squeeze-and-excitation) or lie "
+        why, instead = f"{why}behind zeros", "prunes them first"
+    else:
+        why, instead = "make attention scores, whose gradients say little before training", "lets scores decide"
+    said = f'{len(blocks)} of {len(net.blocks)} blocks {why}, and {done}: {names}; {other}, and gates="score" {instead}'
+    return f"{said}; {zeros}" if zeros else said
 
 
 def beside(
@@ -122,7 +133,7 @@ def beside(
         whole: keep those blocks whole, not their share.
     """
     unscored = instead_of(found, net, whole=whole)
-    chosen = keep_best(reached, keep, generator=task.generator, blocks=net.blocks, unscored=unscored)
+    chosen = net.keep_best(reached, keep, generator=task.generator, blocks=net.blocks, unscored=unscored)
     rest = net.restricted(block for block in net.blocks if block not in found)
     counts, tensors = chosen.block_counts(), dict(net.dense())
     left = sum(counts[block.name][0] for block in rest.blocks)

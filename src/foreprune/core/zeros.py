@@ -12,6 +12,7 @@ from foreprune.core.init import NORMS, draw_weight_, fans, own_reset
 from foreprune.core.layer_weights import layer_weights
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.seeds import generator_for
+from foreprune.core.sharding import is_sharded
 
 
 def zero_heads(net: Net) -> tuple[str, ...]:
@@ -20,6 +21,8 @@ def zero_heads(net: Net) -> tuple[str, ...]:
     The last layer is the last in the order of the module, pruned or not. No gradient and no path passes a head of
     zeros, so scores of everything before it vanish. A network of nothing but zeros has no head of zeros.
     """
+    if any(map(is_sharded, net.module.parameters())):  # no process sees the whole
+        return ()
     layers = [
         (weight.layer, net._slots[weight.stored])
         for weight in layer_weights(net.module)
@@ -35,6 +38,8 @@ def zero_heads(net: Net) -> tuple[str, ...]:
 def zero_scales(net: Net) -> tuple[str, ...]:
     """Names of the normalizations whose scale (gamma) is zero everywhere, as the last ones of residual branches often
     are at first: no gradient reaches the weights of such a branch."""
+    if any(map(is_sharded, net.module.parameters())):
+        return ()
     return tuple(
         prefix
         for prefix, layer in net.module.named_modules()

@@ -23,8 +23,8 @@ class Family(Enum):
     # weighted sums
     LINEAR = "linear"
     CONVOLUTION = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
-    MATRIX_PRODUCT = "matmul rmatmul mm bmm mv dot einsum tensordot"
-    ADDED_PRODUCT = "addmm addmv baddbmm"  # bias + a @ b
+    MATRIX_PRODUCT = "matmul rmatmul mm bmm mv dot einsum tensordot spmm sparse_mm"
+    ADDED_PRODUCT = "addmm addmv baddbmm addbmm"  # bias + a @ b
     ATTENTION = "scaled_dot_product_attention"
     MULTI_HEAD_ATTENTION = "multi_head_attention_forward"
     EMBEDDING = "embedding"
@@ -33,6 +33,7 @@ class Family(Enum):
     ADDITION = "add sub subtract rsub radd"
     MULTIPLICATION = "mul multiply rmul"
     DIVISION = "div divide truediv true_divide"
+    COMPOSED = "addcmul addcdiv lerp"  # followed as the products and sums they are
 
     # pooling and reduction
     MAX_POOLING = "max_pool1d max_pool2d max_pool3d"
@@ -47,6 +48,7 @@ class Family(Enum):
     MAXIMUM = "max"  # of everything, along an axis, of two tensors
     LARGER = "maximum fmax"
     OVERLAPPING_SUM = "cumsum fold"
+    ACCUMULATION = "index_add scatter_add"  # sums over the edges of a graph
 
     # structure: entries are rearranged, selected, copied
     STRUCTURE = """view view_as reshape reshape_as ravel flatten unflatten permute transpose t swapaxes swapdims movedim
@@ -59,6 +61,7 @@ class Family(Enum):
     MASKING = "masked_fill"
     SELECTION = "where"
     ASSIGNMENT = "setitem"
+    COPY = "copy"  # into a tensor
     CONVERSION = "to float half double bfloat16 type type_as cpu cuda"
     CREATION = """zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
         new_tensor"""
@@ -66,6 +69,16 @@ class Family(Enum):
 
 FAMILIES: dict[str, Family] = {name: family for family in Family for name in family.value.split()}
 LOOKUPS = frozenset({"getitem", "gather", "index_select", "take", "take_along_dim"})  # by integers, in a table
+
+_CHOICE = ": it picks by value, as routers of experts do, so which paths there are depends on the input"
+_CELL = ": a recurrent cell multiplies sums over paths at every step"
+WHY_NOT = {
+    **dict.fromkeys(("topk", "sort", "argsort", "multinomial"), _CHOICE),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"), _CELL),
+    **dict.fromkeys(
+        ("fft_fft", "fft_fft2", "fft_fftn", "fft_rfft", "fft_rfft2"), ": its coefficients are complex numbers"
+    ),
+}
 
 
 def family_of(name: str) -> Family | None:

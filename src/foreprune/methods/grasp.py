@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Literal
 
 import torch
@@ -12,9 +14,12 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import BatchNormMode, Net, Params, gradients, scoring
 from foreprune.core.task import Batch, Task, require_grad
+from foreprune.graph import graph_nodes
 from foreprune.methods.second_order import TwiceDifferentiable
 
 Keep = Literal["signed", "magnitude", "inverted"]
+_TEMPERATURE = 200.0  # the paper's
+_UNDIFFERENTIABLE = re.compile(r"derivative for '?(?:\w+::)?_?(\w+?)(?:_backward)?'? is not implemented")
 
 
 @scorer("grasp", paper="Wang, Zhang & Grosse, ICLR 2020, arXiv:2002.07376, eq. 8 and algorithm 2", needs={"labels"})
@@ -24,20 +29,28 @@ def grasp(
     masks: Masks,
     *,
     keep: Keep = "signed",
-    temperature: float = 200.0,
+    temperature: float | None = None,
     batchnorm: BatchNormMode = "train",
 ) -> Scores:
     """Remove the weights with the highest -w (H g), those whose removal most raises the gradient norm.
 
     g is the gradient of the mean loss over all samples and H its Hessian, both over the prunable weights and the same
-    materialized batches, with logits divided by `temperature`. `keep` chooses among the variants of Frankle et al.,
-    appendix H: "signed" keeps the largest w (Hg) (the paper), "inverted" the smallest, "magnitude" the largest |w
-    (Hg)|.
+    materialized batches. Logits of the cross-entropy, the default or one passed as `loss`, are divided by
+    `temperature`, 200 as in the paper. Another loss, also one that the model computes itself, sees outputs as they are,
+    because 200 fits logits only; a `temperature` given with a `loss` of your own divides its outputs. `keep` chooses
+    among the variants of Frankle et al., appendix H: "signed" keeps the largest w (Hg) (the paper), "inverted" the
+    smallest, "magnitude" the largest |w (Hg)|.
 
     The authors' code draws new classifier weights before scoring, and splits the batch into two halves that hold
     different classes, which sets the statistics of batch normalization; here weights are scored as they are, in the
     batches given.
+
+    Second derivatives are those of the real network. Where torch has none they come from the same function composed of
+    others (hard sigmoid, CTC, multi-margin and multilabel-margin losses); where a first derivative is a convention, 0
+    for the norm of zeros, the second is 0 too. A network or loss that has none at all is refused.
     """
+    if temperature is None:
+        temperature = _TEMPERATURE if task.cross_entropy else 1.0
     if not temperature > 0:
         raise ValueError(f"method 'grasp': temperature must be positive, not {temperature!r}")
     with scoring(net, batchnorm=batchnorm):
@@ -63,14 +76,21 @@ def hessian_gradient(net: Net, task: Task, masks: Masks, *, temperature: float) 
             grads = gradients(task.loss_of(net, params, batch, temperature=temperature), params, net.prunable)
             total = _sum(total, grads)
         graph = _gradient_graph(net, task, params, last, temperature)
-        total = _sum(total, {name: grad.detach() for name, grad in graph.items()})
+        total = _everywhere(net, task, _sum(total, {name: grad.detach() for name, grad in graph.items()}))
         product = _vector_product(graph, total, params)
         del graph
         for batch in others:
             product = _sum(
                 product, _vector_product(_gradient_graph(net, task, params, batch, temperature), total, params)
             )
-        return product
+        product = _everywhere(net, task, product)
+    _check(product, total)
+    return product
+
+
+def _everywhere(net: Net, task: Task, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The sum over processes, in memory of its own; `tensors` themselves where there is one process."""
+    return tensors if task.group is None else task.summed(net, {name: t.clone() for name, t in tensors.items()})
 
 
 def _gradient_graph(net: Net, task: Task, params: Params, batch: Batch, temperature: float) -> dict[str, Tensor]:
@@ -83,14 +103,46 @@ def _gradient_graph(net: Net, task: Task, params: Params, batch: Batch, temperat
 def _vector_product(graph: dict[str, Tensor], vector: dict[str, Tensor], params: Params) -> dict[str, Tensor]:
     """The derivative of <graph, vector>. Its tensors may share memory."""
     curved = [name for name, grad in graph.items() if grad.requires_grad]
-    product = torch.autograd.grad(
-        [graph[name] for name in curved],
-        [params[name] for name in graph],
-        [vector[name] for name in curved],
-        materialize_grads=True,
-    )
+    if any(type(node).__name__ == "Error" for node in graph_nodes(*(graph[name] for name in curved))):
+        # torch leaves such a node beside the way that this derivative takes, which would silently lack a term
+        raise _no_second_derivative("a custom autograd function marked once_differentiable")
+    try:
+        product = torch.autograd.grad(
+            [graph[name] for name in curved],
+            [params[name] for name in graph],
+            [vector[name] for name in curved],
+            materialize_grads=True,
+        )
+    except RuntimeError as error:
+        if found := _UNDIFFERENTIABLE.search(str(error)):
+            raise _no_second_derivative(repr(found[1])) from error
+        raise
     return dict(zip(graph, product, strict=True))
 
 
 def _sum(total: dict[str, Tensor], part: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: total[name] + value for name, value in part.items()} if total else part
+
+
+def _no_second_derivative(what: str) -> ValueError:
+    return ValueError(
+        f"method 'grasp' needs second derivatives, and {what}, which the model or its loss uses, has none in torch; "
+        "compose it of other operations, or use 'snip', which needs first derivatives only"
+    )
+
+
+def _finite(tensors: dict[str, Tensor]) -> list[str]:
+    """Names of those without NaN and infinity; the sum of finite numbers can overflow, which asks for a closer look."""
+    return [name for name, value in tensors.items() if math.isfinite(value.sum()) or bool(torch.isfinite(value).all())]
+
+
+def _check(product: dict[str, Tensor], gradient: dict[str, Tensor]) -> None:
+    """Raise ValueError if only the second derivative is not finite; of a gradient that is not, the ranking speaks."""
+    if len(finite := _finite(product)) < len(product) and len(_finite(gradient)) == len(gradient):
+        name = next(name for name in product if name not in finite)
+        raise ValueError(
+            f"method 'grasp': the second derivative of the loss is not finite in {name!r}, though the gradient is: "
+            "some function has none where the data put it, such as a square root or a distance of exactly zero; add a "
+            "small number inside it (torch.sqrt(x + 1e-12)), leave out the samples that do it (rows of zeros), or use "
+            "'snip', which needs first derivatives only"
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
 from foreprune.core.net import Net, Params, gradients, primary_output, scoring
 from foreprune.core.task import Inputs, Task, require_grad
+from foreprune.methods.drawn_embeddings import DrawnEmbeddings, mark
 from foreprune.methods.frozen_statistics import FrozenStatistics
 
 _PERTURBED = "perturbed "
@@ -50,6 +52,10 @@ def ntk_sap(
     resamplings on CIFAR-10; other data sets see one resampling in the authors' scripts. `init` says how weights are
     drawn: "kaiming" (the paper's; normal, fan-in) or "own" (each layer's own initializer).
 
+    Inputs that are whole numbers (token ids) and booleans (masks) are those given, over and over. What a network looks
+    up by them in a table of parameters is drawn from N(0, 1) in its place, the same in both evaluations: the inputs of
+    such a network are its embeddings. The paper has images only.
+
     Batch normalization uses, in both evaluations and as constants, the statistics of the batch under the unperturbed
     weights, with the unbiased variance. The authors' code finds them in a forward pass of its own, the third of a
     batch; here the first evaluation finds them on its way. In their pass earlier normalizations divide by the biased
@@ -75,12 +81,14 @@ class Draw:
     Attributes:
         weights: every parameter, drawn afresh.
         perturbed: the prunable ones, each entry moved by a normal perturbation.
-        inputs: Gaussian inputs.
+        inputs: Gaussian inputs; token ids and masks as they were given.
+        generator: draws the embeddings of token ids.
     """
 
     weights: dict[str, Tensor]
     perturbed: dict[str, Tensor]
     inputs: Inputs
+    generator: torch.Generator = field(default_factory=torch.Generator)
 
 
 def draws(
@@ -89,7 +97,7 @@ def draws(
     """A draw for each mini-batch size in `sizes`: first the weights, then the perturbation, then the inputs.
 
     Raises:
-        ValueError: inputs that cannot be Gaussian (integers, booleans, complex numbers).
+        ValueError: inputs that cannot be Gaussian (complex numbers).
     """
     weights = {
         name: torch.empty_like(value, memory_format=torch.contiguous_format) for name, value in net.params.items()
@@ -100,7 +108,7 @@ def draws(
         fresh(net, generator, init=init, out=weights)
         for name, tensor in perturbed.items():
             normal_(tensor, epsilon, generator).add_(weights[name])
-        yield Draw(weights, perturbed, _gaussian(net, example, size, generator))
+        yield Draw(weights, perturbed, _gaussian(net, example, size, generator), generator)
 
 
 def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,35 +129,66 @@ def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, T
     plain = require_grad(draw.weights, net.prunable)
     moved = require_grad({**draw.weights, **draw.perturbed}, net.prunable)
 
-    def output(params: Params, mode: FrozenStatistics) -> Tensor:
+    def output(params: Params, mode: FrozenStatistics, embeddings: DrawnEmbeddings | None) -> Tensor:
         inputs = draw.inputs.map(torch.clone)  # a forward may work on its inputs in place
-        with mode:
+        if embeddings is not None:
+            inputs = inputs.map(lambda tensor: tensor if tensor.is_floating_point() else mark(tensor))
+        with embeddings or contextlib.nullcontext(), mode:
             return primary_output(inputs.call(lambda *args, **kwargs: net(params, *args, **kwargs)))
 
+    kinds = {tensor.dtype for tensor in draw.inputs.tensors()}
+    real = any(kind.is_floating_point for kind in kinds)
+    first = second = None
+    if any(not kind.is_floating_point for kind in kinds):
+        first = DrawnEmbeddings(plain.values(), draw.generator)
+        second = DrawnEmbeddings(moved.values(), draw.generator, first.drawn)
     with scoring(net):
         noted = FrozenStatistics()
-        difference = output(plain, noted) - output(moved, FrozenStatistics(noted.statistics))
+        try:
+            value = output(plain, noted, first)
+        except (RuntimeError, TypeError) as error:
+            if not real and first is not None and not first.drawn:
+                raise _no_embedding(kinds) from error
+            raise
+        if not real and first is not None and not first.drawn:
+            raise _no_embedding(kinds)
+        difference = value - output(moved, FrozenStatistics(noted.statistics), second)
         objective = difference.square().sum()
         both = {**plain, **{_PERTURBED + name: moved[name] for name in net.prunable}}
         grads = gradients(objective, both, [*net.prunable, *(_PERTURBED + name for name in net.prunable)])
     parts = {}
     for name in net.prunable:
+        if first is not None and first.has(plain[name]) and not grads[name].any():
+            raise ValueError(
+                f"ntk-sap draws what is looked up in {name!r}, which therefore has no score; leave it out with "
+                "prunable="
+            )
         parts[name] = grads[name].mul_(draw.weights[name])
         parts[name].addcmul_(grads[_PERTURBED + name], draw.perturbed[name])
     return objective.detach(), parts
 
 
+def _no_embedding(kinds: Iterable[torch.dtype]) -> ValueError:
+    return ValueError(
+        "ntk-sap draws its inputs from a normal distribution, or what is looked up by them in a table of parameters; "
+        f"the inputs of this network are {', '.join(sorted(map(str, kinds)))} and nothing is looked up by them; use "
+        "'synflow' or a data-driven method such as 'snip'"
+    )
+
+
 def _gaussian(net: Net, example: Inputs, size: int, generator: torch.Generator) -> Inputs:
-    """`size` inputs from N(0, 1), in the weights' type and the shape of `example` after its batch axis."""
+    """`size` inputs from N(0, 1), in the weights' type and the shape of `example` after its batch axis; whole numbers
+    and booleans are those of `example`, over and over."""
     dtype = net.params[net.prunable[0]].dtype
 
     def draw(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
+        if tensor.is_complex():
             raise ValueError(
-                f"ntk-sap draws its inputs from a normal distribution, and an input of this network is {tensor.dtype} "
-                "(token ids or a mask?); leave that input out if it is optional, or use 'synflow' or a data-driven "
-                "method such as 'snip'"
+                f"ntk-sap draws its inputs from a normal distribution, and an input of this network is {tensor.dtype}; "
+                "use 'synflow' or a data-driven method such as 'snip'"
             )
+        if not tensor.is_floating_point():
+            return tensor[torch.arange(size, device=tensor.device) % len(tensor)] if tensor.dim() else tensor
         shape = (size, *tensor.shape[1:]) if tensor.dim() else ()
         drawn = normal_(torch.empty(shape, dtype=dtype, device=generator.device), 1.0, generator)
         cpu_images = drawn.dim() == 4 and drawn.device.type == "cpu"

@@ -110,6 +110,9 @@ def phew(
     Paths are those of units, as in the paper: where in a kernel a walk passes is not tied to a place in the image. On
     images of a few pixels and with hardly any weights kept, some kept paths may run off the edge.
 
+    Walks on token ids begin, and end on their way back, at the features that the embedding gives: its table is not
+    walked. A weight under weight normalization counts by its direction v alone.
+
     The authors' code takes parameters in flat order for the topology, treats every 1x1 convolution as a shortcut, and
     jumps over layers on the forward walk: before a shortcut it goes from the second layer of the last block straight
     into the shortcut. Where a linear layer reads several pixels of a channel, it draws one of them, all equally likely.

@@ -11,7 +11,7 @@ from foreprune.core.density import uniform as uniform_densities
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, masker, scorer
 from foreprune.core.net import Net
-from foreprune.core.select import Lot, keep_best
+from foreprune.core.select import Lot
 from foreprune.core.task import Task
 
 
@@ -22,7 +22,9 @@ def random(net: Net, task: Task, masks: Masks) -> Scores:
     Layer densities come out near the global one. Nothing is read from the network but its shapes.
     """
     return {
-        name: torch.rand(weight.shape, generator=task.generator, dtype=torch.float32, device="cpu").to(weight.device)
+        name: net.part(
+            name, torch.rand(net.shapes[name], generator=task.generator, dtype=torch.float32, device="cpu")
+        ).to(weight.device)
         for name, weight in net.weights.items()
     }
 
@@ -35,7 +37,7 @@ def _random_within(
     ideal = {name: shares[name] * size for name, size in sizes.items()}
     counts = apportion(ideal, sizes, keep_count(density, net.total))
     lots = [Lot((block,), counts[block.name]) for block in net.blocks]
-    return keep_best(random(net, task, net.dense()), lots, generator=task.generator, blocks=net.blocks)
+    return net.keep_best(random(net, task, net.dense()), lots, generator=task.generator, blocks=net.blocks)
 
 
 @masker("uniform", paper="Zhu & Gupta, 2017, arXiv:1710.01878; Gale et al., 2019, arXiv:1902.09574")

@@ -3,7 +3,8 @@
 Differentiated twice, torch's own convolution gets the gradient of its weight from a convolution with a kernel as large
 as the image, and its batch normalization is spelled out in a dozen elementwise operations that keep all they touch.
 Here both are written by hand from the primitives of the first derivatives. Values and derivatives are those of torch up
-to rounding; there are two of them, and asking for a third raises. Whatever is not covered here runs as it is.
+to rounding; there are two of them, and asking for a third raises. What torch cannot differentiate twice at all is
+composed of what it can (`composed.py`). Whatever is not covered runs as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from foreprune.methods.composed import composed
 
 _CONVOLUTIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _aten = torch.ops.aten
@@ -31,7 +34,8 @@ class _Shape(NamedTuple):
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """Inside it, convolutions and batch normalizations in training mode are cheap to differentiate twice."""
+    """Inside it, convolutions and batch normalizations in training mode are cheap to differentiate twice, and a few
+    functions possible."""
 
     def __torch_function__(
         self,
@@ -47,6 +51,8 @@ class TwiceDifferentiable(TorchFunctionMode):
                 found = _convolution(*args, axes=_CONVOLUTIONS[func], **kwargs)
             elif func is F.batch_norm:
                 found = _batch_norm(*args, **kwargs)
+            elif (other := composed(func)) is not None:
+                found = other(*args, **kwargs)
         return func(*args, **kwargs) if found is None else found
 
 

@@ -31,6 +31,9 @@ def synflow(
     group, RMS), and the factors of layer scales. A scale that is zero everywhere, as in residual branches that begin
     as nothing, counts as one. `batchnorm="identity"` lets all normalizations pass their input on; layer scales stay.
 
+    Paths on token ids begin at the outputs of the embedding, all ones; its table has no score. What attention, gates,
+    graphs and two towers are on paths: docs/paths.md.
+
     Sums are computed in double. The authors' code takes single precision, which overflows on deep networks (and then
     keeps no weight) and leaves part of the mask to rounding: weights in series carry the same flow, in float32 their
     scores tie or fall in any order, and a hundred rounds amplify it. `precision="single"` takes half the time and

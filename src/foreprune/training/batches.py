@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from foreprune.core.masks import unwrapped
 from foreprune.core.task import Batch, Inputs, materialize
 
 
@@ -28,25 +29,32 @@ Data = ImageSource | Iterable[Any]
 
 
 def batches_of(
-    data: Data, batch_size: int, *, seed: int | None, epoch: int, augment: bool, device: torch.device
+    data: Data,
+    batch_size: int,
+    *,
+    seed: int | None,
+    epoch: int,
+    augment: bool,
+    device: torch.device,
+    module: nn.Module | None = None,
 ) -> Iterator[tuple[Inputs, Any, int]]:
     """One pass over `data` as (arguments of the forward call, target, number of samples), on `device`.
 
     Raises:
-        TypeError: a batch that is neither (input, target) nor a mapping with "labels".
+        TypeError: a batch that is neither (input, target) nor a mapping with "labels", or not what `module` takes.
     """
     if isinstance(data, ImageSource):
         data = data.batches(batch_size, seed=seed, epoch=epoch, augment=augment, device=device)
     for item in data:
-        batch = _to_batch(item, device)
+        batch = _to_batch(item, device, module)
         yield batch.inputs, batch.target, batch.size
 
 
-def _to_batch(item: Any, device: torch.device) -> Batch:
+def _to_batch(item: Any, device: torch.device, module: nn.Module | None) -> Batch:
     if isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(part, Tensor) for part in item):
         images, target = (part.to(device, non_blocking=True) for part in item)  # the usual case, without the inspection
         return Batch(Inputs((images,)), target, images.shape[0])
-    return materialize([item], device)[0]
+    return materialize([item], device, module=None if module is None else unwrapped(module))[0]
 
 
 def reiterable(data: Any, name: str) -> Data:

@@ -62,7 +62,8 @@ def evaluate(
     tally = Tally(top5=True)
     with modes_kept(model), torch.no_grad(), isolated_randomness(0):
         model.eval()
-        for inputs, target, size in batches_of(data, batch_size, seed=None, epoch=0, augment=False, device=where):
+        settings: dict[str, Any] = {"seed": None, "epoch": 0, "augment": False, "device": where, "module": model}
+        for inputs, target, size in batches_of(data, batch_size, **settings):
             with casting():
                 output = inputs.call(model)
                 value = loss_value(loss, output, target)

@@ -194,6 +194,7 @@ class _Loop:
                 epoch=epoch,
                 augment=recipe.augment,
                 device=self.device,
+                module=self.model,
             )
             for index, (inputs, target, size) in enumerate(batches):
                 # a loader that yields more than it announced stays at the rate of its last announced step

@@ -107,6 +107,7 @@ class ReplayedPaths(PathGraph):
         sums: list[Tensor] = []
         gates = partial(_TapedGates, tape=tape, sums=sums)
         graph = PathGraph(self.net, self.inputs, self.handlers, gates, self.dtype, self.power)
+        graph.sample  # noqa: B018  (looked for before the tape runs)
         drawn = _random_states()
         with tape:
             output, _ = graph.outputs(leaves, image=state.image)

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foreprune.graph.sums.gates import Call, Flow, Gates, Handlers, flow_of, known_flow
-from foreprune.graph.sums.operations import IDENTITIES, multi_head_arguments, plain
+from foreprune.graph.sums.operations import IDENTITIES, plain
+from foreprune.graph.sums.products import attending, multi_head_arguments
 from foreprune.graph.sums.scales import HANDLERS
 from foreprune.graph.vocabulary import Family
 
@@ -112,7 +113,7 @@ def _indicated(call: Call, *, numbers: bool = False) -> Call:
 
 
 def _weighted(gates: Gates, call: Call) -> Any:
-    return plain(gates, _indicated(call))
+    return plain(gates, _indicated(attending(call)))
 
 
 def _scaled(gates: Gates, call: Call) -> Any:
@@ -169,7 +170,7 @@ EVERY_PATH: Handlers = {
     **dict.fromkeys((Family.LARGEST, Family.MAXIMUM), _total),
     Family.LARGER: _larger,
 }
-WEIGHTED = (Family.LINEAR, Family.CONVOLUTION, Family.MATRIX_PRODUCT, Family.ADDED_PRODUCT)
+WEIGHTED = (Family.LINEAR, Family.CONVOLUTION, Family.MATRIX_PRODUCT)
 COUNTED: Handlers = {
     **EVERY_PATH,
     Family.NORMALIZATION: IDENTITIES[Family.NORMALIZATION],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,11 +14,13 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from foreprune.core.net import Net, Params, primary_output, scoring
 from foreprune.core.task import Inputs
-from foreprune.graph.vocabulary import LOOKUPS, Family, family_of
+from foreprune.graph.vocabulary import LOOKUPS, WHY_NOT, Family, family_of
 
 Arguments = tuple[Any, ...]
 _RANGE = 2.0**20  # flows are kept within [1/_RANGE, _RANGE] by powers of two
 _IDS = "_foreprune_ids"
+_LEARNED = "_foreprune_learned"
+_RECORDING = (Tensor.requires_grad_, Tensor.retain_grad)  # switches of autograd, which the sums set by themselves
 _WRITING = frozenset({"__set__", "__setitem__", "__get__"})  # what they give or change is the tensor itself
 
 
@@ -26,20 +28,33 @@ class PathError(ValueError):
     """An operation has no meaning for paths. The message names it, the module, and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Flow:
     """What is known of a tensor that paths run through. Its true value is tensor * 2**exponent.
 
     `rank` says how much the tensor is a gate: 0 a sum over paths, 1 an activation, 2 a squashing gate (sigmoid), 3 a
     statistic. In a product of two flows the one of higher rank is the gate and counts as one.
+
+    `logits` are attention scores before the softmax, products of two sums over paths: zeros (plus masks), because
+    attention is uniform. They are `chained` once they were multiplied by activations without a softmax; before that,
+    `met` is the product, for the case that it is the network's output. Where they come from a product that is none of
+    two sums, `error` is what to raise if no softmax follows.
+
+    Activations can turn out to be attention scores too: `masked` holds the zeros and masks that they would be, and
+    after a softmax `attention` the uniform weights.
     """
 
     exponent: int = 0
     rank: int = 0
-    logits: bool = False  # attention scores before the softmax: zeros (plus masks), because attention is uniform
+    logits: bool = False
+    chained: bool = False
+    met: Call | None = None
+    error: PathError | None = None
+    masked: Tensor | None = None
+    attention: Tensor | None = None
 
     def with_rank(self, rank: int) -> Flow:
-        return Flow(self.exponent, rank, self.logits)
+        return replace(self, rank=rank)
 
 
 def flow_of(value: Any) -> Flow | None:
@@ -118,7 +133,7 @@ class Gates(TorchFunctionMode):
         self.net = net
         self.handlers = handlers  # what becomes of each family of operations
         self.power = 1  # that the magnitudes of all weights enter with
-        self._own: dict[int, Tensor] = {}  # address of a weight -> the parameter it stands for
+        self._own: MutableMapping[int, Tensor] = {}  # address of a weight -> the parameter it stands for
         self._copies: list[Tensor] = []  # of weights; alive, so that nothing else gets their address
         self.dtype = torch.float64  # of all flows and constants; `forward` sets it to that of the weights
         self.sources: list[Tensor] = []  # where paths begin
@@ -130,6 +145,8 @@ class Gates(TorchFunctionMode):
     ) -> Any:
         if self.replaced:
             args, kwargs = walk(args, self.resolve), walk(dict(kwargs or {}), self.resolve)
+        if func in _RECORDING and flow_of(args[0]) is not None:
+            return args[0]
         kwargs = dict(kwargs or {})
         name = func.__name__
         in_place = name.endswith("_") or name in _WRITING
@@ -137,8 +154,7 @@ class Gates(TorchFunctionMode):
             args, kwargs = walk(args, self.precise), dict(walk(kwargs, self.precise))
         if not any(flow_of(value) for value in leaves((args, kwargs))):
             if not any(isinstance(value, Tensor) and hasattr(value, _IDS) for value in leaves((args, kwargs))):
-                result = func(*args, **kwargs)
-                return result if in_place else walk(self._converted(name, args, result), self.precise)
+                return self._constants(func, args, kwargs, in_place=in_place)
             if name != "embedding":
                 return self._integers(func, args, kwargs)
         call = Call(func, args, kwargs, in_place=name.endswith("_") and not name.endswith("__"))
@@ -156,13 +172,19 @@ class Gates(TorchFunctionMode):
             PathError: an operation that has no meaning for paths.
         """
         self.dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
-        self._own = {value.data_ptr(): self.net.params[n] for n, value in weights.items() if n in self.net.params}
+        self._own = self.net.owners(weights)
         buffers = {name: self.precise(value) for name, value in self.net.module.named_buffers()}
         tensors = {**buffers, **weights}
-        with scoring(self.net), torch.set_grad_enabled(grad), self:
-            output = inputs.map(start).call(lambda *args, **kwargs: self.net(tensors, *args, **kwargs))
-            tensor: Tensor = self.resolve(primary_output(output))
-        flow = flow_of(tensor)
+        with scoring(self.net), torch.set_grad_enabled(grad):
+            with self:
+                output = inputs.map(start).call(lambda *args, **kwargs: self.net(tensors, *args, **kwargs))
+                tensor: Tensor = self.resolve(primary_output(output))
+            flow = flow_of(tensor)
+            if flow is not None and flow.error is not None:
+                raise flow.error
+            if flow is not None and flow.met is not None:
+                tensor = self.met(flow.met)
+                flow = flow_of(tensor)
         if flow is None or flow.logits:
             raise PathError(
                 "the output does not depend on the inputs through operations that paths can follow (it is computed "
@@ -170,6 +192,16 @@ class Gates(TorchFunctionMode):
                 "two sums); use a data-driven method such as 'snip'"
             )
         return tensor, flow.exponent
+
+    def met(self, call: Call) -> Tensor:
+        """The product of two towers that is the network's output: a path is then a pair of paths, one through each."""
+        return self.weighted_sum(
+            Call(call.func, call.args, call.kwargs), call.run(), sum(f.exponent for f in call.flows())
+        )
+
+    def again(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What becomes of another call: an operation that stands for several is followed as those."""
+        return self.__torch_function__(func, (), args, kwargs)
 
     def resolve(self, value: Any) -> Any:
         """What a tensor has become through in-place operations."""
@@ -183,6 +215,32 @@ class Gates(TorchFunctionMode):
         if not isinstance(value, Tensor) or value.dtype == self.dtype or not value.is_floating_point():
             return value
         return value if flow_of(value) is not None else value.to(self.dtype)
+
+    def _constants(self, func: Callable[..., Any], args: Arguments, kwargs: dict[str, Any], *, in_place: bool) -> Any:
+        """A call that no path runs through. What is computed from parameters is remembered as such."""
+        name = func.__name__
+        result = self._weight_norm(*args, **kwargs) if name == "_weight_norm" else func(*args, **kwargs)
+        result = result if in_place else walk(self._converted(name, args, result), self.precise)
+        if any(self.learned(value) for value in leaves((args, kwargs))):
+            for value in leaves(result):
+                if isinstance(value, Tensor):
+                    setattr(value, _LEARNED, True)
+        return result
+
+    def learned(self, value: Any) -> bool:
+        """Whether a tensor is a parameter or was computed from some."""
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+            return False
+        return hasattr(value, _LEARNED) or value.data_ptr() in self._own
+
+    def _weight_norm(self, direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
+        """g v / |v|: the weight is v, and g / |v| a scale as those of normalizations are, a constant."""
+        v, g = (self._own.get(value.data_ptr()) for value in (direction, length))
+        if v is None or g is None or not self.power:
+            return direction.clone()
+        v, g = v.detach().to(self.dtype), g.detach().to(self.dtype)
+        norm = torch.norm_except_dim(v, 2, dim)
+        return direction * (g.abs() / torch.where(norm > 0, norm, 1.0)) ** self.power
 
     def _converted(self, name: str, args: Arguments, result: Any) -> Any:
         """The result of an operation on constants, but with its digits if only its precision was to change."""
@@ -208,9 +266,9 @@ class Gates(TorchFunctionMode):
         own = self.parameter(factor)
         return own is not None and not bool(own.any())
 
-    def source(self, values: Tensor) -> Tensor:
-        """A tensor where paths begin. It records gradients, so that what was computed from it can be told from
-        constants, also where torch functions did not see it happen."""
+    def source(self, values: Tensor, *, looked_up: bool = False) -> Tensor:
+        """A tensor where paths begin: an input, or what was looked up in a table. It records gradients, so that what is
+        computed from it can be told from constants, also where torch functions did not see it happen."""
         values = values.detach().requires_grad_()
         self.sources.append(values)
         return self.mark(values.clone(), Flow())
@@ -273,7 +331,7 @@ class Gates(TorchFunctionMode):
         for value in leaves(result):
             if isinstance(value, Tensor) and value.is_floating_point():
                 if func.__name__.strip("_") in LOOKUPS:
-                    return self.source(torch.ones_like(value))
+                    return self.source(torch.ones_like(value), looked_up=True)
             elif isinstance(value, Tensor):
                 self.ids(value)
         return result
@@ -283,7 +341,7 @@ class Gates(TorchFunctionMode):
         if any(
             isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) for value in leaves(result)
         ):
-            raise self.error(call.func, "has no meaning for paths")
+            raise self.error(call.func, "has no meaning for paths" + WHY_NOT.get(call.name, ""))
         return result
 
     def _module(self) -> str:
@@ -323,9 +381,9 @@ def leaves(value: Any) -> Iterable[Any]:
         yield value
 
 
-def graph_nodes(tensor: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph behind a tensor."""
-    stack, seen = [tensor.grad_fn], set()
+def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph behind some tensors."""
+    stack, seen = [tensor.grad_fn for tensor in tensors], set()
     while stack:
         node = stack.pop()
         if node is not None and node not in seen:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from foreprune.graph.sums import products
 from foreprune.graph.sums.gates import Call, Flow, Gates, Handler, Handlers, flow_of, known_flow, leaves
+from foreprune.graph.sums.scores import along, masked, scores
 from foreprune.graph.vocabulary import Family
 
+_BILINEAR = " (state-space scans and products of features do; a gate needs a sigmoid, an activation or a softmax)"
 _SHIFT = 60  # the largest power of two by which an addition in place scales what it adds
 
 
@@ -41,11 +43,29 @@ def structure(gates: Gates, call: Call) -> Any:
     if not isinstance(first, Tensor) or len(call.tensors()) > 1:
         call = call.map(lambda value: _aligned(gates, call, value, exponent))
     result = call.run()
-    flow = Flow(exponent, max(flow.rank for flow in flows), any(flow.logits for flow in flows))
-    for value in leaves(result):
+    logits = [flow for flow in flows if flow.logits]
+    flow = Flow(exponent, max(flow.rank for flow in flows), bool(logits), any(flow.chained for flow in logits))
+    if len(flows) == 1 and logits:
+        flow = logits[0]
+    for at, value in enumerate(leaves(result)):
         if isinstance(value, Tensor) and value.is_floating_point() and value is not first:
-            gates.mark(value, flow)
+            gates.mark(value, _rearranged(gates, call, flow, at) if len(flows) == 1 else flow)
     return result
+
+
+def _rearranged(gates: Gates, call: Call, flow: Flow, at: int) -> Flow:
+    """The flow of one result, with what its activations are as attention scores or weights."""
+    value = call.first()
+    old = flow_of(value)
+    if old is None or call.family is not Family.STRUCTURE or (old.masked is None and old.attention is None):
+        return flow
+
+    def change(shadow: Tensor) -> Tensor:
+        found: Tensor = list(leaves(call.map(lambda item: shadow if item is value else item).run()))[at]
+        return found
+
+    old = along(old, change)
+    return replace(flow, masked=old.masked, attention=old.attention)
 
 
 def _glu(gates: Gates, call: Call) -> Any:
@@ -96,7 +116,7 @@ def add(gates: Gates, call: Call) -> Any:
     left, right = call.pair()
     flows = (flow_of(left), flow_of(right))
     if all(flow is None or flow.logits for flow in flows):  # masks and offsets of attention scores
-        return _scores(gates, call)
+        return scores(gates, call)
     if flows[0] is None or flows[1] is None:
         value, other = (left, right) if flows[0] is not None else (right, left)
         if call.in_place and value is left:
@@ -104,7 +124,9 @@ def add(gates: Gates, call: Call) -> Any:
             return left
         return _opened(gates, call, value, other)
     if flows[0].logits or flows[1].logits:
-        raise gates.error(call.func, "adds attention scores to activations, which has no meaning for paths")
+        if flows[0].chained or flows[1].chained:
+            raise gates.error(call.func, "adds attention scores to activations, which has no meaning for paths")
+        return scores(gates, call)  # relative positions; without a softmax they are refused where they are used
     if recenters(call) and _broadcast(left, right) == left.shape:
         return left if call.in_place else gates.mark(left.clone(), flows[0])
     factor = abs(call.kwargs.get("alpha", 1))
@@ -131,17 +153,12 @@ def _opened(gates: Gates, call: Call, value: Tensor, other: Any) -> Tensor:
     return gates.finish(call, value.clone(), flow)
 
 
-def _scores(gates: Gates, call: Call) -> Any:
-    """Attention scores are shifted and scaled as they are: zeros stay zeros and masks stay masks."""
-    return gates.finish(call, call.run().detach(), Flow(logits=True))
-
-
 def _multiply(gates: Gates, call: Call) -> Any:
     left, right = call.pair()
     flows = (flow_of(left), flow_of(right))
     if flows[0] is not None and flows[1] is not None:
         if flows[0].rank == flows[1].rank:
-            raise gates.error(call.func, "multiplies two sums over paths, which has no meaning for paths")
+            raise gates.error(call.func, "multiplies two sums over paths, which has no meaning for paths" + _BILINEAR)
         value, gate = (left, right) if flows[0].rank < flows[1].rank else (right, left)
         return left if call.in_place and value is left else _opened(gates, call, value, gate)
     value, factor = (left, right) if flows[0] is not None else (right, left)
@@ -160,7 +177,7 @@ def _divide(gates: Gates, call: Call) -> Any:
 def _scale(gates: Gates, call: Call, value: Tensor, factor: Any, operation: Callable[..., Tensor]) -> Any:
     flow = known_flow(value)
     if flow.logits:
-        return _scores(gates, call)
+        return scores(gates, call)
     if isinstance(factor, Tensor):
         gates.check_constant(call.func, factor)
         factor = torch.ones_like(factor) if gates.counts_as_one(factor) else factor
@@ -171,127 +188,36 @@ def _scale(gates: Gates, call: Call, value: Tensor, factor: Any, operation: Call
     return gates.mark(scaled, known_flow(scaled).with_rank(flow.rank))
 
 
-def _matmul(gates: Gates, call: Call) -> Any:
-    flowing = [value for value in call.tensors() if flow_of(value) is not None]
-    if len(flowing) > 1:
-        zeros = call.map(lambda value: torch.zeros_like(value) if isinstance(value, Tensor) else value)
-        return gates.mark(zeros.run().detach(), Flow(logits=True))
-    exponent = _exponent(gates, call, flowing[0])
-    dtype = flowing[0].dtype
-    return gates.weighted_sum(call, call.map(lambda value: _non_negative(gates, call, value, dtype)).run(), exponent)
-
-
-def _exponent(gates: Gates, call: Call, value: Tensor) -> int:
-    flow = known_flow(value)
-    if flow.logits:
-        raise gates.error(
-            call.func,
-            "uses a product of two sums over paths (attention scores without a softmax?), which has no meaning for "
-            "paths",
-        )
-    return flow.exponent
-
-
-def check_weight(gates: Gates, call: Call, weight: Any, value: Any) -> None:
-    """Raise PathError for a weight that depends on the inputs."""
-    if flow_of(value) is None or flow_of(weight) is not None:
-        raise gates.error(call.func, "computes its weight from the inputs, which has no meaning for paths")
-
-
-def _weighted(gates: Gates, call: Call) -> Any:
-    """Linear and convolution: the bias drops out, the weight is the tensor that was passed in."""
-    value, weight = call.argument(0, "input"), call.argument(1, "weight")
-    check_weight(gates, call, weight, value)
-    exponent = _exponent(gates, call, value)
-    weight = _non_negative(gates, call, weight, value.dtype)
-    rest = {name: item for name, item in call.kwargs.items() if name not in ("input", "weight", "bias")}
-    return gates.weighted_sum(call, call.func(value, weight, None, *call.args[3:], **rest), exponent)
-
-
-def _non_negative(gates: Gates, call: Call, value: Any, dtype: torch.dtype) -> Any:
-    """A constant factor without its sign. Weights come non-negative already; only those computed from them are looked
-    at."""
-    if not isinstance(value, Tensor) or flow_of(value) is not None or (value.is_leaf and value.requires_grad):
-        return value
-    if not value.requires_grad:
-        return value.abs().to(dtype)
-    gates.check_constant(call.func, value)
-    if bool((value.detach() < 0).any()):
-        raise gates.error(
-            call.func, "uses a weight that is recentered or re-signed before use, which has no meaning for paths"
-        )
-    return value.to(dtype)
-
-
-def _addmm(gates: Gates, call: Call) -> Any:
-    """bias + a @ b, as in GPT-2's Conv1D: only the product carries paths."""
-    products: dict[str, Callable[..., Tensor]] = {"addmm": torch.mm, "addmv": torch.mv, "baddbmm": torch.bmm}
-    if flow_of(call.args[0]) is not None or "alpha" in call.kwargs:
-        raise gates.error(
-            call.func, "adds a product to activations or scales it in one step, which paths cannot follow here"
-        )
-    return _matmul(gates, Call(products[call.name], call.args[1:3], {}))
-
-
 def _softmax(gates: Gates, call: Call) -> Any:
-    flow = flow_of(call.argument(0, "input"))
-    if flow is not None and flow.logits:  # uniform over what the mask lets through; a constant
+    """Attention is uniform over what the mask lets through. A softmax of activations is a gate, and where a matrix
+    product takes it, attention of the same kind."""
+    value = call.argument(0, "input")
+    flow = flow_of(value)
+    if flow is not None and flow.logits:
         return call.run()
-    return open_gate(2)(gates, call)
-
-
-def _attention(gates: Gates, call: Call) -> Any:
-    query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
-    exponent = _exponent(gates, call, attended(gates, call, value))
-    kwargs = {k: v for k, v in call.kwargs.items() if k not in ("query", "key", "value", "dropout_p")}
-    rest = [*call.args[3:4], 0.0, *call.args[5:]] if len(call.args) > 4 else call.args[3:]
-    zeros = (torch.zeros_like(query), torch.zeros_like(key))
-    return gates.mark(call.func(*zeros, value, *rest, **kwargs), Flow(exponent))
-
-
-def attended(gates: Gates, call: Call, value: Any) -> Any:
-    """The values that attention averages. Raises PathError for constants."""
-    if flow_of(value) is None:
-        raise gates.error(call.func, "attends to constant values, which has no meaning for paths")
-    return value
-
-
-def multi_head_arguments(call: Call) -> dict[str, Any]:
-    """The arguments of torch's own attention by name."""
-    bound = inspect.signature(F.multi_head_attention_forward).bind(*call.args, **call.kwargs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
-
-
-def _multi_head_attention(gates: Gates, call: Call) -> Any:
-    """torch's own attention with queries and keys of zero, so that attention is uniform, and without biases."""
-    values = multi_head_arguments(call)
-    exponent = _exponent(gates, call, attended(gates, call, values["value"]))
-    width = values["embed_dim_to_check"]
-    if values["in_proj_weight"] is not None:
-        packed = values["in_proj_weight"]
-        values["in_proj_weight"] = torch.cat([torch.zeros_like(packed[: 2 * width]), packed[2 * width :]])
-    for name in ("q_proj_weight", "k_proj_weight"):
-        if values[name] is not None:
-            values[name] = torch.zeros_like(values[name])
-    values.update(in_proj_bias=None, out_proj_bias=None, bias_k=None, bias_v=None, dropout_p=0.0)
-    output, weights = F.multi_head_attention_forward(**values)
-    return gates.weighted_sum(call, output, exponent), weights
+    opened = open_gate(2)(gates, call)
+    zeros = torch.zeros_like(value).detach() if flow is None or flow.masked is None else flow.masked
+    attention = call.map(lambda item: zeros if item is value else item).run()
+    return gates.mark(opened, replace(known_flow(opened), attention=attention, masked=None))
 
 
 def _embedding(gates: Gates, call: Call) -> Any:
     """Token ids are the network's inputs: each embeds as ones. Constants (positions) embed as themselves and drop out
     later."""
     ids, table = call.argument(0, "input"), call.argument(1, "weight")
-    return gates.source(torch.ones(*ids.shape, table.shape[1], dtype=table.dtype, device=table.device))
+    ones = torch.ones(*ids.shape, table.shape[1], dtype=table.dtype, device=table.device)
+    return gates.source(ones, looked_up=True)
 
 
 def _masked_fill(gates: Gates, call: Call) -> Any:
     flow = flow_of(call.args[0])
     if flow is None:
         raise gates.error(call.func, "fills a constant with activations, which has no meaning for paths")
-    fill = call.argument(2, "value") if flow.logits else 0
-    return gates.finish(call, call.args[0].masked_fill(call.argument(1, "mask"), fill), flow)
+    mask, fill = call.argument(1, "mask"), call.argument(2, "value")
+    if flow.logits:
+        return gates.finish(call, call.args[0].masked_fill(mask, fill), flow)
+    shadow = masked(call.args[0], fill, lambda zeros: zeros.masked_fill(mask, fill))
+    return gates.finish(call, call.args[0].masked_fill(mask, 0), replace(flow, masked=shadow))
 
 
 def _where(gates: Gates, call: Call) -> Any:
@@ -304,7 +230,17 @@ def _where(gates: Gates, call: Call) -> Any:
         return gates.mark(torch.where(condition, chosen[0], chosen[1]), flows[0])
     first, second = (_aligned(gates, call, v, exponent) if isinstance(v, Tensor) else 0.0 for v in chosen)
     found: Tensor = torch.where(condition, first, second)
-    return gates.mark(found, Flow(exponent, max(flow.rank for flow in flows)))
+    shadow = None
+    if len(flows) == 1:
+        at = 0 if flow_of(chosen[0]) is not None else 1
+        fill = chosen[1 - at]
+
+        def fills(zeros: Tensor) -> Tensor:
+            filled: Tensor = torch.where(condition, zeros, fill) if at == 0 else torch.where(condition, fill, zeros)
+            return filled
+
+        shadow = masked(chosen[at], fill, fills)
+    return gates.mark(found, Flow(exponent, max(flow.rank for flow in flows), masked=shadow))
 
 
 def _convert(gates: Gates, call: Call) -> Any:
@@ -331,6 +267,30 @@ def _set_item(gates: Gates, call: Call) -> Any:
     target[index] = _aligned(gates, call, value, exponent) if isinstance(value, Tensor) else 0.0
 
 
+def _copy(gates: Gates, call: Call) -> Any:
+    """`a.copy_(b)`: b stands for a from now on."""
+    target, source = call.args[0], call.argument(1, "src")
+    flow = flow_of(source)
+    if flow is None:
+        gates.check_constant(call.func, source)
+        return gates.finish(call, torch.zeros_like(target), Flow())
+    return gates.finish(call, source.expand(target.shape).clone(), flow)
+
+
+def _accumulate(gates: Gates, call: Call) -> Any:
+    """`a.index_add(dim, index, b)`, `a.scatter_add(dim, index, b)`: sums, as over the neighbors in a graph."""
+    target, dim, index, source = (call.argument(i, *names) for i, names in enumerate(_ADDED))
+    exponent = max(flow.exponent for flow in call.flows())
+    target, source = (_aligned(gates, call, value, exponent) for value in (target, source))
+    function = torch.index_add if call.name == "index_add" else torch.scatter_add
+    if "alpha" in call.kwargs:
+        raise gates.error(call.func, "scales what it adds in one step, which paths cannot follow here")
+    return gates.weighted_sum(call, function(target, dim, index, source), exponent)
+
+
+_ADDED = (("input",), ("dim",), ("index",), ("source", "src"))
+
+
 GATE_RANKS = {
     **dict.fromkeys((Family.ACTIVATION, Family.DROPOUT, Family.NORMALIZATION, Family.PASSING), 1),
     Family.SQUASHING: 2,
@@ -344,11 +304,14 @@ _STRUCTURAL = (
 IDENTITIES: Handlers = {
     **{family: open_gate(rank) for family, rank in GATE_RANKS.items()},
     **dict.fromkeys(_STRUCTURAL, structure),
-    **dict.fromkeys((Family.LINEAR, Family.CONVOLUTION), _weighted),
-    Family.MATRIX_PRODUCT: _matmul,
-    Family.ADDED_PRODUCT: _addmm,
-    Family.ATTENTION: _attention,
-    Family.MULTI_HEAD_ATTENTION: _multi_head_attention,
+    **dict.fromkeys((Family.LINEAR, Family.CONVOLUTION), products.weighted),
+    Family.MATRIX_PRODUCT: products.matmul,
+    Family.ADDED_PRODUCT: products.added_product,
+    Family.COMPOSED: products.composed,
+    Family.ATTENTION: products.attention,
+    Family.MULTI_HEAD_ATTENTION: products.multi_head_attention,
+    Family.COPY: _copy,
+    Family.ACCUMULATION: _accumulate,
     Family.EMBEDDING: _embedding,
     Family.SOFTMAX: _softmax,
     Family.GATED_LINEAR_UNIT: _glu,

@@ -20,6 +20,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -30,6 +31,7 @@ from foreprune.core.net import Net, Params, gradients
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Gates, Handlers, PathError, graph_nodes
 from foreprune.graph.sums.operations import IDENTITIES
+from foreprune.graph.sums.samples import Sample, one_sample
 from foreprune.graph.sums.scales import HANDLERS
 
 Precision = Literal["double", "single"]
@@ -77,7 +79,9 @@ def path_graph(
     found = importlib.util.find_spec("foreprune.graph.replay")
     handlers: Handlers = HANDLERS if batchnorm == "scale" else IDENTITIES
     dtype = path_dtype(precision, net.device)
-    if found is None or found.origin is None:  # a folder that holds only compiled files has no origin
+    if (
+        found is None or found.origin is None or not net.replayable
+    ):  # a folder that holds only compiled files has no origin
         return PathGraph(net, inputs, handlers, dtype=dtype, power=power)
     from foreprune.graph.replay import ReplayedPaths
 
@@ -120,9 +124,18 @@ class PathGraph:
     dtype: torch.dtype = torch.float64
     power: int = 1
 
+    @cached_property
+    def sample(self) -> Sample:
+        """What of the inputs the paths are followed for."""
+        return one_sample(self.net, self.inputs)
+
     def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
         """`function` of every prunable weight, zero where pruned. The next call with this function may overwrite it."""
-        return masks(self.dense(function))
+        # one after the other: no second copy of all of them
+        found: dict[str, Tensor] = {}
+        for name, weight in self.net.weights.items():
+            found |= masks({name: function(self.precise({name: weight})[name])})
+        return found
 
     def dense(self, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """`function` of every prunable weight."""
@@ -176,7 +189,9 @@ class PathGraph:
         Arguments and PathError as in `sum`.
         """
         if image is not None and len(self.inputs.tensors()) != 1:
-            raise ValueError("a mean image needs a network with exactly one input tensor")
+            raise ValueError(
+                "a mean image needs a network with exactly one input tensor; use 'synflow', which needs none"
+            )
         missing = self.precise({name: value.abs() for name, value in self.net.params.items() if name not in weights})
         if self.power > 1:
             missing = {name: value**self.power for name, value in missing.items()}
@@ -184,24 +199,28 @@ class PathGraph:
         gates = self.gates(self.net, self.handlers)
         gates.power = self.power
 
-        def start(tensor: Tensor) -> Tensor:
-            one = tensor[:1] if tensor.dim() else tensor
-            if not tensor.is_floating_point():
+        def start(one: Tensor) -> Tensor:
+            if id(one) in self.sample.constants:
+                return one.to(dtype=self.dtype, device=self.net.device).abs()
+            if not one.is_floating_point():
                 if image is not None:
-                    raise ValueError(f"a mean image needs floating inputs, and this network's are {tensor.dtype}")
+                    raise ValueError(
+                        f"a mean image needs floating inputs, and this network's are {one.dtype}; use 'synflow', "
+                        "which needs none"
+                    )
                 return gates.ids(one.to(self.net.device, copy=True))
             if image is None:
                 return gates.source(torch.ones_like(one, dtype=self.dtype, device=self.net.device))
-            if tuple(image.shape) != tuple(tensor.shape[1:]):
+            if tuple(image.shape) != tuple(one.shape[1:]):
                 raise ValueError(
-                    f"the mean image must have the shape of one input, {tuple(tensor.shape[1:])}, not "
-                    f"{tuple(image.shape)}"
+                    f"the mean image must have the shape of one input, {tuple(one.shape[1:])}, not {tuple(image.shape)}"
                 )
             return gates.source(image.to(dtype=self.dtype, device=self.net.device)[None])
 
-        output, exponent = gates.forward(tensors, self.inputs, start)
+        output, exponent = gates.forward(tensors, self.sample.inputs, start)
         for node in graph_nodes(output):
-            if isinstance(node, torch.autograd.function.BackwardCFunction):
+            own = getattr(node, "_forward_cls", None)  # of a gathered weight: paths run along
+            if isinstance(node, torch.autograd.function.BackwardCFunction) and not hasattr(own, "along_paths"):
                 raise PathError(
                     f"the custom autograd function {type(node).__name__.removesuffix('Backward')!r} has a derivative "
                     "of its own, which has no meaning for paths; write it with torch functions, or use a method that "

@@ -48,7 +48,9 @@ def uses_weights(gates: Gates, call: Call) -> tuple[Tensor, list[Tensor]] | None
         return None
     flowing = [value for value in call.tensors() if flow_of(value) is not None]
     weights = [value for value in call.tensors() if flow_of(value) is None and value.requires_grad]
-    return (flowing[0], weights) if len(flowing) == 1 and weights else None
+    if len(flowing) != 1 or not weights or known_flow(flowing[0]).logits:
+        return None
+    return flowing[0], weights
 
 
 def _once(handler: Handler) -> Handler:

@@ -29,8 +29,9 @@ from foreprune.graph.sums.gates import (
     walk,
 )
 from foreprune.graph.sums.operations import GATE_RANKS, IDENTITIES, plain, recenters, structure
+from foreprune.graph.sums.samples import one_sample
 from foreprune.graph.units import weighted
-from foreprune.graph.units.recorder import Aliased, Mixed, Recorder, numbers_of, recorder_of
+from foreprune.graph.units.recorder import Aliased, Axis, Mixed, Recorder, numbers_of, recorder_of
 from foreprune.graph.units.unit_graph import Ints, UnitGraph
 from foreprune.graph.vocabulary import Family
 
@@ -39,22 +40,25 @@ def record_units(net: Net, inputs: Inputs) -> UnitGraph:
     """Record the units of `net` for inputs of the shape of `inputs`.
 
     Inputs are told apart entry by entry if the layers that read them do so (a multilayer perceptron), else by channel
-    (axis 1), else by feature (last axis). Keyword arguments count in the order of their names.
+    (axis 1), else by feature (last axis), else not at all (a waveform). What token ids embed as is told apart by
+    feature, unless layers tell apart every entry. Keyword arguments count in the order of their names.
 
     Raises:
         PathError: an operation that mixes units of one layer in a way that walks cannot follow, or has no meaning for
             paths.
     """
     inputs = Inputs(inputs.args, dict(sorted((inputs.kwargs or {}).items())))
+    sample = one_sample(net, inputs)
     failed: list[tuple[int, str]] = []
-    for axis in (None, 1, -1):
+    axes: tuple[Axis, ...] = (None, 1, -1, "none")
+    for axis in axes:
         recorder = Recorder(net, UNIT_HANDLERS, axis=axis, dense=False)
         try:
             try:
-                return recorder.record(inputs)
+                return recorder.record(sample)
             except Aliased:
                 recorder = Recorder(net, UNIT_HANDLERS, axis=axis, dense=True)
-                return recorder.record(inputs)
+                return recorder.record(sample)
         except Mixed as error:
             failed.append((len(recorder.nodes), str(error)))
     raise PathError(max(failed, key=lambda attempt: attempt[0])[1])  # of the attempt that came furthest
@@ -218,6 +222,21 @@ def _statistic(gates: Gates, call: Call) -> Any:
     return walk(call.run(), lambda value: gates.mark(torch.zeros_like(value), Flow(rank=3)))
 
 
+def _accumulate(gates: Gates, call: Call) -> Any:
+    """Sums over places: the units stay."""
+    recorder = recorder_of(gates)
+    target, dim, source = call.argument(0, "input"), call.argument(1, "dim"), call.argument(3, "source", "src")
+    if flow_of(source) is None or "alpha" in call.kwargs:
+        return plain(gates, call)
+    numbers = recorder.merged(call, numbers_of(source), [dim])
+    spread = recorder.hold(numbers, target.shape)
+    gates.mark(spread, Flow())
+    if flow_of(target) is None:
+        gates.check_constant(call.func, target)
+        return recorder.finish(call, spread, Flow())
+    return gates.again(torch.Tensor.add_ if call.in_place else torch.add, target, spread)
+
+
 def _unsupported(gates: Gates, call: Call) -> Any:
     raise gates.error(call.func, "has no meaning for walks along paths")
 
@@ -228,7 +247,7 @@ _SPATIAL = (
 )
 _OWN: Handlers = {
     **{family: _gate(rank) for family, rank in GATE_RANKS.items()},
-    **dict.fromkeys((Family.MATRIX_PRODUCT, Family.ADDED_PRODUCT), weighted.product),
+    Family.MATRIX_PRODUCT: weighted.product,
     Family.LINEAR: weighted.linear,
     Family.CONVOLUTION: weighted.convolution,
     Family.ATTENTION: weighted.attention,
@@ -242,6 +261,7 @@ _OWN: Handlers = {
     Family.CONCATENATION: _concatenate,
     Family.PADDING: _pad,
     Family.OVERLAPPING_SUM: _unsupported,
+    Family.ACCUMULATION: _accumulate,
     Family.ADDITION: _join,
     Family.ASSIGNMENT: _set_item,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreprune.core.net import Net
-from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Call, Flow, Gates, Handlers, PathError, flow_of
+from foreprune.graph.sums.samples import Sample
 from foreprune.graph.units.unit_graph import Ints, Join, Layer, UnitGraph
 
 _MOST = 8  # kinds of places a layer may read without one unit for all of them; a class token makes two
+COMPUTED = "uses a weight that is computed from parameters, which walks cannot follow"
 _SHARED = "_foreprune_shared"
+Axis = int | Literal["none"] | None
 
 
 class Mixed(PathError):
@@ -47,12 +50,13 @@ class Recorder(Gates):
     Args:
         net: the network.
         handlers: what each operation does to the numbers.
-        axis: inputs are numbered along this axis; None numbers every entry.
+        axis: inputs are numbered along this axis, what token ids embed as along the last; None numbers every entry,
+            and "none" gives each input one number.
         dense: give every tensor memory of its own, so that writing into views works. Otherwise most are expanded, which
             costs nothing however large the images are.
     """
 
-    def __init__(self, net: Net, handlers: Handlers, *, axis: int | None, dense: bool) -> None:
+    def __init__(self, net: Net, handlers: Handlers, *, axis: Axis, dense: bool) -> None:
         super().__init__(net, handlers)
         self.axis, self.dense = axis, dense
         self.count = 0
@@ -74,28 +78,41 @@ class Recorder(Gates):
             span = _Span(name, first, first + value.numel() * value.element_size(), value.element_size())
             self.spans.setdefault(value.untyped_storage().data_ptr(), []).append(span)
 
-    def record(self, inputs: Inputs) -> UnitGraph:
+    def record(self, sample: Sample) -> UnitGraph:
         """Run the forward on numbers. Raises Mixed, Aliased and PathError."""
-        output, _ = self.forward(self.params, inputs, self._start)
+
+        def start(one: Tensor) -> Tensor:
+            if id(one) in sample.constants:
+                return one.to(self.net.device, self.dtype)
+            return self.source(one) if one.is_floating_point() else self.ids(one.to(self.net.device, copy=True))
+
+        output, _ = self.forward(self.params, sample.inputs, start)
         outputs = np.sort(numbers_of(output), axis=None)
         outputs = outputs[np.diff(outputs, prepend=0) > 0]  # without repetitions and without 0
         inputs_ = np.concatenate(self.inputs) if self.inputs else np.zeros(0, np.int64)
         return UnitGraph(tuple(self.nodes), inputs_ - 1, outputs - 1, self.count, self.constants)
 
-    def _start(self, tensor: Tensor) -> Tensor:
-        one = tensor[:1] if tensor.dim() else tensor
-        return self.source(one) if one.is_floating_point() else self.ids(one.to(self.net.device, copy=True))
-
-    def source(self, values: Tensor) -> Tensor:
+    def source(self, values: Tensor, *, looked_up: bool = False) -> Tensor:
         shape = tuple(values.shape)
         if self.axis is None or not shape:
             numbers = self.fresh(values.numel()).reshape(shape)
+        elif self.axis == "none" and not looked_up:
+            numbers = self.fresh(1).reshape([1] * len(shape))
         else:
-            axis = self.axis if len(shape) > 2 else -1
+            axis = self.axis if len(shape) > 2 and isinstance(self.axis, int) and not looked_up else -1
             numbers = along(self.fresh(shape[axis]), axis, len(shape))
         self.inputs.append(numbers.ravel())
         self.raw += [numbers.ravel()] if numbers.size else []
         return self.mark(self.hold(numbers, shape), Flow())
+
+    def met(self, call: Call) -> Tensor:
+        """The output is a product of two towers: walks end, or begin, at the outputs of both."""
+        ends = [numbers_of(value).ravel() for value in call.tensors() if flow_of(value) is not None]
+        numbers = np.concatenate(ends)
+        return self.mark(self.hold(numbers, numbers.shape), Flow())
+
+    def _weight_norm(self, direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
+        return direction
 
     def weighted_sum(self, call: Call, result: Tensor, exponent: int) -> Tensor:
         return self.finish(call, result, Flow())
@@ -137,7 +154,11 @@ class Recorder(Gates):
             raise Aliased
 
     def mixed(self, call: Call) -> Mixed:
-        return Mixed(str(self.error(call.func, "sees different units at different places")))
+        why = (
+            "uses each of its weights for several units at once, as layers that mix tokens or positions do, so walks "
+            "from unit to unit cannot follow"
+        )
+        return Mixed(str(self.error(call.func, why)).replace("a method that", "'synflow', or a method that"))
 
     def merged(self, call: Call, numbers: Ints, axes: Iterable[int], *, inputs: bool = False) -> Ints:
         """One unit for all places along `axes`, of size 1: theirs if they agree (constants aside), else their sum.
@@ -198,6 +219,8 @@ class Recorder(Gates):
 
     def is_parameter(self, weight: Tensor) -> bool:
         """Whether `weight` is a parameter or a view of one."""
+        if weight.layout != torch.strided:
+            return False
         return weight.untyped_storage().data_ptr() in self.spans
 
     def weight(self, call: Call, weight: Tensor) -> tuple[str, Tensor, int]:
@@ -213,7 +236,7 @@ class Recorder(Gates):
                 return span.name, weight, (address - span.start) // span.itemsize
         if weight.requires_grad:
             self.check_constant(call.func, weight)
-            raise self.error(call.func, "uses a weight that is computed from parameters, which walks cannot follow")
+            raise self.error(call.func, COMPUTED)
         name = f"(constant {len(self.constants)})"
         self.constants[name] = weight.detach().contiguous()
         return name, self.constants[name], 0

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from foreprune.graph.sums.gates import Call, Flow, Gates, flow_of
-from foreprune.graph.sums.operations import attended, check_weight, multi_head_arguments, plain
-from foreprune.graph.units.recorder import Recorder, along, numbers_of, recorder_of
+from foreprune.graph.sums.operations import plain
+from foreprune.graph.sums.products import attended, attending, check_weight, learned_scores, multi_head_arguments
+from foreprune.graph.units.recorder import COMPUTED, Recorder, along, numbers_of, recorder_of
 from foreprune.graph.units.unit_graph import Ints
-from foreprune.graph.vocabulary import Family
 
 Labels = tuple[str, str, str]  # a letter for each axis: of the factor, of the numbers, of the result, as in einsum
 
@@ -83,13 +83,12 @@ def linear(gates: Gates, call: Call) -> Tensor:
 
 def product(gates: Gates, call: Call) -> Tensor:
     """A matrix product or einsum: with a parameter a linear layer, with constants (attention) a mixing of places."""
+    call = attending(call)
     operands = call.tensors()
-    added = call.family is Family.ADDED_PRODUCT
-    one_product = not added or (flow_of(operands[0]) is None and "alpha" not in call.kwargs)
-    if not one_product or sum(flow_of(value) is not None for value in operands) != 1:
+    if sum(flow_of(value) is not None for value in operands) != 1:
         result: Tensor = plain(gates, call)
         return result
-    operands = operands[1:] if added else operands[::-1] if call.name == "rmatmul" else operands
+    operands = operands[::-1] if call.name == "rmatmul" else operands
     equation = call.args[0] if call.name == "einsum" else ""
     if len(operands) != 2 or call.name == "tensordot" or "." in equation:
         raise gates.error(
@@ -98,7 +97,11 @@ def product(gates: Gates, call: Call) -> Tensor:
     labels = _einsum_labels(equation) if equation else _matmul_labels(operands[0].dim(), operands[1].dim())
     if flow_of(operands[0]) is not None:
         operands, labels = operands[::-1], (labels[1], labels[0], labels[2])
-    return _contract(recorder_of(gates), call, operands[0], operands[1], labels)
+    recorder, factor = recorder_of(gates), operands[0]
+    if factor.requires_grad and not recorder.is_parameter(factor):  # computed from parameters: relative positions?
+        gates.check_constant(call.func, factor)
+        return learned_scores(gates, call, COMPUTED)
+    return _contract(recorder, call, factor, operands[1], labels)
 
 
 def _matmul_labels(left: int, right: int) -> Labels:

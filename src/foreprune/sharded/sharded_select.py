@@ -1,0 +1,221 @@
+"""The rule of `core.select` over processes: exact counts, and the masks that one process would choose.
+
+The threshold is found by the bits of the scores, 16 at a time: each process counts its scores by these bits, and the
+sums over processes say among which of them the threshold lies. Ties are drawn from the generator, which is the same
+everywhere, in the order of the whole tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foreprune.core.blocks import Block, covers, whole
+from foreprune.core.collective import reduced, totals
+from foreprune.core.masks import Masks, outside
+from foreprune.core.select import Choice, Lot, Scope, Unscored, filled, no_signal
+from foreprune.sharded.layout import Layout
+from foreprune.sharded.sharded_net import ShardedNet
+
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+_BITS = 16
+_CHUNK = 2**16  # scores whose bits are looked at at a time
+
+
+class _Piece(NamedTuple):
+    """The scores that this process holds of one block, flat, and which of them live (None: all)."""
+
+    block: Block
+    scores: Floats
+    alive: Bools | None
+    layout: Layout
+
+    def living(self) -> Floats:
+        return self.scores if self.alive is None else self.scores[self.alive]
+
+
+def keep_best_sharded(
+    net: ShardedNet,
+    scores: Mapping[str, Tensor],
+    keep: int | Sequence[Lot],
+    *,
+    scope: Scope = "global",
+    generator: torch.Generator,
+    among: Masks | None = None,
+    blocks: Sequence[Block] = (),
+    unscored: Unscored | None = None,
+    floor: float = 0.0,
+) -> Masks:
+    """`keep_best` on parts of scores; the masks are parts too. All processes have to call.
+
+    Raises:
+        NoSignal: every score is zero (a ValueError).
+        ValueError: a score of any process is NaN or infinite, or blocks are to be kept whole that are too large.
+    """
+    check_finite(net, scores)
+    blocks = blocks or net.blocks
+    choice = _ShardedChoice(net, scores, among, blocks, unscored.scores if unscored else {}, generator)
+    covered = all(map(covers, choice.table.values()))
+    if isinstance(keep, int) and scope == "global" and not unscored and not floor and covered:
+        # ties are drawn in the order of the tensors
+        choice.take([whole(name, net.layouts[name].shape) for name in scores], keep)
+        if not choice.signal:
+            raise no_signal()
+        return choice.masks()
+    return filled(choice, [Lot(tuple(blocks), keep)] if isinstance(keep, int) else keep, scope, unscored, floor)
+
+
+class _ShardedChoice(Choice):
+    """A choice of which this process holds parts."""
+
+    def __init__(
+        self,
+        net: ShardedNet,
+        scores: Mapping[str, Tensor],
+        among: Masks | None,
+        blocks: Sequence[Block],
+        instead: Mapping[str, Tensor],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(scores, None, blocks, instead, generator)
+        self.net, self.among = net, among
+        self.made = {name: torch.zeros(score.shape, dtype=torch.bool) for name, score in scores.items()}
+        for name, parts in self.table.items():
+            if not covers(parts):
+                self.made[name] |= net.part(name, outside(parts, torch.device("cpu")))
+        if among is not None:
+            self.living = counts_of(net, among, blocks)
+
+    def take(self, blocks: Sequence[Block], keep: int) -> dict[str, int]:
+        """As in `Choice`; numbers are those of all processes."""
+        pieces = [self._held(block) for block in blocks]
+        self._note(blocks, totals([any(p.living().any() for p in pieces)], self.net.groups, self.net.device)[0] > 0)
+        if keep:
+            found = _largest(self.net, pieces, keep, self.generator)
+        else:
+            found = [np.zeros(piece.scores.size, np.bool_) for piece in pieces]
+        counts = [int(np.count_nonzero(kept)) if p.layout.first else 0 for p, kept in zip(pieces, found, strict=True)]
+        for block, kept in zip(blocks, found, strict=True):
+            index = self.net.layouts[block.parameter].held(block)
+            part = self.made[block.parameter]
+            part[index] = torch.from_numpy(kept).view(part[index].shape)
+        names = [block.name for block in blocks]
+        return dict(zip(names, totals(counts, self.net.groups, self.net.device), strict=True))
+
+    def masks(self) -> Masks:
+        """What has been taken. The counts are those of the parts."""
+        tensors = {name: self.made[name].to(score.device) for name, score in self.scores.items()}
+        kept = {name: int(torch.count_nonzero(mask)) for name, mask in tensors.items()}
+        return Masks._adopt(tensors, kept=kept, table=self.table)
+
+    def _held(self, block: Block) -> _Piece:
+        layout = self.net.layouts[block.parameter]
+        index = layout.held(block)
+        score = self.instead.get(block.name)
+        score = self.scores[block.parameter][index] if score is None else score
+        alive = None if self.among is None else self.among._tensors[block.parameter][index].reshape(-1).cpu().numpy()
+        return _Piece(block, score.detach().to("cpu", self.dtype).reshape(-1).numpy(), alive, layout)
+
+
+def counts_of(net: ShardedNet, masks: Masks, blocks: Sequence[Block]) -> dict[str, int]:
+    """How many weights of each block parts of masks keep on all processes."""
+    held = [
+        int(torch.count_nonzero(net.of_block(masks._tensors[block.parameter], block)))
+        if net.layouts[block.parameter].first
+        else 0
+        for block in blocks
+    ]
+    return dict(zip([block.name for block in blocks], totals(held, net.groups, net.device), strict=True))
+
+
+def check_finite(net: ShardedNet, scores: Mapping[str, Tensor]) -> None:
+    """Raise in all processes where one of them has a score that is NaN or infinite."""
+    bad = [0 if torch.isfinite(score).all() else 2 if torch.isnan(score).any() else 1 for score in scores.values()]
+    for (name, score), kind in zip(scores.items(), totals(bad, net.groups, net.device, largest=True), strict=True):
+        if kind:
+            raise ValueError(
+                f"the scores of {name!r} are {'NaN' if kind == 2 else 'infinite'}: look for NaN or infinite weights or "
+                f"inputs, or overflow in {score.dtype} (try model.double() and double inputs)"
+            )
+
+
+def _keys(scores: Floats) -> NDArray[Any]:
+    """Whole numbers without a sign in the order of the scores."""
+    width = scores.dtype.itemsize * 8
+    kind: Any = np.uint64 if width == 64 else np.uint32
+    bits: Any = (scores + scores.dtype.type(0)).view(kind)  # -0 becomes 0
+    negative = (bits >> kind(width - 1)).astype(np.bool_)
+    keys: NDArray[Any] = np.where(negative, ~bits, bits | kind(1 << (width - 1)))
+    return keys
+
+
+def _threshold(net: ShardedNet, pieces: Sequence[_Piece], keep: int) -> tuple[float, int, int]:
+    """The `keep`-th largest score of all processes, how many are above it, and how many are it."""
+    dtype = pieces[0].scores.dtype
+    width = dtype.itemsize * 8
+    above, prefix, equal = 0, 0, 0
+    for shift in range(width - _BITS, -1, -_BITS):
+        counts = np.zeros(2**_BITS, np.int64)
+        for piece in pieces:
+            for start in range(0, piece.scores.size if piece.layout.first else 0, _CHUNK):
+                at = slice(start, start + _CHUNK)
+                found = piece.scores[at] if piece.alive is None else piece.scores[at][piece.alive[at]]
+                keys = _keys(found)
+                if shift + _BITS < width:
+                    keys = keys[keys >> keys.dtype.type(shift + _BITS) == prefix]
+                digits = (keys >> keys.dtype.type(shift)) & keys.dtype.type(2**_BITS - 1)
+                counts += np.bincount(digits.astype(np.int64), minlength=2**_BITS)
+        summed = reduced(torch.from_numpy(counts).to(net.device), net.groups).cpu().numpy()
+        larger = np.cumsum(summed[::-1])[::-1] - summed  # than this digit
+        digit = int(np.flatnonzero(above + larger < keep)[0])
+        above, equal = above + int(larger[digit]), int(summed[digit])
+        prefix = prefix << _BITS | digit
+    top = 1 << (width - 1)
+    kind: Any = np.uint64 if width == 64 else np.uint32
+    bits = np.array([prefix ^ top if prefix & top else ~prefix & (2**width - 1)], kind)
+    return float(bits.view(dtype)[0]), above, equal
+
+
+def _largest(net: ShardedNet, pieces: Sequence[_Piece], keep: int, generator: torch.Generator) -> list[Bools]:
+    threshold, above, equal = _threshold(net, pieces, keep)
+    kept = [piece.scores > piece.scores.dtype.type(threshold) for piece in pieces]
+    ties = [piece.scores == piece.scores.dtype.type(threshold) for piece in pieces]
+    for piece, larger, tied in zip(pieces, kept, ties, strict=True):
+        if piece.alive is not None:
+            larger &= piece.alive
+            tied &= piece.alive
+    draw = torch.randperm(equal, generator=generator, device="cpu")[: keep - above].numpy()
+    chosen = np.zeros(equal, np.bool_)
+    chosen[draw] = True
+    held = [int(np.count_nonzero(tied)) if p.layout.first else 0 for p, tied in zip(pieces, ties, strict=True)]
+    counts = totals(held, net.groups, net.device)
+    start = 0
+    for piece, larger, tied, count in zip(pieces, kept, ties, counts, strict=True):
+        mine = chosen[start : start + count]
+        start += count
+        if mine.all():
+            larger |= tied
+        elif mine.any():
+            larger |= _drawn(net, piece, tied, mine)
+    return kept
+
+
+def _drawn(net: ShardedNet, piece: _Piece, ties: Bools, chosen: Bools) -> Bools:
+    """Which of the ties that this process holds are `chosen`, where ties are in the order of the whole block."""
+    layout, block = piece.layout, piece.block
+    index = layout.held(block)
+    flags = torch.zeros(net.params[block.parameter].shape, dtype=torch.uint8)
+    flags[index] = torch.from_numpy(ties).to(torch.uint8).view(flags[index].shape)
+    everywhere = layout.gather(flags.to(net.device)).cpu().numpy()
+    within = everywhere[block.index].reshape(-1)
+    within[np.flatnonzero(within)] = chosen
+    drawn = np.zeros_like(everywhere)
+    drawn[block.index] = within.reshape(drawn[block.index].shape)
+    found: Bools = layout.part(torch.from_numpy(drawn))[index].reshape(-1).numpy().astype(np.bool_)
+    return found

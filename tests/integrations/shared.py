@@ -1,0 +1,109 @@
+"""What the tests of trainers share, and what they run in other processes: a small network, its masks, its data."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import foreprune as fp
+from foreprune import Masks
+
+_kept_alive: list[torch.library.Library] = []
+
+
+def imported(name: str) -> Any:
+    """A library that may be there. Raises ImportError where it is not.
+
+    torchvision's wheel asks for a CUDA build of torch. Beside a CPU build two of its operators are missing, and then
+    neither transformers nor lightning can be imported; declared without an implementation they do no harm.
+    """
+    if importlib.util.find_spec("torchvision") is not None and not _kept_alive:
+        _kept_alive.append(torch.library.Library("torchvision", "DEF"))
+        try:
+            for operator in ("nms", "qnms"):
+                _kept_alive[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        except RuntimeError:
+            pass  # it has them
+    return importlib.import_module(name)
+
+
+class Net(nn.Module):
+    """(B, 12) -> logits and, with labels, the mean cross-entropy, as models of transformers answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 32), nn.LayerNorm(32), nn.Tanh())
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.head(self.body(x))
+        loss = {} if labels is None else {"loss": nn.functional.cross_entropy(logits.float(), labels)}
+        return {**loss, "logits": logits}
+
+
+def network(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+def masks_for(model: nn.Module, density: float = 0.3) -> Masks:
+    return fp.prune(model, "erk", density=density)
+
+
+class Points(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """64 points of four classes."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(64, 12, generator=generator)
+        self.labels = torch.randint(0, 4, (64,), generator=generator)
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"x": self.x[index], "labels": self.labels[index]}
+
+
+def revived(model: nn.Module, masks: Masks) -> int:
+    """How many pruned weights are not zero. NaN counts."""
+    found = 0
+    for name, mask in masks.items():
+        weight = model.get_parameter(name).detach()
+        whole = getattr(weight, "full_tensor", lambda weight=weight: weight)()
+        found += int((whole[~mask] != 0).sum())
+    return found
+
+
+class Watched:
+    """After every step of an optimizer: how many steps there were, and how many weights were alive that are pruned."""
+
+    def __init__(self, masks: Masks) -> None:
+        self.masks = masks
+        self.model: nn.Module | None = None
+        self.steps = 0
+        self.revived = 0
+
+    def look(self, *_: object) -> None:
+        self.steps += 1
+        if self.model is not None:
+            self.revived += revived(self.model, self.masks)
+
+
+@contextmanager
+def watched(model: nn.Module, masks: Masks) -> Iterator[Watched]:
+    """Look after every step, when the hooks of the optimizer itself have run."""
+    found = Watched(masks)
+    found.model = model
+    hook = register_optimizer_step_post_hook(found.look)
+    try:
+        yield found
+    finally:
+        hook.remove()
