@@ -278,9 +278,7 @@ def test_kernels_of_recurrent_layers_are_prunable_whatever_the_method(name: str)
         arguments = given(method)
         arguments |= {key: WORDS if key == "inputs" else (WORDS, Y) for key in arguments if key in ("inputs", "data")}
         if method.name in PATHS:
-            with pytest.raises(
-                foreprune.PathError, match=r"in module 'cell' \(\w+\) has no meaning for paths: a rec"
-            ):
+            with pytest.raises(foreprune.PathError, match=r"in module 'cell' \(\w+\) has no meaning for paths: a rec"):
                 foreprune.prune(model, method, density=0.3, **arguments)
         else:
             masks = foreprune.prune(model, method, density=0.3, **arguments)

@@ -19,6 +19,7 @@ from foreprune.core.zeros import zero_heads
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse"),
+    pytest.mark.filterwarnings("ignore::foreprune.core.unscored.UnscoredBlocks"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
