@@ -6,24 +6,29 @@ import numbers
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from foreprune.core.budget import Density, grouped
+from foreprune.core.cautions import warn_of_small_share, warn_of_ties, warn_of_zero_head
 from foreprune.core.collective import same_everywhere
 from foreprune.core.density import as_density
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
+from foreprune.core.normalized import with_norms
 from foreprune.core.prunable import Prunable
 from foreprune.core.select import Scope
 from foreprune.core.settings import check_scope_and_seed
 from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
 from foreprune.core.unscored import Gates
+from foreprune.core.zeros import with_drawn_heads
 from foreprune.methods import MethodLike, as_method
+
+Repair = Literal["head"]
 
 # they look at data by sums over batches only
 _SUMMED = ("force", "grasp", "iterative-snip", "snip", "synflow-dist", "synflow-l2-dist")
@@ -45,6 +50,7 @@ def prune(
     gates: Gates = "erk",
     floor: float = 0.0,
     prunable: Prunable = None,
+    repair: Repair | None = None,
     progress: Progress | None = None,
     group: Any = None,
     **settings: Any,
@@ -86,8 +92,11 @@ def prune(
             of it; the rest goes by score over all blocks.
         prunable: which weights may be pruned: a predicate (name, parameter) -> bool, a list of names of parameters or
             blocks, or patterns to exclude ("fc", "layer1.*", "*.qkv[q,k]", "re:.*head.*") and types of modules
-            (nn.Conv2d). Default: weights of linear and convolution layers (transposed ones too) and of attention; never
-            biases, embeddings or normalization. Density counts these.
+            (nn.Conv2d). Default: weights of linear, convolution and recurrent layers, of attention and of stacked
+            experts; never biases, embeddings (nor what is tied to one) or normalization. Density counts these, whatever
+            the method.
+        repair: "head" scores as if a last layer whose weights are all zero were drawn by its usual initialization, from
+            the seed; without such a layer it makes no difference. The model keeps its zeros.
         progress: called as progress(done, rounds) after each round of an iterative method.
         group: a process group of torch.distributed, all of whose processes make the same call, each with `data` of its
             own: scores are those of all batches together, and masks the same everywhere. Default: `data` are all there
@@ -107,11 +116,16 @@ def prune(
     Warns:
         LayerCollapse: some layer has lost all its weights.
         UnscoredBlocks: `gates` has decided about some blocks.
+        TiedScores: at least a tenth of what is kept was drawn at random among equal scores.
+        KeptForNorm: weight normalization needs a weight in each of its parts.
+        SmallShare: less than half of the parameters are prunable, by the default of `prunable`.
+        ZeroHead: the last layer's weights are all zero, and so are their scores.
     """
     kept = _density(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
     check_scope_and_seed(scope, seed)
+    _check_repair(repair, model)
     _check_gates_and_floor(gates, floor)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
@@ -134,7 +148,11 @@ def prune(
             from foreprune.sharded import make_sharded
 
             make = partial(make_sharded, found)
-        made = make(net, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
+        scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
+        made = make(scored, task, kept, scope=scope, gates=gates, floor=floor, progress=progress, **settings)
+        made = made if spread else with_norms(net, made, stacklevel=2)
+        metadata |= {"repair": repair} if scored is not net and repair else {}
+        metadata |= {name: value for name, value in made.metadata.items() if name.startswith("ties.")}
         metadata["parameters"] = str(net.size)
         masks = made.with_metadata(metadata)
         if group is not None and not spread and not same_everywhere(masks.values(), [group], net.device):
@@ -148,6 +166,9 @@ def prune(
             LayerCollapse,
             stacklevel=2,
         )
+    warn_of_ties(masks, scored, method=found.name, stacklevel=2)
+    if prunable is None and not spread:
+        warn_of_small_share(net, stacklevel=2)
     return masks
 
 
@@ -161,6 +182,7 @@ def score(
     loss: Loss | None = None,
     seed: int = 0,
     prunable: Prunable = None,
+    repair: Repair | None = None,
     **settings: Any,
 ) -> dict[str, Tensor]:
     """One scoring pass of `method` on the dense model: name -> scores of the weight's shape, larger means keep.
@@ -170,6 +192,9 @@ def score(
 
     Raises:
         ValueError: the method has no scores (layer-density methods build masks directly), or bad arguments.
+
+    Warns:
+        ZeroHead: the last layer's weights are all zero, and so are their scores.
     """
     found = as_method(method)
     if found.score is None:
@@ -178,6 +203,7 @@ def score(
         )
     found.check_settings(settings)
     check_scope_and_seed("global", seed)
+    _check_repair(repair, model)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = _view(model, prunable)
@@ -188,8 +214,10 @@ def score(
 
             assert isinstance(net, ShardedNet)
             return {name: value.detach() for name, value in scores_sharded(found, net, task, **settings).items()}
-        scores = found.score(net, task, net.dense(), **settings)
+        scored = net if repair is None else with_drawn_heads(net, seed=int(seed))
+        scores = found.score(scored, task, net.dense(), **settings)
         check_scores(scores, net)
+        warn_of_zero_head(scored, scores, stacklevel=2)
         return {name: value.detach() for name, value in scores.items()}
 
 
@@ -256,3 +284,12 @@ def _check_gates_and_floor(gates: str, floor: float) -> None:
         )
     if isinstance(floor, bool) or not isinstance(floor, numbers.Real) or not 0 <= floor <= 1:
         raise ValueError(f"floor must be in [0, 1], a share of every block's Erdős-Rényi-kernel count, not {floor!r}")
+
+
+def _check_repair(repair: str | None, model: nn.Module) -> None:
+    if repair not in (None, "head"):
+        raise ValueError(
+            f'repair must be "head" (score as if a last layer of zeros were drawn) or None, not {repair!r}'
+        )
+    if repair and _is_spread(model):
+        raise ValueError("repair= is for models in one process, and this one is under fully_shard; draw its head first")

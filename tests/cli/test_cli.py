@@ -55,6 +55,25 @@ def test_prune_writes_masks_and_prints_the_counts(
     assert f"prunable: {masks.total:,} of {parameters:,} parameters ({share:.1f} %)" in text
 
 
+@pytest.mark.filterwarnings("default::foreprune.core.cautions.SmallShare")
+def test_prune_prints_what_it_is_warned_of_and_repairs_a_head_of_zeros(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks.safetensors"
+    words = ("prune", "--model", "cli_models:zero_headed", "--data", "digits", "--density", "0.5", "--out", str(out))
+    assert run(monkeypatch, *words, "--method", "snip") == 2
+    assert 'the weights of the head 4.weight are all zero, so nothing passes it: write repair="head"' in problem(capsys)
+    assert run(monkeypatch, *words, "--method", "snip", "--repair", "head") == 0
+    assert "warning: only 1,184 of 4,242 parameters (27.9%) are prunable" in problem(capsys)
+    masks = Masks.load(out)
+    assert masks.metadata["repair"] == "head"
+    assert masks.layer_counts()["4.weight"][0] > 0
+
+
+def problem(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
 def test_analyze_prints_and_saves_everything(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -507,6 +507,7 @@ def test_the_nodes_of_a_graph_are_drawn_and_its_adjacency_is_the_one_given() -> 
     assert len({tuple(nodes.flatten().tolist()) for nodes in drawn}) == 4
 
 
+@pytest.mark.filterwarnings("ignore::foreprune.core.cautions.SmallShare")
 @pytest.mark.parametrize("name", ["group", "layer", "instance", "none"])
 def test_other_normalizations_run_as_they_are(name: str) -> None:
     norm = {

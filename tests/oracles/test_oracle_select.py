@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from foreprune.core import threshold
 from foreprune.core.density import apportion, erdos_renyi, erdos_renyi_kernel
 from foreprune.core.masks import Masks
-from foreprune.core.select import NoSignal, keep_top, keep_top_per_layer
+from foreprune.core.select import NoSignal, keep_top, keep_top_per_layer, ties_of
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TINY = 1e-45  # denormal in float32, zero in half precision
@@ -53,6 +53,15 @@ def living_scores(scores: dict[str, torch.Tensor], alive: Masks | None) -> list[
     ]
 
 
+def lottery(values: list[float], keep: int) -> tuple[int, int]:
+    """How many of the kept were drawn, and of how many equal values; none where all equal ones are kept."""
+    if not keep:
+        return 0, 0
+    threshold = sorted(values, reverse=True)[keep - 1]
+    drawn, tied = keep - sum(value > threshold for value in values), values.count(threshold)
+    return (drawn, tied) if drawn < tied else (0, 0)
+
+
 @pytest.fixture(params=["whole", "bracketed", "bracketed in parts"])
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """Scores few enough for one partition; then the same few looked at as if they were many."""
@@ -84,6 +93,7 @@ def test_keep_top_keeps_the_largest_exactly(way: str, problem: Any, seed: int) -
         assert masks & alive == masks
     kept = [float(value) for name, score in scores.items() for value in score[masks[name]]]
     assert sorted(kept, reverse=True) == sorted(values, reverse=True)[:keep]
+    assert ties_of(masks)[:2] == lottery(values, keep)
 
 
 @given(problems(), st.data())
@@ -96,10 +106,14 @@ def test_keep_top_per_layer_keeps_the_largest_of_each(problem: Any, data: st.Dat
             keep_top_per_layer(scores, counts, generator=torch.Generator(), among=alive)
         return
     masks = keep_top_per_layer(scores, counts, generator=torch.Generator(), among=alive)
+    expected = (0, 0)
     for name, score in scores.items():
         only = {name: score}
         values = living_scores(only, None if alive is None else Masks({name: alive[name]}))
         assert sorted(map(float, score[masks[name]]), reverse=True) == sorted(values, reverse=True)[: counts[name]]
+        drawn, tied = lottery(values, counts[name])
+        expected = (expected[0] + drawn, expected[1] + tied)
+    assert ties_of(masks)[:2] == expected
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -75,6 +75,8 @@ class Prune:
     """parts not to prune: module names, globs, either with blocks as in *.qkv[q,k], or re:expression"""
     scope: Literal["global", "local"] = "global"
     """compare scores over all layers, or keep the same fraction in each"""
+    repair: Literal["head"] | None = None
+    """head: score as if a last layer whose weights are all zero were drawn by its usual initialization"""
     gates: Literal["erk", "keep", "score"] = "erk"
     """queries, keys and layers without a score: keep their Erdős-Rényi share, keep all, or go by score"""
     floor: float = 0.0
@@ -96,6 +98,7 @@ class Prune:
                 samples_per_class=self.samples_per_class,
                 exclude=self.exclude,
                 scope=self.scope,
+                repair=self.repair,
                 gates=self.gates,
                 floor=self.floor,
             )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from foreprune.core.blocks import Block, Labels, split
-from foreprune.core.layer_units import is_conv1d
+from foreprune.core.layer_units import is_conv1d, is_stack
 
 _GATES = {
     nn.LSTM: "ifgo",  # input, forget, cell, output
@@ -60,7 +60,7 @@ def _layout(
     for kind, gates in _GATES.items():
         if isinstance(owner, kind) and attribute.startswith(("weight_ih", "weight_hh")):
             return 0, _equal(gates, shape[0])
-    if len(shape) == 3 and shape[0] > 1 and getattr(owner, "num_experts", None) == shape[0]:
+    if is_stack(owner, shape):
         return 0, {str(expert): ((expert, expert + 1),) for expert in range(shape[0])}
     if attribute != "weight":
         return None

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.layer_units import is_conv1d
+from foreprune.core.layer_units import is_conv1d, is_stack, owner_of, stack_is_transposed
 from foreprune.core.names import unknown
 from foreprune.core.net import Net, isolated_randomness
 
@@ -96,8 +96,8 @@ def fresh(
             if simple and isinstance(layer, NORMS):
                 drawn[name].fill_(1.0 if key == "weight" else 0.0)
                 scales += [drawn[name]] if key == "weight" and scale_is_drawn(layer, init) else []
-            elif (simple and key == "weight") or (not itself and _is_weight(net, name)):
-                draw_weight_(drawn[name], weights, fans(layer, net.params[name]), generator)
+            elif (simple and key == "weight") or ((simple or not itself) and _is_weight(net, name)):
+                draw_weight_(drawn[name], weights, fans(owner_of(net.module, name), net.params[name]), generator)
             elif not special and key == "bias" and (simple or is_conv1d(layer)):
                 drawn[name].zero_()
             else:
@@ -170,12 +170,15 @@ def _is_weight(net: Net, name: str) -> bool:
 
 def fans(layer: nn.Module, weight: Tensor) -> tuple[int, int]:
     """True connections of one output unit and of one input unit: those inside its group. A transposed convolution keeps
-    its input channels on axis 0, GPT-2's Conv1D too."""
+    its input channels on axis 0, GPT-2's Conv1D too; stacked experts have connections of their own."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         field = math.prod(layer.kernel_size)
         return layer.in_channels // layer.groups * field, layer.out_channels // layer.groups * field
     if is_conv1d(layer):
         return weight.shape[0], weight.shape[1]
+    if is_stack(layer, weight.shape):
+        inputs, outputs = (1, 2) if stack_is_transposed(layer) else (2, 1)
+        return weight.shape[inputs], weight.shape[outputs]
     return math.prod(weight.shape[1:]), weight.shape[0]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,14 +24,36 @@ def is_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, _TRANSPOSED)
 
 
+def owner_of(module: nn.Module, name: str) -> nn.Module:
+    """The layer that the parameter `name` belongs to, also where a parametrization holds it."""
+    layer, parametrized, _ = f".{name}".partition(".parametrizations.")
+    return module.get_submodule((layer if parametrized else layer.rpartition(".")[0]).lstrip("."))
+
+
+def is_stack(layer: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether a parameter of `layer` of this shape, (experts, ., .), is the weights of all experts of a mixture: the
+    type's name says "expert", or it has as many experts as the tensor has entries on axis 0."""
+    if len(shape) != 3 or min(shape) < 2:
+        return False
+    counts = [getattr(layer, name, None) for name in ("num_experts", "num_local_experts", "n_experts")]
+    return shape[0] in counts or "expert" in type(layer).__name__.lower()
+
+
+def stack_is_transposed(layer: nn.Module) -> bool:
+    """Whether stacked experts hold (experts, in, out), as those of gpt-oss and Llama 4, and not (experts, out, in)."""
+    # transformers says so of most of its experts
+    return bool(getattr(layer, "is_transposed", type(layer).__name__ == "Llama4TextExperts"))
+
+
 def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> Tensor:
     """Number of the unit that each entry of the weight `name` feeds, int64, in a shape that broadcasts to `shape`.
 
     Told by the type of the layer, so that it is known for every network: axis 0 counts units, except in transposed
     convolutions, whose weights are (in, out / groups, ...) and whose output channels are numbered group after group,
-    and in transformers' Conv1D, whose weights are (in, out). Without a module axis 0 counts units.
+    and in transformers' Conv1D, whose weights are (in, out). Each of several stacked experts has units of its own.
+    Without a module axis 0 counts units.
     """
-    owner = None if module is None else unwrapped(module).get_submodule(name.rpartition(".")[0])
+    owner = None if module is None else owner_of(unwrapped(module), name)
     ones = (1,) * (len(shape) - 2)
     if isinstance(owner, _TRANSPOSED) and len(shape) > 2:
         inputs, outputs = shape[:2]
@@ -37,6 +61,10 @@ def unit_index(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> T
         return (group[:, None] * outputs + torch.arange(outputs)).view(inputs, outputs, *ones)
     if owner is not None and is_conv1d(owner) and len(shape) == 2:
         return torch.arange(shape[1]).view(1, shape[1])
+    if owner is not None and is_stack(owner, shape):
+        experts, units = shape[0], shape[2] if stack_is_transposed(owner) else shape[1]
+        index = torch.arange(experts * units)
+        return index.view(experts, 1, units) if stack_is_transposed(owner) else index.view(experts, units, 1)
     if not shape:
         return torch.zeros((), dtype=torch.int64)
     return torch.arange(shape[0]).view(shape[0], *(1,) * (len(shape) - 1))
@@ -46,7 +74,9 @@ def incoming_of(module: nn.Module, block: Block, values: Tensor) -> Tensor:
     """As `incoming`, for the units of one block; `values` are of the shape of the whole tensor."""
     if not block.spans:
         return incoming(module, block.parameter, values)
-    axis = block.axis if len(block.shape) == len(block.tensor) else 0  # an expert is a layer by itself
+    axis = block.axis
+    if len(block.shape) < len(block.tensor):  # an expert is a layer by itself
+        axis = int(stack_is_transposed(owner_of(unwrapped(module), block.parameter)))
     part = values[block.index].reshape(block.shape)
     rest = [other for other in range(part.dim()) if other != axis]
     return part.sum(rest) if rest else part.long()

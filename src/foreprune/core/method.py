@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from foreprune.core.budget import Density, Group, grouped, lots_of
+from foreprune.core.cautions import about_zeros, warn_of_zero_head
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName
@@ -334,6 +335,7 @@ def by_score(
     Warns:
         LayerCollapse: the pruned network died on the way. It is then brought to `density` by the last scores that had
             a signal.
+        ZeroHead: the last layer's weights are all zero, and their scores.
         UnscoredBlocks: `gates` has decided about some blocks.
     """
     masks, scores, unscored, parts = net.dense(), None, None, net
@@ -366,9 +368,9 @@ def by_score(
                     said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
                     warnings.warn(said, UnscoredBlocks, stacklevel=4)
             masks = choose(latest, steps[done - 1])
-        except NoSignal:
+        except NoSignal as error:
             if scores is None:
-                raise
+                raise (NoSignal(f"every score is zero: {why}") if (why := about_zeros(net)) else error) from None
             warnings.warn(
                 f"no signal gets through the network any more in round {done} of {rounds}, at density "
                 f"{masks.density:.3g}; the last scores decide about the rest. Keep more, give more data, or use a "
@@ -377,6 +379,8 @@ def by_score(
                 stacklevel=4,
             )
             return choose(scores, steps[-1])
+        if scores is None and unscored is None:  # otherwise that has been said
+            warn_of_zero_head(net, latest, stacklevel=4)
         scores = latest
         if progress is not None:
             progress(done, rounds)

@@ -11,7 +11,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from torch.func import functional_call
 from foreprune.core.blocks import Block
 from foreprune.core.checkpointing import without_checkpointing
 from foreprune.core.converted import refuse_converted
+from foreprune.core.layer_weights import LayerWeight, computed, layer_weights, passed_in
 from foreprune.core.masks import Masks
 from foreprune.core.prunable import Prunable, select_prunable
 from foreprune.core.select import keep_best
@@ -46,7 +47,10 @@ class Net:
 
     Attributes:
         module: the user's module, never changed for longer than a call.
-        params: detached aliases of its parameters, one entry for each distinct tensor, under its first name.
+        params: detached aliases of its parameters, one entry for each distinct tensor, under its first name. The entry
+            of a prunable parameter from which a parametrization computes the weight of a layer (weight or spectral
+            normalization) is that weight, and stands for it in every call: such a network is scored like the one whose
+            parametrizations have been removed.
         prunable: names of the weights to prune, in the order of the module.
         blocks: the parts of these that may be pruned: a whole weight, or its named rows where it holds several layers.
     """
@@ -56,6 +60,7 @@ class Net:
     prunable: tuple[str, ...]
     blocks: tuple[Block, ...]
     _slots: dict[str, str]  # every (module, attribute) slot once -> the key of its tensor in `params`
+    computed: dict[str, LayerWeight] = field(default_factory=dict)  # prunable name -> the weight computed from it
 
     @classmethod
     def of(cls, module: nn.Module, *, prunable: Prunable = None) -> Net:
@@ -99,7 +104,18 @@ class Net:
                     params[name] = value.clone() if value.is_inference() else value
         blocks = select_prunable(module, slots, prunable)
         names = tuple(dict.fromkeys(block.parameter for block in blocks))
-        return cls(module=module, params=params, prunable=names, blocks=blocks, _slots=slots)
+        made = {
+            weight.stored: weight
+            for weight in layer_weights(module)
+            if weight.computed_by is not None and weight.stored in names
+        }
+        if spread := [name for name in made if is_sharded(params[name])]:
+            raise ValueError(
+                f"the weight {made[spread[0]].name!r} is computed by {made[spread[0]].computed_by}, which is followed "
+                "in one process only: prune the model before fully_shard, or exclude the layer with prunable="
+            )
+        params |= {name: computed(module, weight) for name, weight in made.items()}
+        return cls(module=module, params=params, prunable=names, blocks=blocks, _slots=slots, computed=made)
 
     @property
     def slots(self) -> Mapping[str, str]:
@@ -194,6 +210,7 @@ class Net:
         """The module's own forward with `params` in place of its parameters, and of copies of its buffers, by name;
         missing ones are its own."""
         tensors = {slot: params.get(key, self.params[key]) for slot, key in self._slots.items()}
+        made = {weight: tensors.pop(name) for name, weight in self.computed.items()}
         found = [(owner, dict(owner._buffers)) for owner in self.module.modules()]
         for prefix, owner in self.module.named_modules():
             for attribute, buffer in owner._buffers.items():
@@ -205,7 +222,8 @@ class Net:
         try:
             for owner, name in caches:  # what was computed from other weights
                 vars(owner)[name] = {}
-            return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
+            with passed_in(self.module, made):
+                return functional_call(self.module, tensors, args, kwargs, tie_weights=False)
         finally:
             for (owner, name), values in zip(caches, kept, strict=True):
                 vars(owner)[name] = values

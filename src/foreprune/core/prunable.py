@@ -15,44 +15,40 @@ from torch import nn
 
 from foreprune.core.blocks import Block, Table, whole
 from foreprune.core.fused import fused_blocks
-from foreprune.core.layer_units import is_conv1d
+from foreprune.core.layer_weights import EMBEDDINGS, layer_weights
 
 Predicate = Callable[[str, nn.Parameter], bool]
 Prunable = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Predicate | None
 
-_WEIGHTED = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-
-def _weight_attributes(module: nn.Module) -> tuple[str, ...]:
-    if isinstance(module, nn.MultiheadAttention):
-        return _ATTENTION
-    if isinstance(module, _WEIGHTED) or is_conv1d(module):
-        return ("weight",)
-    return ()
-
 
 def default_prunable(module: nn.Module, slots: Mapping[str, str]) -> tuple[str, ...]:
-    """Weights of Linear, Conv1d/2d/3d and their transposed forms, MultiheadAttention's projections and GPT-2's Conv1D.
+    """Weights of linear and convolution layers (bilinear and transposed ones too), MultiheadAttention's projections,
+    GPT-2's Conv1D, kernels of recurrent layers and cells, and stacked experts: `layer_weights`.
 
     Never biases, embeddings or normalization. `slots` maps each parameter slot to the first name of its tensor; a tied
-    weight counts once, under that name.
+    weight counts once, under that name, and not at all if it is the table of an embedding. Where a parametrization
+    computes the weight, the parameter that holds it counts; layers without such a one are left out.
     """
-    chosen: dict[str, None] = {}
-    for prefix, owner in module.named_modules():
-        for attribute in _weight_attributes(owner):
-            slot = f"{prefix}.{attribute}" if prefix else attribute
-            if slot in slots:
-                chosen[slots[slot]] = None
+    stored = [weight.stored for weight in layer_weights(module) if weight.stored is not None]
+    chosen = {slots[name] for name in stored} - _tables(module, slots)
     return tuple(key for key in dict.fromkeys(slots.values()) if key in chosen)
+
+
+def _tables(module: nn.Module, slots: Mapping[str, str]) -> set[str]:
+    """Tensors that are the table of an embedding, whatever else they are."""
+    prefixes = [prefix for prefix, layer in module.named_modules() if isinstance(layer, EMBEDDINGS)]
+    return {slots[name] for prefix in prefixes if (name := f"{prefix}.weight".lstrip(".")) in slots}
+
+
+def _refuse_computed(module: nn.Module, excluded: Callable[[str], bool]) -> None:
+    """Raise ValueError for a layer whose weight is computed in such a way that no mask of a parameter prunes it."""
+    for weight in layer_weights(module):
+        if weight.stored is None and not excluded(weight.name):
+            raise ValueError(
+                f"the weight {weight.name!r} is computed by {weight.computed_by}, where zeros of no parameter are "
+                f"zeros of the weight: exclude it with prunable={weight.layer or weight.name!r}, or make it an "
+                "ordinary parameter first (torch.nn.utils.parametrize.remove_parametrizations)"
+            )
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -116,8 +112,8 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
 
     Raises:
         TypeError: none of the above.
-        ValueError: a name or pattern that fits nothing, an invalid expression, names mixed with patterns, or nothing
-            left.
+        ValueError: a name or pattern that fits nothing, an invalid expression, names mixed with patterns, nothing left,
+            or a layer, not excluded, whose weight is computed so that no mask of a parameter prunes it.
     """
     default = default_prunable(module, slots)
     by_name = dict(module.named_parameters())
@@ -126,6 +122,7 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
     split = fused_blocks(module, slots)
     table = {key: split.get(key) or (whole(key, by_name[key].shape),) for key in dict.fromkeys(slots.values())}
     if prunable is None:
+        _refuse_computed(module, lambda name: False)
         chosen = _all_of(default, table)
     elif callable(prunable):
         chosen = _all_of([name for name, parameter in by_name.items() if prunable(name, parameter)], table)
@@ -141,6 +138,11 @@ def select_prunable(module: nn.Module, slots: Mapping[str, str], prunable: Pruna
             )
         chosen = _by_entries(names, default, slots, table) if names or not types else _all_of(default, table)
         chosen = tuple(block for block in chosen if block.parameter not in inside)
+        if not any(_stem_and_labels(entry)[0] in slots for entry in names):  # patterns and types to exclude
+            within = tuple(slot.partition(".parametrizations.")[0] + "." for slot in slots if slots[slot] in inside)
+            _refuse_computed(
+                module, lambda name: name.startswith(within) or any(_matches(name, entry) for entry in names)
+            )
     else:
         raise TypeError(
             "prunable must be a predicate, a list of parameter names, or patterns to exclude, not "

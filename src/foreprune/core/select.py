@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from foreprune.core.blocks import Block, by_parameter, covers
 from foreprune.core.density import apportion, erdos_renyi_kernel
 from foreprune.core.masks import Masks, outside
-from foreprune.core.threshold import Piece, flat_of, has_signal, keep_of, largest
+from foreprune.core.threshold import Piece, Ties, flat_of, has_signal, keep_of, largest
 
 Scope = Literal["global", "local"]
 
@@ -47,7 +48,8 @@ def keep_top(
 ) -> Masks:
     """Keep exactly `keep` weights: those with the largest scores over all tensors together.
 
-    Ties at the threshold are broken by a draw from `generator`, so the count is exact whatever the scores are.
+    Ties at the threshold are broken by a draw from `generator`, so the count is exact whatever the scores are. The
+    metadata of the masks say what that had a part in: `ties_of` reads it.
 
     Args:
         scores: name -> floating tensor of the weight's shape; larger means keep.
@@ -62,14 +64,16 @@ def keep_top(
     living = sum(score.numel() for score in scores.values()) if among is None else among.kept
     _check_count(keep, living)
     _check_finite(scores)
-    parts = keep_of(_pieces(scores, among), keep, living=living, generator=generator)
-    if parts is None:
+    found = keep_of(_pieces(scores, among), keep, living=living, generator=generator)
+    if found is None:
         raise no_signal()
+    parts, ties = found
     named = list(zip(scores.items(), parts, strict=True))
-    return Masks._adopt(
+    masks = Masks._adopt(
         {name: torch.from_numpy(part.mask).view(score.shape).to(score.device) for (name, score), part in named},
         kept={name: part.kept for (name, _), part in named},
     )
+    return masks.with_metadata(_noted(ties))
 
 
 def keep_top_per_layer(
@@ -84,18 +88,32 @@ def keep_top_per_layer(
     A tensor whose scores are all zero is pruned at random; that every score of every tensor is zero is an error.
     """
     kept: dict[str, Tensor] = {}
-    signal = False
+    signal, ties = False, Ties()
     for name, score in scores.items():
         only = None if among is None else Masks({name: among._tensors[name]})
         _check_count(counts[name], score.numel() if only is None else only.kept, least=0, of=f" of {name!r}")
         _check_finite({name: score})
         flat = flat_of(_pieces({name: score}, only))
         signal = signal or has_signal(flat)
-        mask = torch.from_numpy(largest(flat, counts[name], generator))
-        kept[name] = mask.view(score.shape).to(score.device)
+        mask, drawn = largest(flat, counts[name], generator)
+        ties = ties.plus(drawn)
+        kept[name] = torch.from_numpy(mask).view(score.shape).to(score.device)
     if not signal:
         raise no_signal()
-    return Masks(kept)
+    return Masks(kept, metadata=_noted(ties))
+
+
+def ties_of(masks: Masks) -> Ties:
+    """What a draw among equal scores had a part in when these masks were chosen; in the last round, if there were
+    several."""
+    drawn, tied = (int(masks.metadata.get(f"ties.{key}", 0)) for key in ("drawn", "tied"))
+    return Ties(drawn, tied, zero=masks.metadata.get("ties.score") == "zero")
+
+
+def _noted(ties: Ties) -> dict[str, str]:
+    if not ties.drawn:
+        return {}
+    return {"ties.drawn": str(ties.drawn), "ties.tied": str(ties.tied), **({"ties.score": "zero"} if ties.zero else {})}
 
 
 def keep_best(
@@ -132,7 +150,7 @@ def keep_best(
     table = by_parameter(blocks)
     if isinstance(keep, int) and scope == "global" and not unscored and not floor and all(map(covers, table.values())):
         found = keep_top(scores, keep, generator=generator, among=among)
-        return Masks._adopt(found._tensors, kept=found._kept, table=table)
+        return Masks._adopt(found._tensors, kept=found._kept, table=table).with_metadata(found.metadata)
     _check_finite(scores)
     choice = Choice(scores, among, blocks, unscored.scores if unscored else {}, generator)
     return filled(choice, [Lot(tuple(blocks), keep)] if isinstance(keep, int) else keep, scope, unscored, floor)
@@ -162,6 +180,7 @@ class Choice:
         self.scores, self.among, self.instead, self.generator = scores, among, instead, generator
         self.table = by_parameter(blocks)
         self.signal = False
+        self.ties: dict[frozenset[str], Ties] = {}  # blocks that were compared -> what a draw had a part in
         self.kept = dict.fromkeys((block.name for block in blocks), 0)
         self.living = (
             {block.name: block.size for block in blocks}
@@ -176,17 +195,20 @@ class Choice:
         """Keep the `keep` best of these blocks, compared with each other; how many of each that are."""
         pieces = [self._piece(block) for block in blocks]
         living = sum(self.living[block.name] for block in blocks)
-        parts = keep_of(pieces, keep, living=living, generator=self.generator) if keep else None
-        if parts is None:  # no weight of these, or all scores are zero: at random
+        found = keep_of(pieces, keep, living=living, generator=self.generator) if keep else None
+        if found is None:  # no weight of these, or all scores are zero: at random
             flat = flat_of(pieces)
             self._note(blocks, has_signal(flat))
-            mask = largest(flat, keep, self.generator)
+            mask, ties = largest(flat, keep, self.generator)
             ends = np.cumsum([block.size for block in blocks])
             for block, end in zip(blocks, ends, strict=True):
                 self.parts[block.name] = mask[end - block.size : end]
         else:
             self._note(blocks, True)
+            parts, ties = found
             self.parts.update({block.name: part.mask for block, part in zip(blocks, parts, strict=True)})
+        names = frozenset(block.name for block in blocks)
+        self.ties = {others: drawn for others, drawn in self.ties.items() if not names & others} | {names: ties}
         counts = {block.name: int(np.count_nonzero(self.parts[block.name])) for block in blocks}
         self.kept.update(counts)
         return counts
@@ -202,7 +224,8 @@ class Choice:
                 mask[block.index] = torch.from_numpy(self.parts[block.name]).view(mask[block.index].shape)
             found[name], kept[name] = mask, sum(self.kept[block.name] for block in blocks)
         tensors = {name: found[name].to(score.device) for name, score in self.scores.items()}
-        return Masks._adopt(tensors, kept={name: kept[name] for name in tensors}, table=self.table)
+        masks = Masks._adopt(tensors, kept={name: kept[name] for name in tensors}, table=self.table)
+        return masks.with_metadata(_noted(reduce(Ties.plus, self.ties.values(), Ties())))
 
     def _note(self, blocks: Sequence[Block], signal: bool) -> None:
         self.signal |= signal and any(block.name not in self.instead for block in blocks)

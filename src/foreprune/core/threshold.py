@@ -38,6 +38,25 @@ class Part(NamedTuple):
     kept: int
 
 
+class Ties(NamedTuple):
+    """Equal scores that of which only some were kept: `drawn` at random of `tied`; `zero`: all of score zero."""
+
+    drawn: int = 0
+    tied: int = 0
+    zero: bool = True
+
+    def plus(self, other: Ties) -> Ties:
+        """Those of two tensors together."""
+        return Ties(self.drawn + other.drawn, self.tied + other.tied, self.zero and other.zero)
+
+
+class Largest(NamedTuple):
+    """Which scores are the largest, and what a draw among equal ones had a part in."""
+
+    kept: Bools
+    ties: Ties
+
+
 class _Stretch(NamedTuple):
     """A part of a piece, and its part of the mask to be made."""
 
@@ -54,13 +73,18 @@ class _Within(NamedTuple):
     values: Floats
 
 
-def keep_of(pieces: list[Piece], keep: int, *, living: int, generator: torch.Generator) -> list[Part] | None:
+def keep_of(
+    pieces: list[Piece], keep: int, *, living: int, generator: torch.Generator
+) -> tuple[list[Part], Ties] | None:
     """The `keep` largest of all pieces' `living` scores; None if every one of them is zero."""
     found = _bracketed(pieces, keep, living, generator) if living > FEW else None
     if found is not None:
         return found
     flat = flat_of(pieces)
-    return _split(largest(flat, keep, generator), pieces) if has_signal(flat) else None
+    if not has_signal(flat):
+        return None
+    kept, ties = largest(flat, keep, generator)
+    return _split(kept, pieces), ties
 
 
 def flat_of(pieces: list[Piece]) -> Floats:
@@ -79,16 +103,17 @@ def has_signal(flat: Floats) -> bool:
     return bool(((flat != 0) & (flat != -math.inf)).any())
 
 
-def largest(flat: Floats, keep: int, generator: torch.Generator) -> Bools:
+def largest(flat: Floats, keep: int, generator: torch.Generator) -> Largest:
     """Exactly `keep` entries true, at the largest values; ties drawn at random."""
     if not keep:
-        return np.zeros(flat.size, np.bool_)
+        return Largest(np.zeros(flat.size, np.bool_), Ties())
     threshold = _kth_largest(flat, keep)
     kept: Bools = flat > threshold
     ties = np.flatnonzero(flat == threshold)
     draw = torch.randperm(ties.size, generator=generator, device="cpu")[: keep - np.count_nonzero(kept)]
     kept[ties[draw.numpy()]] = True
-    return kept
+    lost = draw.numel() < ties.size
+    return Largest(kept, Ties(draw.numel(), ties.size, zero=threshold == 0) if lost else Ties())
 
 
 def _joined(pieces: list[Piece]) -> Piece:
@@ -104,7 +129,9 @@ def _split(mask: Bools, pieces: list[Piece]) -> list[Part]:
     return [Part(part, int(np.count_nonzero(part))) for part in parts]
 
 
-def _bracketed(pieces: list[Piece], keep: int, living: int, generator: torch.Generator) -> list[Part] | None:
+def _bracketed(
+    pieces: list[Piece], keep: int, living: int, generator: torch.Generator
+) -> tuple[list[Part], Ties] | None:
     """The same, or None if the sample does not bracket the threshold or no score is different from zero."""
     low, high = _bracket(pieces, keep / living)
     few = sum(piece.scores.size for piece in pieces) <= JOINED
@@ -121,7 +148,7 @@ def _bracketed(pieces: list[Piece], keep: int, living: int, generator: torch.Gen
     values = np.concatenate([part.values for part in found])
     if not 0 < missing <= values.size or (values.size == living and not values.any()):
         return None
-    chosen = largest(values, missing, generator)
+    chosen, ties = largest(values, missing, generator)
     kept = [0] * len(masks)
     start = 0
     for owner, stretch, part in zip(owners, stretches, found, strict=True):
@@ -130,7 +157,7 @@ def _bracketed(pieces: list[Piece], keep: int, living: int, generator: torch.Gen
         stretch.mask[taken] = True
         kept[owner] += part.above + taken.size
         start = stop
-    return _split(masks[0], pieces) if few else list(map(Part, masks, kept))
+    return _split(masks[0], pieces) if few else list(map(Part, masks, kept)), ties
 
 
 def _bracket(pieces: list[Piece], share: float) -> tuple[float, float]:

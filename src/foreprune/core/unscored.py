@@ -18,7 +18,8 @@ from torch import Tensor
 from foreprune.core.attention import score_blocks
 from foreprune.core.blocks import Block, split
 from foreprune.core.budget import Group
-from foreprune.core.layer_units import is_conv1d, is_transposed
+from foreprune.core.cautions import about_zeros
+from foreprune.core.layer_units import is_conv1d, is_transposed, owner_of
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net, scoring
 from foreprune.core.select import Unscored
@@ -63,7 +64,7 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     score = scores[block.parameter]
     if score.dim() < 2 or not block.size:
         return (block,)
-    owner = net.module.get_submodule(block.parameter.rpartition(".")[0])
+    owner = owner_of(net.module, block.parameter)
     axis = 1 if is_conv1d(owner) else 0
     zero = ~net.rows(block.parameter, score, axis)
     if not zero.size / 3 <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
@@ -100,12 +101,14 @@ def notice(blocks: tuple[Block, ...], net: Net, *, gates: Gates, silent: bool = 
         "they are kept whole" if gates == "keep" else "the largest of their weights are kept, as many as erk would keep"
     )
     other = 'gates="erk" keeps a share of them' if gates == "keep" else 'gates="keep" keeps them whole'
+    zeros = about_zeros(net, of=[block.parameter for block in blocks]) if silent else ""
     if silent:
         why = "get no score at all, because they only feed gates (queries and keys, squeeze-and-excitation) or lie "
         why, instead = f"{why}behind zeros", "prunes them first"
     else:
         why, instead = "make attention scores, whose gradients say little before training", "lets scores decide"
-    return f'{len(blocks)} of {len(net.blocks)} blocks {why}, and {done}: {names}; {other}, and gates="score" {instead}'
+    said = f'{len(blocks)} of {len(net.blocks)} blocks {why}, and {done}: {names}; {other}, and gates="score" {instead}'
+    return f"{said}; {zeros}" if zeros else said
 
 
 def beside(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from foreprune.analysis import Analysis, analyze
-from foreprune.api import prune
+from foreprune.api import Repair, prune
 from foreprune.core.atomic import atomic_write
 from foreprune.core.masks import Masks
 from foreprune.core.select import Scope
@@ -94,6 +94,7 @@ def prune_once(
     samples_per_class: int = 10,
     exclude: Sequence[str] = (),
     scope: Scope = "global",
+    repair: Repair | None = None,
     gates: Gates = "erk",
     floor: float = 0.0,
 ) -> Masks:
@@ -121,6 +122,7 @@ def prune_once(
         floor=floor,
         seed=network.seed,
         prunable=list(exclude) or None,
+        repair=repair,
         **given,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foreprune.core.cautions import about_zeros
 from foreprune.core.density import keep_count
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, masker
@@ -183,5 +184,6 @@ def _likeliest(walker: Walker, target: int, counted: NDArray[np.bool_]) -> Ints:
             f"only {len(reachable):,} of {np.count_nonzero(counted):,} prunable weights lie on a path from input to "
             f"output, and {target:,} are to be kept; ask for a smaller density, or exclude with prunable= what carries "
             "no path: weights that are exactly zero, or that only make attention scores or gates"
+            + (f"; {why}" if (why := about_zeros(walker.net)) else "")
         )
     return reachable[np.argsort(-walker.visit_probability()[reachable], kind="stable")]
