@@ -60,11 +60,15 @@ def test_converted_models_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-def test_masks_attach_to_what_keeps_its_parameters(name: str) -> None:
+def test_masks_attach_to_what_keeps_its_parameters_in_python(name: str) -> None:
     model, masks = CONVERTED[name][0](), foreprune.prune(eager(), "magnitude", density=0.3)
     message = "it is a .*: attach to the eager module that it was made from, and convert that"
     if name == "exported":
         with pytest.raises(TypeError, match=rf"module must be a torch.nn.Module, not ExportedProgram; {message}"):
+            masks.attach(model)
+        return
+    if name in ("scripted", "traced"):
+        with pytest.raises(TypeError, match=rf"masks cannot follow the parameters of such a module; {message}"):
             masks.attach(model)
         return
     if name in ("partly", "quantized"):

@@ -186,6 +186,8 @@ def attach(masks: Mapping[str, Tensor], module: nn.Module, optimizer: torch.opti
         optimizer = inner_optimizer(optimizer)
     refuse_flattened(module)
     target = unwrapped(module)
+    if isinstance(target, torch.jit.ScriptModule):
+        raise TypeError(f"masks cannot follow the parameters of such a module{hint(target)}")
     reshard(target)
     masked = _masked_parameters(masks, target)
     if optimizer is not None and masked:
