@@ -78,6 +78,7 @@ def test_blocks_are_found_and_renamed() -> None:
     assert renamed.renamed(strip="layer.").blocks == masks.blocks
 
 
+@pytest.mark.filterwarnings("ignore::foreprune.core.cautions.TiedScores")
 @pytest.mark.parametrize("scope", ["global", "local"])
 def test_scores_are_selected_as_by_prune(scope: str) -> None:
     model = network()
