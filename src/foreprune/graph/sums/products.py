@@ -107,6 +107,7 @@ def _in_place(gates: Gates, call: Call, result: Tensor) -> Tensor:
 
 
 def exponent_of(gates: Gates, call: Call, value: Tensor) -> int:
+    """That of the flow of `value`. Raises PathError for attention scores."""
     flow = known_flow(value)
     if flow.logits:
         raise flow.error or gates.error(call.func, _PRODUCT)
