@@ -180,10 +180,12 @@ def _likeliest(walker: Walker, target: int, counted: NDArray[np.bool_]) -> Ints:
     """The counted weights on some path from input to output, most likely visited first."""
     reachable = np.flatnonzero(walker.reachable() & counted)
     if len(reachable) < target:
+        advice = about_zeros(walker.net) or (
+            "ask for a smaller density, or exclude with prunable= what carries no path: weights that are exactly zero, "
+            "or that only make attention scores or gates"
+        )
         raise PathError(
             f"only {len(reachable):,} of {np.count_nonzero(counted):,} prunable weights lie on a path from input to "
-            f"output, and {target:,} are to be kept; ask for a smaller density, or exclude with prunable= what carries "
-            "no path: weights that are exactly zero, or that only make attention scores or gates"
-            + (f"; {why}" if (why := about_zeros(walker.net)) else "")
+            f"output, and {target:,} are to be kept; {advice}"
         )
     return reachable[np.argsort(-walker.visit_probability()[reachable], kind="stable")]
