@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract.transformers import KINDS, HeadwiseAttention, Transformer, UnnamedColumns, transformer
+from contract.attention_models import KINDS, HeadwiseAttention, Transformer, UnnamedColumns, transformer
 
 import foreprune
 from foreprune.core.masks import Masks

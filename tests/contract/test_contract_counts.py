@@ -10,7 +10,7 @@ import torch
 from contract.nets import NETS, example, refusals
 
 import foreprune
-from foreprune.core import method as method_room
+from foreprune.core import net as net_room
 from foreprune.core.masks import Masks
 from foreprune.core.method import Method, by_score
 from foreprune.core.net import Net
@@ -184,13 +184,13 @@ def test_every_method_says_what_it_is(method: Method) -> None:
 
 def _record_rounds(monkeypatch: pytest.MonkeyPatch) -> list[Masks]:
     rounds: list[Masks] = []
-    original = method_room.keep_best
+    original = net_room.keep_best
 
     def recording(*args: Any, **kwargs: Any) -> Masks:
         rounds.append(original(*args, **kwargs))
         return rounds[-1]
 
-    monkeypatch.setattr(method_room, "keep_best", recording)
+    monkeypatch.setattr(net_room, "keep_best", recording)
     return rounds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from torch.nn.functional import mse_loss
 
 import foreprune
@@ -25,8 +26,10 @@ def by_hand(*, squared: bool = True) -> Masks:
 
 
 def test_masks_tell_the_losses_apart() -> None:
-    """Cross-entropy takes these targets without complaint; the tests below lean on its masks being others."""
-    assert by_hand() != by_hand(squared=False)
+    """Without a loss there is no silent cross-entropy of targets that are no classes."""
+    assert by_hand().kept
+    with pytest.raises(ValueError, match="default loss is cross-entropy of classes"):
+        by_hand(squared=False)
 
 
 def test_a_record_of_a_run(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_it_is_the_score_of_the_network_behind_the_embeddings(how: str, masked: 
         torch.testing.assert_close(found[1][f"head.{name}"], part)
 
 
+@pytest.mark.filterwarnings("ignore::foreprune.core.cautions.SmallShare")
 def test_the_ids_do_not_matter_but_their_shape_does() -> None:
     torch.manual_seed(0)
     model = Tokens()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import foreprune
 from benchmarks.published import SynFlow
-from foreprune.core import method
+from foreprune.core import net as net_room
 from foreprune.core.masks import Masks
 from foreprune.zoo import models
 
@@ -35,7 +35,7 @@ def published(model: nn.Module, density: float, *, rounds: int = 100) -> Masks:
 def margins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     """For each round the smallest score that is kept and the largest that is removed in it."""
     found: list[tuple[float, float]] = []
-    real = method.keep_best
+    real = net_room.keep_best
 
     def noting(scores: dict[str, Tensor], keep: int, *, among: Masks, **options: Any) -> Masks:
         kept = real(scores, keep, among=among, **options)
@@ -44,7 +44,7 @@ def margins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
         found.append((float(values[0].min()), float(values[1].max())))
         return kept
 
-    monkeypatch.setattr(method, "keep_best", noting)
+    monkeypatch.setattr(net_room, "keep_best", noting)
     return found
 
 
@@ -79,13 +79,13 @@ def test_in_double_no_round_has_a_tie_at_the_threshold(margins: list[tuple[float
 
 def test_the_last_round_keeps_the_nearest_count_and_those_before_it_round_up(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    real = method.keep_best
+    real = net_room.keep_best
 
     def noting(scores: dict[str, Tensor], keep: int, **options: Any) -> Masks:
         counts.append(keep)
         return real(scores, keep, **options)
 
-    monkeypatch.setattr(method, "keep_best", noting)
+    monkeypatch.setattr(net_room, "keep_best", noting)
     model = nn.Sequential(nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, 5))  # 108 weights
     for density, rounds in itertools.product((0.05, 0.13, 0.9), (1, 2, 7)):
         counts.clear()

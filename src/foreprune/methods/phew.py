@@ -181,8 +181,7 @@ def _likeliest(walker: Walker, target: int, counted: NDArray[np.bool_]) -> Ints:
     reachable = np.flatnonzero(walker.reachable() & counted)
     if len(reachable) < target:
         advice = about_zeros(walker.net) or (
-            "ask for a smaller density, or exclude with prunable= what carries no path: weights that are exactly zero, "
-            "or that only make attention scores or gates"
+            "ask for a smaller density, or exclude with prunable= what carries no path (zeros, attention scores, gates)"
         )
         raise PathError(
             f"only {len(reachable):,} of {np.count_nonzero(counted):,} prunable weights lie on a path from input to "

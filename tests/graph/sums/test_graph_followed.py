@@ -322,6 +322,7 @@ def test_a_product_of_scores_is_no_output() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::foreprune.core.normalized.KeptForNorm")
 @pytest.mark.parametrize("normalize", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
 @pytest.mark.parametrize("dim", [0, 1, 2])
 def test_weight_normalization_is_a_scale(normalize: Any, dim: int) -> None:

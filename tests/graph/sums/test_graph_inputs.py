@@ -60,7 +60,7 @@ def test_a_language_model_with_a_tied_head() -> None:
         head=nn.Linear(4, 5, bias=False),
     ).double()
     network.head.weight = network.table.weight
-    found = scores(network, IDS)
+    found = scores(network, IDS, prunable=["table.weight", "a.weight"])
     assert found.keys() == {"table.weight", "a.weight"}
     assert float(found["table.weight"].sum()) == pytest.approx(float(found["a.weight"].sum()))
 

@@ -144,6 +144,7 @@ def non_negative(gates: Gates, call: Call, value: Any, dtype: torch.dtype) -> An
 
 
 def attention(gates: Gates, call: Call) -> Any:
+    """`scaled_dot_product_attention`: uniform weights over what the mask leaves, applied to the values."""
     query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
     exponent = exponent_of(gates, call, attended(gates, call, value))
     kwargs = {k: v for k, v in call.kwargs.items() if k not in ("query", "key", "value", "attn_mask", "dropout_p")}

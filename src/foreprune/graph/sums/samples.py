@@ -26,7 +26,7 @@ def one_sample(net: Net, inputs: Inputs) -> Sample:
     """
     first = inputs.map(lambda tensor: tensor[:1] if tensor.dim() and tensor.layout == torch.strided else tensor)
     tensors = inputs.tensors()
-    if all(tensor.layout == torch.strided and (not tensor.dim() or len(tensor) <= 1) for tensor in tensors):
+    if not _may_be_a_graph([*tensors, *net.module.buffers()]) or all(not t.dim() or len(t) <= 1 for t in tensors):
         return Sample(first)
     if _runs(net, first) or not _runs(net, inputs):
         return Sample(first)
@@ -34,6 +34,12 @@ def one_sample(net: Net, inputs: Inputs) -> Sample:
     nodes = next((tensor for tensor in real if not _square(tensor)), real[0] if real else None)
     found = [tensor for tensor in real if tensor is not nodes and _is_adjacency(tensor, nodes)]
     return Sample(inputs, frozenset(map(id, found)))
+
+
+def _may_be_a_graph(tensors: list[Tensor]) -> bool:
+    """Whether there are adjacencies or ends of edges: others need not be tried."""
+    edges = any(not t.is_floating_point() and t.dim() == 2 and 2 in t.shape for t in tensors)
+    return any(map(_square, tensors)) or (edges and any(t.is_floating_point() for t in tensors))
 
 
 def _runs(net: Net, inputs: Inputs) -> bool:
