@@ -15,6 +15,7 @@ COMMANDS = {
     "gpu": "the published accuracies that need a GPU, a few minutes a call",
     "collapse": "channels without a weight, under several conventions, beyond frankle-figure-5",
     "recall": "what methods leave of attention, and what that costs: the tables of docs/results/attention.md",
+    "lenet": "SNIP's LeNet-300-100 written a second time: docs/results/snip-lenet-mnist.md",
     "starts": "how pruned networks start: the tables on GraSP in docs/results/frankle-lenet-mnist.md",
     "statements": "what papers state, judged by our records: the tables of statements in docs/results",
     "certificate": "published numbers beside ours: the tables of docs/results/index.md",
