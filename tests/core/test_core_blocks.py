@@ -257,3 +257,33 @@ def test_damaged_tables_are_refused(plain: str, tmp_path: Path, monkeypatch: pyt
     path = masks.save(tmp_path / "m")
     with pytest.raises(ValueError, match="is damaged: its table of blocks is unreadable"):
         Masks.load(path)
+
+
+class HeadFirst(nn.Module):
+    """Rows that lie head by head, as in timm's MaxViT (equal shares) and TinyViT (keys narrower than values)."""
+
+    def __init__(self, heads: int, key: int, value: int, *, equal: bool) -> None:
+        super().__init__()
+        self.num_heads = heads
+        if equal:
+            self.head_first = True
+        else:
+            self.key_dim, self.val_dim = key, value
+        self.qkv = nn.Linear(6, heads * (2 * key + value), bias=False)
+
+
+@pytest.mark.parametrize(("key", "value", "equal"), [(2, 2, True), (1, 3, False)])
+def test_rows_of_known_shares_are_split_head_by_head(key: int, value: int, equal: bool) -> None:
+    module = HeadFirst(3, key, value, equal=equal)
+    masks = foreprune.prune(module, "random", density=1)
+    rows = torch.arange(module.qkv.out_features).view(3, -1).split([key, key, value], dim=1)
+    found = {block.label: torch.arange(len(module.qkv.weight))[block.index[0]].tolist() for block in masks.blocks}
+    assert found == {label: part.flatten().tolist() for label, part in zip("qkv", rows, strict=True)}
+
+
+def test_a_projection_to_another_width_is_split_where_the_width_is_known() -> None:
+    module = nn.Module()
+    module.qkv, module.dim_out = nn.Linear(4, 24), 8
+    assert [block.size for block in foreprune.prune(module, "random", density=1).blocks] == [32, 32, 32]
+    module.dim_out = 9
+    assert len(foreprune.prune(module, "random", density=1).blocks) == 1

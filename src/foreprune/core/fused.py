@@ -6,7 +6,9 @@ split only for the classes listed here; a layer of unknown layout stays one bloc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -76,19 +78,17 @@ def _layout(
 def _projection(shape: tuple[int, ...], *, name: str, parent: nn.Module) -> tuple[int, Labels] | None:
     """Of a linear layer or convolution called `name` in `parent`, by what is known of the layouts in use."""
     kind = type(parent).__name__
-    if name in _FUSED and shape[0] == len(_FUSED[name]) * shape[1] and not _head_by_head(parent):
-        return 0, _equal(_FUSED[name], shape[0])
+    if name in _FUSED and not _head_by_head(parent):
+        widths = (shape[1], getattr(parent, "dim_out", None))  # Hiera's attention changes the width
+        return (0, _equal(_FUSED[name], shape[0])) if shape[0] in _times(len(_FUSED[name]), widths) else None
     config = getattr(parent, "config", None)
     heads = getattr(config, "num_attention_heads", None) or getattr(parent, "num_heads", None)
     if not isinstance(heads, int) or heads < 1:
         return None
-    if name == "query_key_value" and kind in _BY_HEAD and shape[0] % (3 * heads) == 0:
-        rows = shape[0] // (3 * heads)
-        starts = range(0, shape[0], 3 * rows)
-        return 0, {
-            label: tuple((start + at * rows, start + (at + 1) * rows) for start in starts)
-            for at, label in enumerate("qkv")
-        }
+    if (name == "query_key_value" and kind in _BY_HEAD) or (name == "qkv" and getattr(parent, "head_first", False)):
+        return _each_head(shape[0], heads, (1, 1, 1))
+    if name == "qkv" and hasattr(parent, "key_dim") and hasattr(parent, "val_dim"):  # TinyViT's
+        return _each_head(shape[0], heads, (parent.key_dim, parent.key_dim, parent.val_dim))
     if name == "qkv_proj" and kind in _GROUPED:
         shared = getattr(config, "num_key_value_heads", None) or heads
         rows, rest = divmod(shape[0], heads + 2 * shared)
@@ -96,6 +96,22 @@ def _projection(shape: tuple[int, ...], *, name: str, parent: nn.Module) -> tupl
             ends = (0, heads * rows, (heads + shared) * rows, shape[0])
             return 0, {label: ((ends[at], ends[at + 1]),) for at, label in enumerate("qkv")}
     return None
+
+
+def _times(parts: int, widths: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(parts * width for width in widths if isinstance(width, int))
+
+
+def _each_head(rows: int, heads: int, shares: tuple[Any, Any, Any]) -> tuple[int, Labels] | None:
+    """Queries, keys and values of one head, then of the next, in these shares; None where they do not fit."""
+    if any(not isinstance(share, int) or share < 1 for share in shares) or rows % (heads * sum(shares)):
+        return None
+    unit = rows // (heads * sum(shares))
+    ends = [0, *(unit * share for share in itertools.accumulate(shares))]
+    starts = range(0, rows, ends[-1])
+    return 0, {
+        label: tuple((start + ends[at], start + ends[at + 1]) for start in starts) for at, label in enumerate("qkv")
+    }
 
 
 def _head_by_head(parent: nn.Module) -> bool:
