@@ -116,10 +116,8 @@ def images(data_dir: str | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, T
 
 def main(arguments: Sequence[str]) -> int:
     """Run what is missing in `--out`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks lenet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--densities", type=float, nargs="+", default=[1.0, 0.05, 0.02])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks lenet", description=__doc__)
+    parser.add_argument("--densities", metavar="D", type=float, nargs="+", default=[1.0, 0.05, 0.02])
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--data-dir", help="folder with MNIST; default: FOREPRUNE_DATA")
