@@ -158,6 +158,7 @@ def zoo_shares() -> str:
         shape, outputs = _DATA.get(name) or _DATA.get(name.split("-")[0], _CIFAR)
         with torch.device("meta"):
             model = models.create(name, input_shape=shape, classes=outputs)
+        model.to_empty(device="cpu")  # what has no values is no network; memory that is never written costs nothing
         total, everything = Net.of(model).total, sum(parameter.numel() for parameter in model.parameters())
         images = "x".join(map(str, shape))
         rows.append([f"`{name}`", images, str(outputs), f"{total:,}", f"{everything:,}", f"{total / everything:.2%}"])
