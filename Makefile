@@ -25,6 +25,8 @@ bench: $(STAMP)  ## speed and memory against the published procedures; about 15 
 
 models: $(MODELS)/.installed  ## the tests that want torchvision, timm and transformers
 	OMP_NUM_THREADS=1 $(MODELS)/bin/python -m pytest tests/models -k "libraries or list"
+	OMP_NUM_THREADS=1 $(MODELS)/bin/python -m pytest -n auto -m "not slow" tests/integrations tests/docs/test_examples.py \
+		tests/graph/sums/test_graph_libraries.py tests/core/test_layer_weights.py tests/core/test_core_blocks.py
 
 matrix: $(MODELS)/.installed  ## every method on every network of tests/models: docs/models.md; about 20 minutes
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(MODELS)/bin/python -m models
