@@ -41,11 +41,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-# An environment that sees the first one and adds the extras vision and hf. They are kept out of the first because
+# An environment that sees the first one and adds the extras vision, hf and lightning. They are kept out of the first because
 # torchvision's wheel, beside a CPU torch, breaks the import of what builds on it (tests/models/shim.py).
 SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 $(MODELS)/.installed: $(STAMP)
 	$(BIN)/python -m venv $(MODELS)
 	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$($(MODELS)/bin/python $(SITE))/first.pth"
-	$(MODELS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vision,hf]'
+	$(MODELS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vision,hf,lightning]'
 	touch $@
