@@ -138,6 +138,18 @@ def test_every_score_zero_is_an_error_still() -> None:
         foreprune.prune(model, {"weight": torch.zeros(3, 4)}, density=0.5)
 
 
+@pytest.mark.parametrize(("method", "settings"), [("synflow", {"rounds": 3}), ("phew", {})])
+def test_blocks_that_are_too_large_to_be_kept_whole_are_said_before_the_first_round(method: str, settings: Any) -> None:
+    """With the number of weights that was asked for, not that of a round on the way there."""
+    done: list[int] = []
+    progress = {"progress": lambda at, of: done.append(at)} if settings else {}
+    with pytest.raises(
+        ValueError, match=r"keeps the 36 weights of down.weight, up.weight, and 16 of 162 are to be kept"
+    ):
+        pruned(Excited(), method, density=0.1, gates="keep", inputs=IMAGES[:1], **settings, **progress)
+    assert not done
+
+
 def test_the_model_is_untouched() -> None:
     model = Excited(unused=True).train()
     model.head.weight.grad = torch.ones_like(model.head.weight)
