@@ -122,6 +122,19 @@ def test_scattered_rows_without_a_score_are_nobodys_block() -> None:
         assert len(masks.blocks) == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "given"), [("magnitude", {}), ("synflow", {"inputs": torch.ones(1, 4), "rounds": 2})]
+)
+def test_units_that_were_pruned_earlier_stay_pruned(method: str, given: dict[str, Any]) -> None:
+    """Their rows are regular too, and zeros were kept of them at random, in place of weights that are not zero."""
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
+    with torch.no_grad():
+        model[0].weight[6:] = 0
+    masks, caught = pruned(model, method, density=0.4, **given)
+    assert caught == []
+    assert all(model.get_parameter(name)[mask].all() for name, mask in masks.items())
+
+
 def test_ready_scores_of_a_block_that_are_all_zero() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3))
     scores = {name: torch.rand(weight.shape) for name, weight in model.named_parameters() if weight.dim() == 2}
@@ -199,13 +212,13 @@ def test_heads_wider_than_the_input_keep_their_share(name: str) -> None:
 def test_a_warning_where_no_name_tells_queries_and_keys(by_head: bool) -> None:
     model = Attending("fused", by_head=by_head)
     with torch.no_grad():
-        model.get_submodule("fused").weight.view(*((2, 3) if by_head else (1, 3)), -1, 8)[:, :2] *= 0.1
-    masks, caught = pruned(model, "snip", data=TOKENS, density=0.1)
+        model.get_submodule("fused").weight.view(*((2, 3) if by_head else (1, 3)), -1, 8)[:, :2] *= 1e-3
+    masks, caught = pruned(model, "snip", data=TOKENS, density=0.3)
     rows = masks["fused.weight"].any(1).view(*((2, 3) if by_head else (1, 3)), -1)
     assert not rows[:, :2].any()
     assert rows[:, 2].any()
     assert [str(warning.message) for warning in caught if warning.category is LayerCollapse] == [
-        "snip at density 0.1 leaves no weight in 24 rows of fused.weight, where they lie as queries and keys do in a "
+        "snip at density 0.3 leaves no weight in 24 rows of fused.weight, where they lie as queries and keys do in a "
         'fused projection: call such a layer "qkv" if they come one after the other, which makes each of them a layer '
         "of its own here, or use 'erk'"
     ]

@@ -72,6 +72,8 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     zero = ~net.rows(block.parameter, score, axis)
     if not zero.size / 3 <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
         return (block,)
+    if not net.rows(block.parameter, net.params[block.parameter], axis)[zero].all():
+        return (block,)  # rows of zeros, of units pruned earlier, have no score for another reason
     ends = np.flatnonzero(np.diff(zero.astype(np.int8), prepend=0, append=0)).tolist()
     without = tuple(zip(ends[::2], ends[1::2], strict=True))
     lengths, gaps = np.diff(ends)[::2], np.diff(ends)[1::2]
