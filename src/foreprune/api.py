@@ -11,10 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.budget import Density, grouped
+from foreprune.core.budget import Density, as_densities, grouped
 from foreprune.core.cautions import warn_of_small_share, warn_of_ties, warn_of_zero_head
 from foreprune.core.collective import same_everywhere
-from foreprune.core.density import as_density
 from foreprune.core.masks import Masks
 from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
 from foreprune.core.net import Net, isolated_randomness
@@ -121,7 +120,7 @@ def prune(
         SmallShare: less than half of the parameters are prunable, by the default of `prunable`.
         ZeroHead: the last layer's weights are all zero, and so are their scores.
     """
-    kept = _density(density=density, sparsity=sparsity, compression=compression)
+    kept = as_densities(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
     check_scope_and_seed(scope, seed)
@@ -137,7 +136,7 @@ def prune(
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         spread = _is_spread(model)
         net = _view(model, prunable, group)
-        for lot in grouped(net, kept):
+        for lot in grouped(net.blocks, kept, slots=net.slots):
             _ = lot.keep  # raises if there is nothing to keep
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(
@@ -249,17 +248,6 @@ def _check_group(method: Method, group: Any) -> None:
             f"method {method.name!r} is no sum over batches that processes could share; give every process the same "
             f"data without group=, or use one of {', '.join(_SUMMED)}"
         )
-
-
-def _density(
-    *, density: float | Mapping[str, float] | None, sparsity: float | None, compression: float | None
-) -> Density:
-    """What is asked for: one density, or pattern -> density."""
-    if not isinstance(density, Mapping):
-        return as_density(density=density, sparsity=sparsity, compression=compression)
-    if sparsity is not None or compression is not None:
-        raise TypeError("give density= by patterns alone, without sparsity= or compression=")
-    return dict(density)
 
 
 def _shown(density: Density) -> str:
