@@ -28,6 +28,7 @@ from foreprune.core.zeros import with_drawn_heads
 from foreprune.methods import MethodLike, as_method
 
 Repair = Literal["head"]
+SELECTION = ("gates", "floor", "repair")  # arguments of `prune` that say how scores are used, whatever the method
 
 # they look at data by sums over batches only
 _SUMMED = ("force", "grasp", "iterative-snip", "snip", "synflow-dist", "synflow-l2-dist")
@@ -124,8 +125,8 @@ def prune(
     found = as_method(method)
     found.check_settings(settings)
     check_scope_and_seed(scope, seed)
-    _check_repair(repair, model)
-    _check_gates_and_floor(gates, floor)
+    check_selection(gates=gates, floor=floor, repair=repair)
+    _check_repairable(repair, model)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
@@ -202,7 +203,8 @@ def score(
         )
     found.check_settings(settings)
     check_scope_and_seed("global", seed)
-    _check_repair(repair, model)
+    check_selection(repair=repair)
+    _check_repairable(repair, model)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = _view(model, prunable)
@@ -264,7 +266,8 @@ def collapse_notice(masks: Masks) -> str:
     return f"leaves no weight in {len(lost)} of {len(blocks)} {what}: {names}"
 
 
-def _check_gates_and_floor(gates: str, floor: float) -> None:
+def check_selection(*, gates: str = "erk", floor: float = 0.0, repair: str | None = None) -> None:
+    """Raise ValueError for a value of these arguments that `prune` does not take."""
     if gates not in ("erk", "keep", "score"):
         raise ValueError(
             'gates must be "erk" (blocks without a score keep their Erdős-Rényi-kernel share), "keep" (all of it) or '
@@ -272,12 +275,12 @@ def _check_gates_and_floor(gates: str, floor: float) -> None:
         )
     if isinstance(floor, bool) or not isinstance(floor, numbers.Real) or not 0 <= floor <= 1:
         raise ValueError(f"floor must be in [0, 1], a share of every block's Erdős-Rényi-kernel count, not {floor!r}")
-
-
-def _check_repair(repair: str | None, model: nn.Module) -> None:
     if repair not in (None, "head"):
         raise ValueError(
             f'repair must be "head" (score as if a last layer of zeros were drawn) or None, not {repair!r}'
         )
+
+
+def _check_repairable(repair: str | None, model: nn.Module) -> None:
     if repair and _is_spread(model):
         raise ValueError("repair= is for models in one process, and this one is under fully_shard; draw its head first")
