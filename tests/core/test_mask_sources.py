@@ -98,6 +98,42 @@ def test_scores_are_selected_as_by_prune(scope: str) -> None:
         assert all(float(scores[name][~mask].max()) <= lowest for name, mask in masks.items())
 
 
+DENSITIES = {"3": 0.05, "*": 0.5}
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_scores_are_selected_by_patterns_as_by_prune(scope: str) -> None:
+    model = network()
+    generator = torch.Generator().manual_seed(2)
+    scores = {
+        name: torch.rand(weight.shape, generator=generator)
+        for name, weight in model.named_parameters()
+        if weight.dim() > 1
+    }
+    masks = Masks.from_scores(scores, DENSITIES, scope=scope)  # type: ignore[arg-type]
+    assert masks.layer_counts() == {"0.weight": (18, 36), "3.weight": (72, 1440)}
+    assert masks == fp.prune(model, scores, density=DENSITIES, scope=scope)  # type: ignore[arg-type]
+    assert masks.metadata["density"] == repr(DENSITIES)
+    for name, score in scores.items():
+        assert float(score[masks[name]].min()) > float(score[~masks[name]].max())
+    assert Masks.from_scores(scores, {"*": 0.3}) == Masks.from_scores(scores, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("density", "message"),
+    [
+        ({"4": 0.5, "*": 0.1}, "^density pattern '4' fits no prunable block; there are 0.weight, 3.weight, ..."),
+        ({"3": 0.5}, r"^no density pattern fits '0.weight'; add a density for the others: \"\*\": 0.1$"),
+        ({"3": 2, "*": 0.5}, r"^density of '3': density must be in \(0, 1\]"),
+        ({"0": 0.001, "*": 0.5}, "^density of '0': density 0.001 keeps none of 36 weights"),
+    ],
+)
+def test_densities_of_scores_that_cannot_be(density: dict[str, float], message: str) -> None:
+    scores = {name: weight.detach() for name, weight in network().named_parameters() if weight.dim() > 1}
+    with pytest.raises(ValueError, match=message):
+        Masks.from_scores(scores, density)
+
+
 def test_scores_of_zero_are_worth_nothing_without_a_model() -> None:
     """As by `prune` with gates="score": by default it would keep a share of a layer without a score."""
     model = network()

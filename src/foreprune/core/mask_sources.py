@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from foreprune.core.density import as_density, keep_count
+from foreprune.core.blocks import whole
+from foreprune.core.budget import Density, as_densities, grouped, lots_of
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.prunable import Prunable
@@ -39,7 +40,7 @@ def masks_from_zeros(model: nn.Module, *, prunable: Prunable = None) -> Masks:
     return masks
 
 
-def masks_from_scores(scores: Mapping[str, Tensor], density: float, *, scope: Scope, seed: int) -> Masks:
+def masks_from_scores(scores: Mapping[str, Tensor], density: Density, *, scope: Scope, seed: int) -> Masks:
     """See `Masks.from_scores`."""
     if not isinstance(scores, Mapping):
         raise TypeError(f"scores must be a mapping from parameter name to tensor, not {type(scores).__name__}")
@@ -51,8 +52,10 @@ def masks_from_scores(scores: Mapping[str, Tensor], density: float, *, scope: Sc
                 f"the scores of {name!r} must be a dense tensor, not {score.layout}; write scores.to_dense()"
             )
     check_scope_and_seed(scope, seed)
-    density = as_density(density=density)
-    keep = keep_count(density, sum(score.numel() for score in scores.values()))
+    density = as_densities(density=density)
+    blocks = [whole(name, score.shape) for name, score in scores.items()]
+    (lots,) = lots_of(grouped(blocks, density, slots={name: name for name in scores}))
+    keep = lots[0].keep if len(lots) == 1 else lots
     masks = keep_best(scores, keep, scope=scope, generator=generator_for("prune", int(seed)))
     return masks.with_metadata({"method": "scores", "density": repr(density), "seed": str(seed), "scope": scope})
 

@@ -174,7 +174,7 @@ class Method:
             if scope != "global" or floor:
                 leave = 'scope="global"' if scope != "global" else "floor=0"
                 raise ValueError(f"method {self.name!r} sets the layer densities itself; leave {leave}")
-            groups = grouped(net, density)
+            groups = grouped(net.blocks, density, slots=net.slots)
             if len(groups) > 1 and not self.exact:
                 raise ValueError(f"method {self.name!r} chooses among all weights at once; give it one density")
 
@@ -340,7 +340,11 @@ def by_score(
         UnscoredBlocks: `gates` has decided about some blocks.
     """
     masks, scores, unscored, parts = net.dense(), None, None, net
-    steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
+
+    def steps_of(part: Net) -> list[tuple[Lot, ...]]:
+        return lots_of(grouped(part.blocks, density, slots=part.slots), rounds=rounds, schedule=schedule)
+
+    steps = steps_of(net)
     if sum(lot.keep for lot in steps[-1]) == net.total:
         gates = "score"
 
@@ -365,7 +369,7 @@ def by_score(
                 found = with_attention(silent, parts) if attention else silent
                 if found:
                     unscored = instead_of(found, net, whole=gates == "keep")
-                    masks, steps = parts.dense(), lots_of(grouped(parts, density), rounds=rounds, schedule=schedule)
+                    masks, steps = parts.dense(), steps_of(parts)
                     check_whole(unscored, steps[-1])  # earlier rounds keep more
                     said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
                     warnings.warn(said, UnscoredBlocks, stacklevel=4)
