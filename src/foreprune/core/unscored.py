@@ -28,7 +28,7 @@ from foreprune.core.task import Task, require_grad
 
 Gates = Literal["erk", "keep", "score"]
 # Of fewer rows a third is empty by chance now and then.
-FEW_ROWS = 24
+FEW_ROWS = 36
 
 
 class UnscoredBlocks(UserWarning):
@@ -103,7 +103,7 @@ def _empty_thirds(alive: NDArray[np.bool_]) -> int:
     """How many rows make up the empty thirds of every head, or of all heads together, if most others are not empty."""
     if alive.size < FEW_ROWS:
         return 0
-    for heads in range(1, alive.size // 6 + 1):
+    for heads in range(1, alive.size // 12 + 1):  # of four rows at least
         if alive.size % (3 * heads) == 0:
             thirds = alive.reshape(heads, 3, -1)
             empty = ~thirds.any((0, 2))
