@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.blocks import Block, Table, by_parameter, check_table, covers, whole
+from foreprune.core.collective import gathered
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
 from foreprune.core.sharding import is_sharded, local_of, part_of
 from foreprune.core.targets import check_same_weights, parameters_of
@@ -376,15 +377,10 @@ def check_masks(masks: object, *, optional: bool = False) -> None:
         )
 
 
-def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that is sharded over processes, all of which have to call; of any other, itself."""
-    return cast(Tensor, cast(Any, tensor).full_tensor()) if is_sharded(tensor) else tensor
-
-
 def _count(mask: Tensor) -> int:
     """How many are true. NumPy counts in a tenth of the time of torch's parallel reduction on a busy machine."""
     if is_sharded(mask):
-        return int(cast(Any, mask.sum()).full_tensor())
+        return int(gathered(mask.sum()))
     return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
 
 
