@@ -23,7 +23,7 @@ from foreprune.core.select import Scope
 from foreprune.core.settings import check_scope_and_seed
 from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
-from foreprune.core.unscored import Gates
+from foreprune.core.unscored import Gates, emptied_rows
 from foreprune.core.zeros import with_drawn_heads
 from foreprune.methods import MethodLike, as_method
 
@@ -163,6 +163,15 @@ def prune(
     if lost := collapse_notice(masks):
         warnings.warn(
             f"{found.name} at density {_shown(kept)} {lost}; keep more, or exclude them with prunable=",
+            LayerCollapse,
+            stacklevel=2,
+        )
+    if found.needs | found.optional and not spread and (emptied := emptied_rows(masks, net)):
+        names = ", ".join(f"{rows} rows of {name}" for name, rows in emptied.items())
+        warnings.warn(
+            f"{found.name} at density {_shown(kept)} leaves no weight in {names}, where they lie as queries and keys "
+            'do in a fused projection: call such a layer "qkv" if they come one after the other, which makes each of '
+            "them a layer of its own here, or use 'erk'",
             LayerCollapse,
             stacklevel=2,
         )

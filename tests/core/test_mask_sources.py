@@ -134,6 +134,18 @@ def test_densities_of_scores_that_cannot_be(density: dict[str, float], message: 
         Masks.from_scores(scores, density)
 
 
+def test_scores_of_zero_are_worth_nothing_without_a_model() -> None:
+    """As by `prune` with gates="score": by default it would keep a share of a layer without a score."""
+    model = network()
+    scores = {"0.weight": torch.zeros(4, 1, 3, 3), "3.weight": torch.rand(10, 144)}
+    masks = Masks.from_scores(scores, 0.4)
+    assert masks.layer_counts()["0.weight"][0] == 0
+    with pytest.warns(fp.LayerCollapse):
+        assert fp.prune(model, scores, density=0.4, gates="score") == masks
+    with pytest.warns(UserWarning, match="get no score at all"):
+        assert fp.prune(model, scores, density=0.4).layer_counts()["0.weight"][0] > 0
+
+
 def test_torch_masks_are_read_and_written() -> None:
     model = network()
     original = copy.deepcopy(model.state_dict())
@@ -212,6 +224,17 @@ def _pruned() -> nn.Module:
         (lambda m: Masks.from_scores({"a": torch.ones(4)}, 0.5, scope="layer"), ValueError, 'scope must be "global"'),
         (lambda m: Masks.from_scores({"a": torch.ones(4)}, 0.5, seed=-1), ValueError, "seed must be a whole number"),
         (lambda m: Masks.from_scores({"a": torch.tensor([1, float("nan")])}, 0.5), ValueError, "scores of 'a' are NaN"),
+        (
+            lambda m: Masks.from_scores({}, 0.5),
+            ValueError,
+            "there is no weight to keep any of: give at least one tensor",
+        ),
+        (lambda m: Masks.from_scores({"a": torch.ones(0, 3)}, 0.5), ValueError, "there is no weight to keep any of"),
+        (
+            lambda m: Masks.from_scores({"a": torch.ones(2, 2).to_sparse()}, 0.5),
+            TypeError,
+            r"scores of 'a' must be a dense tensor, not torch.sparse_coo; write scores.to_dense\(\)",
+        ),
         (lambda m: Masks.from_torch_prune(network()), ValueError, "holds no mask of torch.nn.utils.prune: prune it"),
         (
             lambda m: Masks({"weight": torch.ones(3, 3) > 0}).to_torch_prune(_pruned()),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
@@ -18,6 +19,7 @@ from foreprune.core.prunable import Prunable
 from foreprune.core.seeds import generator_for
 from foreprune.core.select import Scope, keep_best
 from foreprune.core.settings import check_scope_and_seed
+from foreprune.core.sharding import is_sharded
 from foreprune.core.targets import parameters_of, unwrapped
 
 Rename = Mapping[str, str] | Callable[[str], str]
@@ -45,6 +47,10 @@ def masks_from_scores(scores: Mapping[str, Tensor], density: Density, *, scope: 
     for name, score in scores.items():
         if not isinstance(score, Tensor):
             raise TypeError(f"the scores of {name!r} must be a tensor, not {type(score).__name__}")
+        if score.layout != torch.strided:
+            raise TypeError(
+                f"the scores of {name!r} must be a dense tensor, not {score.layout}; write scores.to_dense()"
+            )
     check_scope_and_seed(scope, seed)
     density = as_densities(density=density)
     blocks = [whole(name, score.shape) for name, score in scores.items()]
@@ -81,6 +87,11 @@ def masks_to_torch_prune(masks: Masks, model: nn.Module) -> nn.Module:
                     f"call prune.remove(module, {attribute!r}) first"
                 )
     targets = parameters_of(module, masks.shapes)
+    if any(map(is_sharded, [*targets.values(), *masks.values()])):
+        raise ValueError(
+            "torch.nn.utils.prune is for whole models, and this one, or its masks, are sharded over processes; write "
+            "masks.attach(model, optimizer), or masks.full().to_torch_prune(model) before fully_shard"
+        )
     names = {id(parameter): name for name, parameter in targets.items()}
     places = [
         (owner, attribute, names[id(parameter)])

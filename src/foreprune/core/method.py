@@ -20,7 +20,7 @@ from foreprune.core.cautions import about_zeros, warn_of_zero_head
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName
-from foreprune.core.select import Lot, NoSignal, Scope
+from foreprune.core.select import Lot, NoSignal, Scope, check_whole
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.targets import check_same_weights
 from foreprune.core.task import NEEDS, Need, Task
@@ -369,6 +369,7 @@ def by_score(
                 if found:
                     unscored = instead_of(found, net, whole=gates == "keep")
                     masks, steps = parts.dense(), steps_of(parts)
+                    check_whole(unscored, steps[-1])  # earlier rounds keep more
                     said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
                     warnings.warn(said, UnscoredBlocks, stacklevel=4)
             masks = choose(latest, steps[done - 1])

@@ -251,7 +251,7 @@ class Choice:
 
 def _keep_fraction(choice: Choice, lot: Lot, unscored: Unscored | None, floor: float) -> None:
     """The same fraction of each block."""
-    fixed = _kept_whole(choice, lot, unscored)
+    fixed = _kept_whole(lot, unscored)
     free = [block for block in lot.blocks if block.name not in fixed]
     keep = lot.keep - sum(fixed.values())
     share = keep / max(1, sum(block.size for block in free))
@@ -266,7 +266,7 @@ def _keep_fraction(choice: Choice, lot: Lot, unscored: Unscored | None, floor: f
 
 def _keep_shared(choice: Choice, lot: Lot, unscored: Unscored | None, floor: float) -> None:
     """The best over all blocks, except that unscored ones keep their share, and that none keeps less than its floor."""
-    fixed = _kept_whole(choice, lot, unscored)
+    fixed = _kept_whole(lot, unscored)
     silent = [block for block in lot.blocks if block.name in choice.instead and block.name not in fixed]
     scored = [block for block in lot.blocks if block.name not in choice.instead]
     ideal = erk_counts(lot) if silent or floor else {}
@@ -292,7 +292,13 @@ def _keep_shared(choice: Choice, lot: Lot, unscored: Unscored | None, floor: flo
         scored = [block for block in scored if block not in short]
 
 
-def _kept_whole(choice: Choice, lot: Lot, unscored: Unscored | None) -> dict[str, int]:
+def check_whole(unscored: Unscored | None, lots: Sequence[Lot]) -> None:
+    """Raise ValueError if blocks that are to be kept whole have more weights than their lot keeps."""
+    for lot in lots:
+        _kept_whole(lot, unscored)
+
+
+def _kept_whole(lot: Lot, unscored: Unscored | None) -> dict[str, int]:
     """Of the blocks that are kept whole, how many weights that is."""
     if unscored is None or not unscored.whole:
         return {}
