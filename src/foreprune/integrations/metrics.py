@@ -8,7 +8,8 @@ from torch import nn
 from foreprune.core.blocks import by_parameter
 from foreprune.core.collective import gathered
 from foreprune.core.layer_units import incoming
-from foreprune.core.masks import Masks, outside
+from foreprune.core.mask_counts import outside
+from foreprune.core.masks import Masks
 from foreprune.core.targets import parameters_of
 
 

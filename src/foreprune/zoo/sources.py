@@ -30,7 +30,7 @@ _LOSSY = "images were stored as JPEG: accuracies are not those of the lossless s
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Files a data set may come as. Of each entry of `required` one pattern must match; folders end in a slash."""
 
     required: tuple[tuple[str, ...], ...]
@@ -51,7 +51,7 @@ class Source:
     std: tuple[float, ...]
     augmentation: tuple[Augmentation, ...]
     folders: tuple[str, ...]
-    layouts: tuple[Layout, ...]
+    layouts: tuple[FileLayout, ...]
     published: str
 
     def split(self, images: Tensor, labels: Tensor, *, training: bool, classes: int = 0) -> ImageSet:
@@ -62,7 +62,7 @@ class Source:
         return ImageSet(images, labels, self.mean, self.std, augmentation, self.classes or classes)
 
 
-def locate(name: str, source: Source, data_dir: Path | str | None) -> tuple[Path, Layout, Found]:
+def locate(name: str, source: Source, data_dir: Path | str | None) -> tuple[Path, FileLayout, Found]:
     """The folder of a data set, its layout and the files; `name` is for errors.
 
     Raises:
@@ -168,7 +168,7 @@ def _read_imagenet(source: Source, folder: Path, found: Found) -> Splits:
     return splits[0], splits[1], ""
 
 
-_CIFAR_PARQUET = Layout((("train*.parquet",), ("test*.parquet",)), _read_cifar_parquet)
+_CIFAR_PARQUET = FileLayout((("train*.parquet",), ("test*.parquet",)), _read_cifar_parquet)
 _TINY = Source(
     description="110,000 photographs of 64x64 pixels in 200 classes",
     classes=0,
@@ -177,7 +177,7 @@ _TINY = Source(
     std=(0.2770, 0.2691, 0.2821),
     augmentation=_CROPPED,
     folders=("tiny-imagenet", "tiny-imagenet-200"),
-    layouts=(Layout((("train/",), ("val/images/",), ("val/val_annotations.txt",)), _read_tiny_imagenet),),
+    layouts=(FileLayout((("train/",), ("val/images/",), ("val/val_annotations.txt",)), _read_tiny_imagenet),),
     published="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
 )
 SOURCES: dict[str, Source] = {
@@ -190,7 +190,7 @@ SOURCES: dict[str, Source] = {
         augmentation=(),
         folders=("mnist", "MNIST", "MNIST/raw"),
         layouts=(
-            Layout(
+            FileLayout(
                 (
                     ("train-images[-.]idx3-ubyte", "train-images[-.]idx3-ubyte.gz"),
                     ("train-labels[-.]idx1-ubyte", "train-labels[-.]idx1-ubyte.gz"),
@@ -211,7 +211,7 @@ SOURCES: dict[str, Source] = {
         augmentation=_SHIFTED,
         folders=("cifar-10", "cifar10", "cifar-10-batches-py", "cifar10-jpeg"),
         layouts=(
-            Layout((*((f"data_batch_{part}",) for part in range(1, 6)), ("test_batch",)), _read_cifar_python),
+            FileLayout((*((f"data_batch_{part}",) for part in range(1, 6)), ("test_batch",)), _read_cifar_python),
             _CIFAR_PARQUET,
         ),
         published="https://www.cs.toronto.edu/~kriz/cifar.html (python version)",
@@ -224,7 +224,7 @@ SOURCES: dict[str, Source] = {
         std=(0.2673, 0.2564, 0.2762),
         augmentation=_SHIFTED,
         folders=("cifar-100", "cifar100", "cifar-100-python"),
-        layouts=(Layout((("train",), ("test",)), _read_cifar_python), _CIFAR_PARQUET),
+        layouts=(FileLayout((("train",), ("test",)), _read_cifar_python), _CIFAR_PARQUET),
         published="https://www.cs.toronto.edu/~kriz/cifar.html (python version)",
     ),
     "tiny-imagenet": _TINY,
@@ -239,7 +239,7 @@ SOURCES: dict[str, Source] = {
         std=(0.229, 0.224, 0.225),
         augmentation=_CROPPED,
         folders=("imagenet", "ILSVRC2012"),
-        layouts=(Layout((("train/",), ("val/",)), _read_imagenet),),
+        layouts=(FileLayout((("train/",), ("val/",)), _read_imagenet),),
         published="https://image-net.org/download (ILSVRC2012, the validation images sorted into class folders)",
     ),
 }
