@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 # An environment that sees the first one and adds the extras vision, hf and lightning. They are kept out of the first because
-# torchvision's wheel, beside a CPU torch, breaks the import of what builds on it (tests/models/shim.py).
+# torchvision's wheel, beside a CPU torch, breaks the import of what builds on it (tests/contract/extras.py).
 SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 $(MODELS)/.installed: $(STAMP)
 	$(BIN)/python -m venv $(MODELS)

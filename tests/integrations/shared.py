@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +11,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import foreprune as fp
 from foreprune import Masks
-
-_kept_alive: list[torch.library.Library] = []
-
-
-def imported(name: str) -> Any:
-    """A library that may be there. Raises ImportError where it is not.
-
-    torchvision's wheel asks for a CUDA build of torch. Beside a CPU build two of its operators are missing, and then
-    neither transformers nor lightning can be imported; declared without an implementation they do no harm.
-    """
-    if importlib.util.find_spec("torchvision") is not None and not _kept_alive:
-        _kept_alive.append(torch.library.Library("torchvision", "DEF"))
-        try:
-            for operator in ("nms", "qnms"):
-                _kept_alive[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:
-            pass  # it has them
-    return importlib.import_module(name)
 
 
 class Net(nn.Module):

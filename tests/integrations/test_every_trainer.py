@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integrations.shared import imported
+from contract.extras import imported
 from integrations.training_runs import FEATURES, TRAINERS
 
 import foreprune

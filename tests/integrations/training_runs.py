@@ -22,7 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from integrations.shared import Net, Points, imported, masks_for, network, revived, watched
+from contract.extras import imported
+from integrations.shared import Net, Points, masks_for, network, revived, watched
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, DistributedSampler

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from contract.extras import imported
 from models.network import CLASSES, SAMPLES, Given, Rows, images, labels, token_loss, tokens
-from models.shim import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-with contextlib.suppress(ModuleNotFoundError):  # where it is installed, transformers imports it
-    torchvision()
-import transformers
+transformers: Any = imported("transformers")
 
 HF = Rows("transformers")
 
