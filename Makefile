@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 MODELS := .venv/models
 
-.PHONY: demo test lint docs bench models matrix clean
+.PHONY: demo test lint docs bench models matrix trainers clean
 
 demo: $(STAMP)  ## prune, train and compare on real images; about a minute
 	$(BIN)/foreprune compare --out runs/demo
@@ -30,6 +30,9 @@ models: $(MODELS)/.installed  ## the tests that want torchvision, timm and trans
 
 matrix: $(MODELS)/.installed  ## every method on every network of tests/models: docs/models.md; about 20 minutes
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(MODELS)/bin/python -m models
+
+trainers: $(MODELS)/.installed  ## 1,000 steps under every trainer: the table of docs/trainers.md; half an hour
+	PYTHONPATH=src:tests $(MODELS)/bin/python -m integrations
 
 clean:
 	rm -rf .venv runs docs/_build docs/methods docs/procedures docs/ablations docs/papers docs/_zoo_shares.md

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,36 +52,51 @@ class Points(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"x": self.x[index], "labels": self.labels[index]}
 
 
-def revived(model: nn.Module, masks: Masks) -> int:
-    """How many pruned weights are not zero. NaN counts."""
+def revived(model: nn.Module, masks: Masks, *, parts: dict[str, Tensor] | None = None) -> int:
+    """How many pruned weights are not zero; of sharded weights, in the parts that this process holds. NaN counts.
+
+    `parts` keeps the parts of the masks from one look to the next.
+    """
     found = 0
+    parts = {} if parts is None else parts
     for name, mask in masks.items():
-        weight = model.get_parameter(name).detach()
-        whole = getattr(weight, "full_tensor", lambda weight=weight: weight)()
-        found += int((whole[~mask] != 0).sum())
+        weight: Any = model.get_parameter(name).detach()
+        if hasattr(weight, "to_local"):
+            if name not in parts:
+                parts[name] = _part(mask, weight)
+            mask = parts[name]
+            weight = weight.to_local()
+        found += int((weight[~mask] != 0).sum())
     return found
+
+
+def _part(mask: Tensor, weight: Any) -> Tensor:
+    """What this process would hold of a mask that is sharded as its weight is, by PyTorch's own rule."""
+    from torch.distributed.tensor import distribute_tensor
+
+    part: Tensor = distribute_tensor(mask, weight.device_mesh, weight.placements, src_data_rank=None).to_local()
+    return part
 
 
 class Watched:
     """After every step of an optimizer: how many steps there were, and how many weights were alive that are pruned."""
 
-    def __init__(self, masks: Masks) -> None:
+    def __init__(self, model: nn.Module, masks: Masks) -> None:
+        self.model = model
         self.masks = masks
-        self.model: nn.Module | None = None
+        self.parts: dict[str, Tensor] = {}
         self.steps = 0
         self.revived = 0
 
     def look(self, *_: object) -> None:
         self.steps += 1
-        if self.model is not None:
-            self.revived += revived(self.model, self.masks)
+        self.revived += revived(self.model, self.masks, parts=self.parts)
 
 
 @contextmanager
 def watched(model: nn.Module, masks: Masks) -> Iterator[Watched]:
     """Look after every step, when the hooks of the optimizer itself have run."""
-    found = Watched(masks)
-    found.model = model
+    found = Watched(model, masks)
     hook = register_optimizer_step_post_hook(found.look)
     try:
         yield found
