@@ -20,7 +20,7 @@ from foreprune.core.cautions import about_zeros, warn_of_zero_head
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName
-from foreprune.core.select import Lot, NoSignal, Scope
+from foreprune.core.select import Lot, NoSignal, Scope, check_whole
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.targets import check_same_weights
 from foreprune.core.task import NEEDS, Need, Task
@@ -174,7 +174,7 @@ class Method:
             if scope != "global" or floor:
                 leave = 'scope="global"' if scope != "global" else "floor=0"
                 raise ValueError(f"method {self.name!r} sets the layer densities itself; leave {leave}")
-            groups = grouped(net, density)
+            groups = grouped(net.blocks, density, slots=net.slots)
             if len(groups) > 1 and not self.exact:
                 raise ValueError(f"method {self.name!r} chooses among all weights at once; give it one density")
 
@@ -339,7 +339,11 @@ def by_score(
         UnscoredBlocks: `gates` has decided about some blocks.
     """
     masks, scores, unscored, parts = net.dense(), None, None, net
-    steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
+
+    def steps_of(part: Net) -> list[tuple[Lot, ...]]:
+        return lots_of(grouped(part.blocks, density, slots=part.slots), rounds=rounds, schedule=schedule)
+
+    steps = steps_of(net)
     if sum(lot.keep for lot in steps[-1]) == net.total:
         gates = "score"
 
@@ -364,7 +368,8 @@ def by_score(
                 found = with_attention(silent, parts) if attention else silent
                 if found:
                     unscored = instead_of(found, net, whole=gates == "keep")
-                    masks, steps = parts.dense(), lots_of(grouped(parts, density), rounds=rounds, schedule=schedule)
+                    masks, steps = parts.dense(), steps_of(parts)
+                    check_whole(unscored, steps[-1])  # earlier rounds keep more
                     said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
                     warnings.warn(said, UnscoredBlocks, stacklevel=4)
             masks = choose(latest, steps[done - 1])
