@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 MODELS := .venv/models
 
-.PHONY: demo test lint docs bench models matrix clean
+.PHONY: demo test lint docs bench models matrix trainers clean
 
 demo: $(STAMP)  ## prune, train and compare on real images; about a minute
 	$(BIN)/foreprune compare --out runs/demo
@@ -31,6 +31,9 @@ models: $(MODELS)/.installed  ## the tests that want torchvision, timm and trans
 matrix: $(MODELS)/.installed  ## every method on every network of tests/models: docs/models.md; about 20 minutes
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(MODELS)/bin/python -m models
 
+trainers: $(MODELS)/.installed  ## 1,000 steps under every trainer: the table of docs/trainers.md; half an hour
+	PYTHONPATH=src:tests $(MODELS)/bin/python -m integrations
+
 clean:
 	rm -rf .venv runs docs/_build docs/methods docs/procedures docs/ablations docs/papers docs/_zoo_shares.md
 
@@ -42,7 +45,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 # An environment that sees the first one and adds the extras vision, hf and lightning. They are kept out of the first because
-# torchvision's wheel, beside a CPU torch, breaks the import of what builds on it (tests/models/shim.py).
+# torchvision's wheel, beside a CPU torch, breaks the import of what builds on it (tests/contract/extras.py).
 SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 $(MODELS)/.installed: $(STAMP)
 	$(BIN)/python -m venv $(MODELS)

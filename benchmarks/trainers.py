@@ -1,14 +1,20 @@
 """`python -m benchmarks trainers`: a masked step beside a dense one.
 
-Under each trainer that is installed. Times are those of the processor: on one
-thread they are what an idle machine takes, whatever else this one does.
+Under each trainer that is installed, on one thread. Rounds of a few steps of
+both kinds take turns, and their ratios are taken round by round; what is
+printed is their median with its 95 % interval, which needs no distribution.
+Both sides are built anew every few rounds, as where their memory happens to lie
+may favor one of them. Times are those of the processor, which other programs
+disturb less than those of the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import logging
+import math
 import statistics
 import tempfile
 import time
@@ -21,12 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import foreprune as fp
-from benchmarks.timing import Row, summarized
 from foreprune.zoo import models
 
 TARGET = 1.03
 BATCH = 32
 WARM = 2  # steps that are not counted: the first of a start do what later ones need not
+FRESH = 7  # rounds after which both sides are built anew; odd, so that each side is the first in turn
 Chunk = Callable[[int], list[float]]  # so many steps, the seconds of each
 
 
@@ -196,18 +202,35 @@ TRAINERS: dict[str, Callable[..., Chunk]] = {
 }
 
 
-def row(name: str, *, rounds: int, steps: int) -> Row:
-    """Rounds of a few steps of both kinds in turn, the median step of each."""
-    make = TRAINERS[name]
-    ours, reference = make(masked=True), make(masked=False)
-    mine: list[float] = []
-    theirs: list[float] = []
-    for turn in range(rounds):
-        for chunk in (ours, reference) if turn % 2 else (reference, ours):
-            seconds = statistics.median(chunk(WARM + steps)[WARM:])
-            (mine if chunk is ours else theirs).append(seconds)
-    claim = f"masked step, {name}, resnet-20, batch {BATCH}"
-    return summarized(claim, mine, theirs, against="dense step", target=TARGET)
+def pairs(name: str, *, rounds: int, steps: int) -> list[tuple[float, float]]:
+    """The median seconds of a masked and of a dense step, round by round; which comes first takes turns."""
+    found: list[tuple[float, float]] = []
+    chunks: dict[bool, Chunk] = {}
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            order = (True, False) if turn % 2 else (False, True)
+            if turn % FRESH == 0:
+                chunks = {masked: TRAINERS[name](masked=masked) for masked in order}
+            seconds = {}
+            for masked in order:
+                gc.collect()
+                taken = chunks[masked](WARM + steps)[WARM:]
+                assert len(taken) == steps
+                seconds[masked] = statistics.median(taken)
+            found.append((seconds[True], seconds[False]))
+    finally:
+        gc.enable()
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median of what they are drawn from lies with 95 % (order statistics); the range of fewer than 6."""
+    ordered, count = sorted(values), len(values)
+    below, rank = 0.0, 0
+    while (below := below + math.comb(count, rank) / 2**count) <= 0.025:
+        rank += 1
+    return ordered[max(rank - 1, 0)], ordered[count - max(rank, 1)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -216,20 +239,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks trainers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("trainers", nargs="*", metavar="TRAINER", help=f"of {', '.join(TRAINERS)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=31, help="default: 31")
+    parser.add_argument("--rounds", type=int, default=101, help="default: 101")
     parser.add_argument("--steps", type=int, default=5, help="steps of each kind in a round; default: 5")
     chosen = parser.parse_args(arguments)
     if odd := [name for name in chosen.trainers if name not in TRAINERS]:
         parser.error(f"no trainer {odd[0]!r}; there are {', '.join(TRAINERS)}")
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     for name in chosen.trainers or TRAINERS:
         try:
-            found = row(name, rounds=chosen.rounds, steps=chosen.steps)
+            found = pairs(name, rounds=chosen.rounds, steps=chosen.steps)
         except ImportError as error:
             print(f"{name}: skipped ({error})")
             continue
+        ratios = [masked / dense for masked, dense in found]
+        ratio, (low, high) = statistics.median(ratios), interval(ratios)
+        masked, dense = (1000 * statistics.median(side) for side in zip(*found, strict=True))
         print(
-            f"{found.claim}: {found.ratio:.3f} [{found.low:.3f}-{found.high:.3f}] of a dense step, "
-            f"{found.ours_ms:.1f} and {found.reference_ms:.1f} ms{'' if found.met else ', MISSED'}",
+            f"masked step, {name}, resnet-20, batch {BATCH}: {ratio:.3f} [{low:.3f}-{high:.3f}] of a dense step, "
+            f"{masked:.1f} and {dense:.1f} ms{'' if ratio <= TARGET else ', MISSED'}",
             flush=True,
         )

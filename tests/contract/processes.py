@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 
 def run_processes(worker: Callable[..., Any], world: int, folder: Path, *args: Any, seconds: float = 240) -> list[Any]:
@@ -30,6 +33,28 @@ def run_processes(worker: Callable[..., Any], world: int, folder: Path, *args: A
     assert not alive, f"{len(alive)} of {world} processes hang"
     assert [process.exitcode for process in started] == [0] * world
     return [torch.load(folder / f"{rank}.result", weights_only=True) for rank in range(world)]
+
+
+def message(error: type[Exception], call: Callable[[], Any]) -> str:
+    """What `call` raises, as a worker can return it."""
+    try:
+        call()
+    except error as raised:
+        return str(raised)
+    return "nothing was raised"
+
+
+def sharded(model: nn.Module, **options: Any) -> nn.Module:
+    """A sequence of layers under `fully_shard`: each linear one by itself."""
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, **options)
+    return fully_shard(model, **options)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Of all processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _run(worker: Callable[..., Any], rank: int, world: int, folder: str, args: tuple[Any, ...]) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from contract.processes import run_processes
+from contract.processes import message, run_processes, sharded, whole
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from foreprune import Masks
@@ -42,17 +42,6 @@ def random_masks(model: nn.Module) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.dim() > 1
     }
-
-
-def sharded(model: nn.Module, **options: Any) -> nn.Module:
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            fully_shard(layer, **options)
-    return fully_shard(model, **options)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def leaked(model: nn.Module, masks: dict[str, Tensor]) -> int:
@@ -192,14 +181,6 @@ def test_distributed_checkpoints(tmp_path: Path) -> None:
             assert found == {"leaked": 0, "masks": True, "same": True}, order
 
 
-def message(error: type[Exception], call: Callable[[], Any]) -> str:
-    try:
-        call()
-    except error as raised:
-        return str(raised)
-    return "nothing was raised"
-
-
 def other_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     masks = random_masks(network())
@@ -227,9 +208,11 @@ def other_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     mesh = model[0].weight.device_mesh
     alike = {name: distribute_tensor(mask, mesh, model.get_parameter(name).placements) for name, mask in masks.items()}
-    found["sharded repr"] = repr(attach(alike, model, optimizer))
+    found["sharded repr"] = repr(Masks(alike).attach(model, optimizer))
     steps(model, optimizer, rank, world, 5, sync=model.set_requires_gradient_sync)
     found["sharded masks"] = leaked(model, masks)
+    weights = {name: whole(model.get_parameter(name).detach()) for name in masks}
+    found["kept"] = sum(int((weights[name][mask] != 0).sum()) for name, mask in masks.items())
     found["plain model"] = message(ValueError, lambda: attach(alike, network()))
     found["torch.nn.utils.prune"] = message(ValueError, lambda: Masks(masks).to_torch_prune(model))
 
@@ -274,6 +257,7 @@ def test_optimizers_and_wrappers_that_do_not_fit(tmp_path: Path) -> None:
         )
         assert found["new optimizer"] == found["trespass"] == found["sharded masks"] == found["after a forward"] == 0
         assert found["removed"] > 0
+        assert found["kept"] == kept
         assert found["repr"] == f"Handle(attached, 3 tensors, kept {kept}/229)"
         halves += int(found["sharded repr"].split("kept ")[1].split("/")[0])
         assert found["sharded repr"].endswith("on this process)")

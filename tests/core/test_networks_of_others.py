@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from typing import Any
 
 import pytest
 import torch
+from contract.extras import needed
 from torch import Tensor, nn
 
 import foreprune
@@ -26,24 +25,6 @@ pytestmark = [
 IDS = torch.randint(0, 64, (3, 7), generator=torch.Generator().manual_seed(0))
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.arange(6) % 4
-_KEPT: list[torch.library.Library] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operators() -> None:
-    """torchvision's compiled operators, declared where its wheel cannot load them, as beside a torch without CUDA:
-    nothing that imports it can be imported then."""
-    try:
-        importlib.import_module("torchvision")
-    except ImportError:
-        return
-    except RuntimeError:  # operator torchvision::nms does not exist
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
 
 
 def language_loss(output: Any, target: Tensor) -> Tensor:
@@ -68,6 +49,11 @@ SIZES: dict[str, Any] = {
 }
 
 
+def transformers_5() -> Any:
+    needed("transformers")
+    return pytest.importorskip("transformers", minversion="5.0")
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "shapes"),
     [
@@ -76,7 +62,7 @@ SIZES: dict[str, Any] = {
     ],
 )
 def test_stacked_experts_of_transformers(kind: str, settings: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
-    transformers = pytest.importorskip("transformers", minversion="5.0")
+    transformers = transformers_5()
     config = getattr(transformers, f"{kind}Config")(**SIZES, **settings, num_experts_per_tok=2)
     model = built(lambda: getattr(transformers, f"{kind}ForCausalLM")(config))
     net = Net.of(model)
@@ -89,7 +75,7 @@ def test_stacked_experts_of_transformers(kind: str, settings: dict[str, Any], sh
 
 
 def test_the_head_of_gpt2_is_its_embedding() -> None:
-    transformers = pytest.importorskip("transformers", minversion="5.0")
+    transformers = transformers_5()
     config = transformers.GPT2Config(
         vocab_size=64, n_embd=16, n_layer=1, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0
     )
@@ -101,7 +87,7 @@ def test_the_head_of_gpt2_is_its_embedding() -> None:
 
 
 def test_a_small_share_of_bert() -> None:
-    transformers = pytest.importorskip("transformers", minversion="5.0")
+    transformers = transformers_5()
     config = transformers.BertConfig(
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=4, intermediate_size=24
     )
@@ -113,7 +99,7 @@ def test_a_small_share_of_bert() -> None:
 
 
 def test_the_weight_normalization_of_wav2vec2() -> None:
-    transformers = pytest.importorskip("transformers", minversion="5.0")
+    transformers = transformers_5()
     config = transformers.Wav2Vec2Config(
         hidden_size=16,
         num_hidden_layers=1,
@@ -145,7 +131,7 @@ def test_the_weight_normalization_of_wav2vec2() -> None:
 
 
 def test_residual_branches_of_timm_begin_as_nothing() -> None:
-    timm = pytest.importorskip("timm")
+    timm = needed("timm")
     model = built(lambda: timm.create_model("resnet10t", num_classes=4))
     with pytest.warns(TiedScores) as caught:
         masks = foreprune.prune(model, "snip", density=0.2, data=(IMAGES, CLASSES), gates="score")
@@ -158,7 +144,7 @@ def test_residual_branches_of_timm_begin_as_nothing() -> None:
 
 
 def test_the_head_of_a_vision_transformer_of_torchvision_begins_as_zero() -> None:
-    torchvision = pytest.importorskip("torchvision")
+    torchvision = needed("torchvision")
     make = torchvision.models.VisionTransformer
     sizes = {"image_size": 32, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
     model = built(lambda: make(**sizes, num_classes=4))

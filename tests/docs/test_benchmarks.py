@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import trainers  # noqa: E402
 from benchmarks.__main__ import COMMANDS, main  # noqa: E402
 
 
@@ -79,3 +80,30 @@ def test_it_runs_from_a_clone_as_documented() -> None:
     command = [sys.executable, "-m", "benchmarks", "certificate", "--help"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_masked_and_dense_steps_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def made(*, masked: bool) -> trainers.Chunk:
+        calls.append(f"make {masked}")
+
+        def chunk(number: int) -> list[float]:
+            calls.append(f"run {masked}")
+            return [99.0, 99.0, *(3.0 if masked else 2.0 for _ in range(number - 3)), 50.0]
+
+        return chunk
+
+    monkeypatch.setitem(trainers.TRAINERS, "fake", made)
+    assert trainers.pairs("fake", rounds=9, steps=5) == [(3.0, 2.0)] * 9
+    dense, masked = ["run False", "run True"], ["run True", "run False"]
+    assert calls == [
+        *("make False", "make True", *dense, *masked, *dense, *masked, *dense, *masked, *dense),
+        *("make True", "make False", *masked, *dense),
+    ]
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(1, 1, 1), (5, 1, 5), (6, 1, 6), (31, 10, 22), (101, 41, 61)])
+def test_the_interval_of_a_median(count: int, low: int, high: int) -> None:
+    """The ranks of published tables."""
+    assert trainers.interval([*range(count, 0, -1)]) == (low, high)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from integrations.shared import imported
+from contract.extras import needed
 
 import foreprune as fp
 
@@ -52,10 +52,7 @@ def test_two_methods_are_compared(tmp_path: Path) -> None:
 
 def run_with(library: str, name: str, *arguments: str, folder: Path, processes: int = 1) -> str:
     """What a program that needs a library prints, on so many processes. Skipped where the library is missing."""
-    try:
-        imported(library)
-    except ImportError:
-        pytest.skip(f"needs {library}")
+    needed(library)
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from integrations.shared import imported
+from contract.extras import imported
 
 if __name__ == "__main__":
     imported("torch")

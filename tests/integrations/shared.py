@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,24 +12,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import foreprune as fp
 from foreprune import Masks
-
-_kept_alive: list[torch.library.Library] = []
-
-
-def imported(name: str) -> Any:
-    """A library that may be there. Raises ImportError where it is not.
-
-    torchvision's wheel asks for a CUDA build of torch. Beside a CPU build two of its operators are missing, and then
-    neither transformers nor lightning can be imported; declared without an implementation they do no harm.
-    """
-    if importlib.util.find_spec("torchvision") is not None and not _kept_alive:
-        _kept_alive.append(torch.library.Library("torchvision", "DEF"))
-        try:
-            for operator in ("nms", "qnms"):
-                _kept_alive[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:
-            pass  # it has them
-    return importlib.import_module(name)
 
 
 class Net(nn.Module):
@@ -72,36 +52,51 @@ class Points(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"x": self.x[index], "labels": self.labels[index]}
 
 
-def revived(model: nn.Module, masks: Masks) -> int:
-    """How many pruned weights are not zero. NaN counts."""
+def revived(model: nn.Module, masks: Masks, *, parts: dict[str, Tensor] | None = None) -> int:
+    """How many pruned weights are not zero; of sharded weights, in the parts that this process holds. NaN counts.
+
+    `parts` keeps the parts of the masks from one look to the next.
+    """
     found = 0
+    parts = {} if parts is None else parts
     for name, mask in masks.items():
-        weight = model.get_parameter(name).detach()
-        whole = getattr(weight, "full_tensor", lambda weight=weight: weight)()
-        found += int((whole[~mask] != 0).sum())
+        weight: Any = model.get_parameter(name).detach()
+        if hasattr(weight, "to_local"):
+            if name not in parts:
+                parts[name] = _part(mask, weight)
+            mask = parts[name]
+            weight = weight.to_local()
+        found += int((weight[~mask] != 0).sum())
     return found
+
+
+def _part(mask: Tensor, weight: Any) -> Tensor:
+    """What this process would hold of a mask that is sharded as its weight is, by PyTorch's own rule."""
+    from torch.distributed.tensor import distribute_tensor
+
+    part: Tensor = distribute_tensor(mask, weight.device_mesh, weight.placements, src_data_rank=None).to_local()
+    return part
 
 
 class Watched:
     """After every step of an optimizer: how many steps there were, and how many weights were alive that are pruned."""
 
-    def __init__(self, masks: Masks) -> None:
+    def __init__(self, model: nn.Module, masks: Masks) -> None:
+        self.model = model
         self.masks = masks
-        self.model: nn.Module | None = None
+        self.parts: dict[str, Tensor] = {}
         self.steps = 0
         self.revived = 0
 
     def look(self, *_: object) -> None:
         self.steps += 1
-        if self.model is not None:
-            self.revived += revived(self.model, self.masks)
+        self.revived += revived(self.model, self.masks, parts=self.parts)
 
 
 @contextmanager
 def watched(model: nn.Module, masks: Masks) -> Iterator[Watched]:
     """Look after every step, when the hooks of the optimizer itself have run."""
-    found = Watched(masks)
-    found.model = model
+    found = Watched(model, masks)
     hook = register_optimizer_step_post_hook(found.look)
     try:
         yield found

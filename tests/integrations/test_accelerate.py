@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from integrations.shared import Net, Points, imported, masks_for, network, revived, watched
+from contract.extras import imported
+from integrations.shared import Net, Points, masks_for, network, revived, watched
 from torch.utils.data import DataLoader
 
 from foreprune.core.attach import attach as attach_plainly
@@ -16,8 +17,8 @@ from foreprune.integrations import mask_metrics
 try:
     accelerate = imported("accelerate")
     from foreprune.integrations.accelerate import attach
-except ImportError:
-    pytest.skip("needs accelerate: pip install 'foreprune[hf]'", allow_module_level=True)
+except ImportError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of accelerate itself
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from integrations.shared import Points, imported, masks_for, network, revived, watched
+from contract.extras import imported
+from integrations.shared import Points, masks_for, network, revived, watched
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,8 +19,8 @@ from foreprune import Masks
 try:
     lightning = imported("lightning")
     from foreprune.integrations.lightning import MaskCallback
-except ImportError:
-    pytest.skip("needs lightning: pip install 'foreprune[lightning]'", allow_module_level=True)
+except ImportError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning itself
 

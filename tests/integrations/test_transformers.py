@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from integrations.shared import Net, Points, imported, masks_for, network, revived, watched
+from contract.extras import imported
+from integrations.shared import Net, Points, masks_for, network, revived, watched
 
 from foreprune import Masks
 
 try:
     transformers = imported("transformers")
     from foreprune.integrations.transformers import MaskCallback
-except ImportError:
-    pytest.skip("needs transformers: pip install 'foreprune[hf]'", allow_module_level=True)
+except ImportError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers and accelerate themselves
 

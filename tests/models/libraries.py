@@ -6,6 +6,7 @@ import importlib
 import warnings
 from importlib.metadata import version
 
+from contract.extras import EXTRAS
 from models.network import Network, Rows
 
 LIBRARIES = {  # name -> the module and its list
@@ -14,7 +15,6 @@ LIBRARIES = {  # name -> the module and its list
     "transformers": ("models.transformers_rows", "HF"),
     "own": ("models.own_forms", "OWN"),
 }
-EXTRAS = {"torchvision": "vision", "timm": "vision", "transformers": "hf"}
 
 
 def networks(library: str) -> dict[str, Network]:
@@ -24,14 +24,9 @@ def networks(library: str) -> dict[str, Network]:
         ImportError: the library is not installed; the message names the extra.
     """
     module, attribute = LIBRARIES[library]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what libraries say of themselves
-            rows: Rows = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in EXTRAS:
-            raise
-        raise ImportError(f"{error.name} is not installed: pip install 'foreprune[{EXTRAS[library]}]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what libraries say of themselves
+        rows: Rows = getattr(importlib.import_module(module), attribute)
     return rows
 
 

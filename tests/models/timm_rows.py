@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from contract.extras import imported
 from models.network import CLASSES, Given, Rows, images, labels
-from models.shim import torchvision
 
-torchvision()  # timm imports it
-import timm  # noqa: E402
+timm: Any = imported("timm")
 from timm import layers  # noqa: E402
 from timm.models import byobnet, cspnet, mlp_mixer  # noqa: E402
 

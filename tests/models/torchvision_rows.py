@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from contract.extras import imported
 from models.network import CLASSES, Given, Rows, images, labels
-from models.shim import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 VISION = Rows("torchvision")
-zoo = torchvision().models
+zoo = imported("torchvision").models
 
 
 def classifier(name: str, build: Any, *, size: int = 32, loss: Any = None) -> None:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from contract.processes import run_processes
+from contract.processes import message, run_processes
 from sharded.test_sharded_scoring import data_of, model_of
 from sharded.test_sharded_scoring import sharded as sharded_model
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 import foreprune as fp
-
-
-def message(error: type[Exception], call: Callable[[], Any]) -> str:
-    try:
-        call()
-    except error as raised:
-        return str(raised)
-    return "nothing was raised"
 
 
 def masks_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
@@ -44,17 +35,6 @@ def masks_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
     found["same"] = masks == fp.prune(model, "snip", density=0.3, data=batches) and masks != other
     found["repr"] = repr(masks) == repr(whole)
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
-    masks.attach(model, optimizer)
-    for _ in range(5):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
-        optimizer.step()
-    model.reshard()
-    weights = {name: parameter.detach().full_tensor() for name, parameter in model.named_parameters()}
-    found["leaked"] = sum(int((weights[name][~mask] != 0).sum()) for name, mask in whole.items())
-    found["trained"] = all(int((weights[name][mask] != 0).sum()) == int(mask.sum()) for name, mask in whole.items())
-
     dcp.save({"masks": dict(masks)}, checkpoint_id=str(folder / "checkpoint"))
     blank = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     dcp.load({"masks": blank}, checkpoint_id=str(folder / "checkpoint"))
@@ -67,7 +47,7 @@ def masks_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
     found["applied"] = torch.equal(weight == 0, ~whole["2.weight"])
 
     scores = fp.score(model, "magnitude")
-    found["scores"] = torch.equal(scores["0.weight"].full_tensor(), weights["0.weight"].abs())
+    found["scores"] = torch.equal(scores["0.weight"].full_tensor(), model_of("perceptron")[0].weight.abs())
 
     found["phew"] = message(ValueError, lambda: fp.prune(model, "phew", density=0.3, inputs=batches[0][0]))
     found["ready"] = message(ValueError, lambda: fp.prune(model, dict(whole), density=0.3))
@@ -94,9 +74,8 @@ def masks_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_sharded_masks(tmp_path: Path) -> None:
     for found in run_processes(masks_worker, 2, tmp_path):
-        true = ("loaded", "and", "same", "repr", "trained", "checkpoint", "applied", "scores")
+        true = ("loaded", "and", "same", "repr", "checkpoint", "applied", "scores")
         assert all(found[name] for name in true), found
-        assert found["leaked"] == 0
         assert found["parameters"] == str(sum(p.numel() for p in model_of("perceptron").parameters()))
         assert re.search(r"'phew' needs the whole model in one process.* before fully_shard, or use", found["phew"])
         assert re.search(r"'scores' needs the whole model in one process", found["ready"])

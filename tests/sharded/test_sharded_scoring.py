@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from contract.processes import run_processes
+from contract.processes import sharded as sharded_layers
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -91,10 +92,8 @@ def sharded(kind: str, **options: Any) -> nn.Module:
     elif kind == "copies":  # two copies of the parts, if there are four processes
         options["mesh"] = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("copies", "parts"))
     if isinstance(model, nn.Sequential):
-        for layer in model:
-            if isinstance(layer, nn.Linear):
-                fully_shard(layer, **options)
-    elif kind == "attention":
+        return sharded_layers(model, **options)
+    if kind == "attention":
         for layer in model.encoder.layers:
             fully_shard(layer, **options)
     return fully_shard(model, **options)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from contract.extras import needed
 from torch import Tensor, nn
 
 import foreprune
@@ -24,23 +23,6 @@ SMALL: dict[str, Any] = {
     "max_position_embeddings": 32,
 }  # fmt: skip
 GROUPED: dict[str, Any] = {**SMALL, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-
-
-_KEPT: list[Any] = []
-
-
-def library(name: str) -> Any:
-    """The library, or a skip by name. A torchvision beside a torch without CUDA lacks two operators."""
-    if not _KEPT:
-        _KEPT.append(declared := torch.library.Library("torchvision", "FRAGMENT"))
-        for operator in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",):
-            for signature in (operator, f"q{operator}"):
-                with contextlib.suppress(RuntimeError):  # there already
-                    declared.define(signature)
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # a torchvision beside a torch of another kind raises what it likes
-        pytest.skip(f"{name} is not installed, or does not import: {error}")
 
 
 def relative(t: Any, kind: str) -> nn.Module:
@@ -110,7 +92,7 @@ REFUSED: dict[str, tuple[Callable[[Any], nn.Module], str]] = {
 def test_transformers_that_are_followed(name: str) -> None:
     make, inputs = FOLLOWED[name]
     torch.manual_seed(0)
-    model = make(library("transformers")).eval()
+    model = make(needed("transformers")).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for method in ("synflow", "synflow-l2", "phew"):
         masks = foreprune.prune(
@@ -126,7 +108,7 @@ def test_transformers_that_are_followed(name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_transformers_that_have_no_paths(name: str) -> None:
     make, message = REFUSED[name]
-    model = make(library("transformers")).eval()
+    model = make(needed("transformers")).eval()
     for method in ("synflow", "phew"):
         with pytest.raises(PathError, match=message) as caught:
             foreprune.prune(model, method, density=0.3, inputs=IDS)
@@ -145,7 +127,7 @@ TIMM: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 def test_models_of_timm_that_are_followed(name: str) -> None:
     settings, shape = TIMM[name]
     torch.manual_seed(0)
-    model: nn.Module = library("timm").create_model(name, num_classes=4, **settings)
+    model: nn.Module = needed("timm").create_model(name, num_classes=4, **settings)
     nn.init.normal_(model.get_classifier().weight)  # zeros, in mixers
     x: Tensor = torch.zeros(shape)
     found = foreprune.prune(model, "synflow", density=0.5, inputs=x, rounds=2)
