@@ -155,6 +155,10 @@ def test_torch_masks_are_read_and_written() -> None:
     torch_prune.random_unstructured(model[3], "bias", amount=3)
     masks = Masks.from_torch_prune(model)
     assert masks.layer_counts() == {"0.weight": (26, 36), "3.weight": (1140, 1440), "3.bias": (7, 10)}
+    with pytest.raises(
+        ValueError, match=r"it has '0\.weight_orig': call torch.*prune\.remove\(layer, 'weight'\) on its"
+    ):
+        masks.attach(model)
     for layer, name in ((model[0], "weight"), (model[3], "weight"), (model[3], "bias")):
         torch_prune.remove(layer, name)
     assert Masks.from_zeros(model, prunable=["0.weight", "3.weight", "3.bias"]) == masks

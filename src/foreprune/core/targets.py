@@ -34,7 +34,7 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
             known = ", ".join(list(own)[:4])
             raise ValueError(
                 f"masks belong to another model: it has no parameter {name!r} (it has {known}, ...)"
-                + (hint(module) or _prefix_hint(shapes, own))
+                + (hint(module) or _hooked_hint(name, own) or _prefix_hint(shapes, own))
             )
         if found[name] != shape:
             raise ValueError(
@@ -42,6 +42,14 @@ def parameters_of(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> d
                 "masks made for this one"
             )
     return {name: own[name] for name in shapes}
+
+
+def _hooked_hint(name: str, own: Mapping[str, object]) -> str:
+    """What to write if torch.nn.utils.prune holds the parameter under another name, else nothing."""
+    if f"{name}_orig" not in own:
+        return ""
+    attribute = name.rpartition(".")[2]
+    return f"; it has {name + '_orig'!r}: call torch.nn.utils.prune.remove(layer, {attribute!r}) on its layers first"
 
 
 def _prefix_hint(given: Iterable[str], own: Mapping[str, object]) -> str:
