@@ -212,3 +212,24 @@ def test_masks_of_a_score_are_checked() -> None:
     rates = {"1.weight": torch.ones(2, 3), "0.weight": torch.ones(3, 2)}
     assert by_score(score, net, task, 0.5).kept == 6
     assert isinstance(by_score(score, net, task, 0.5), Masks)
+
+
+class Stateful(nn.Module):
+    """Keeps a state of what it has seen, in place, but not while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = self.first(x).exp()
+        output: torch.Tensor = self.second(state)
+        if not self.training:
+            state += 1
+        return output
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_what_is_overwritten_in_evaluation_mode_is_said(method: str) -> None:
+    with pytest.raises(ValueError, match=r"overwrites in place what gradients need.*model\.config\.use_cache = False"):
+        foreprune.prune(Stateful(), method, density=0.5, data=(torch.rand(4, 3), torch.arange(4) % 2))

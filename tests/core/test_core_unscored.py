@@ -163,6 +163,14 @@ def test_blocks_that_are_too_large_to_be_kept_whole_are_said_before_the_first_ro
     assert not done
 
 
+@pytest.mark.parametrize("method", ["phew", "synflow"])
+def test_all_of_it_is_kept_at_a_density_of_one(method: str) -> None:
+    """Walks were to reach the layers of the gates as well, which they cannot."""
+    masks, caught = pruned(Excited(), method, density=1, inputs=IMAGES[:1])
+    assert masks.kept == masks.total
+    assert caught == []
+
+
 def test_the_model_is_untouched() -> None:
     model = Excited(unused=True).train()
     model.head.weight.grad = torch.ones_like(model.head.weight)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from foreprune.core.sharding import is_sharded
 
 _T = TypeVar("_T")
 
@@ -20,6 +22,11 @@ def reduced(value: Tensor, groups: Iterable[Any], *, largest: bool = False) -> T
     for group in groups:
         distributed.all_reduce(value, operation, group=group)
     return value
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that is sharded over processes, all of which have to call; of any other, itself."""
+    return cast(Tensor, cast(Any, tensor).full_tensor()) if is_sharded(tensor) else tensor
 
 
 def totals(numbers: Sequence[int], groups: Iterable[Any], device: torch.device, *, largest: bool = False) -> list[int]:

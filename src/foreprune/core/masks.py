@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.blocks import Block, Table, by_parameter, check_table, covers, whole
+from foreprune.core.collective import gathered
+from foreprune.core.mask_counts import count, kept_of, outside
 from foreprune.core.mask_files import PackedMasks, read_bits, write_bits
 from foreprune.core.sharding import is_sharded, local_of, part_of
 from foreprune.core.targets import check_same_weights, parameters_of
@@ -236,7 +238,7 @@ class Masks(Mapping[str, Tensor]):
                 counts[name] = self._kept[name], mask.numel()
                 continue
             held = gathered(mask)
-            counts |= {block.name: (_count(held[block.index]), block.size) for block in self._table[name]}
+            counts |= {block.name: (count(held[block.index]), block.size) for block in self._table[name]}
         return counts
 
     def block_densities(self) -> dict[str, float]:
@@ -375,31 +377,3 @@ def check_masks(masks: object, *, optional: bool = False) -> None:
             f"masks must be foreprune.Masks{' or None (every weight is kept)' if optional else ''}, not "
             f"{type(masks).__name__}"
         )
-
-
-def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that is sharded over processes, all of which have to call; of any other, itself."""
-    return cast(Tensor, cast(Any, tensor).full_tensor()) if is_sharded(tensor) else tensor
-
-
-def _count(mask: Tensor) -> int:
-    """How many are true. NumPy counts in a tenth of the time of torch's parallel reduction on a busy machine."""
-    if is_sharded(mask):
-        return int(cast(Any, mask.sum()).full_tensor())
-    return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
-
-
-def kept_of(mask: Tensor, parts: tuple[Block, ...]) -> int:
-    """How many prunable weights a mask keeps; `parts`: its blocks, none if it is not split."""
-    if not parts or covers(parts):
-        return _count(mask)
-    held = gathered(mask)
-    return sum(_count(held[part.index]) for part in parts)
-
-
-def outside(parts: tuple[Block, ...], device: torch.device) -> Tensor:
-    """True where a tensor belongs to none of its blocks."""
-    rest = torch.ones(parts[0].tensor, dtype=torch.bool, device=device)
-    for part in parts:
-        rest[part.index] = False
-    return rest

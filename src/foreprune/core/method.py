@@ -181,11 +181,12 @@ class Method:
             def made_of(part: Net, group: Group) -> Masks:
                 return self._made(part, task, group, settings)
 
-            if self.reach is not None and gates != "score" and groups[0].keep < net.total:
+            if self.reach is not None and gates != "score":
                 reached = self.reach(net, task)
                 parts, found = unscored_blocks(reached, net, task)
                 if found:
-                    warnings.warn(notice(found, parts, gates=gates), UnscoredBlocks, stacklevel=3)
+                    if groups[0].keep < net.total:
+                        warnings.warn(notice(found, parts, gates=gates), UnscoredBlocks, stacklevel=3)
                     return beside(parts, task, groups[0].keep, reached, found, make=made_of, whole=gates == "keep")
             made = [made_of(net.restricted(group.blocks), group) for group in groups]
             return made[0] if len(made) == 1 else joined(net, made)

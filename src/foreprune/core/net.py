@@ -33,6 +33,11 @@ from foreprune.core.targets import unwrapped
 
 BatchNormMode = Literal["train", "eval"]
 Params = Mapping[str, Tensor]
+_IN_PLACE = (
+    "the model, or its loss, overwrites in place what gradients need, in evaluation mode, in which it is scored: "
+    "replace the operation (x += y by x = x + y); where a model of transformers keeps a state, write "
+    "model.config.use_cache = False"
+)
 _NO_HOOKS = (
     "the model sets hooks on the tensors that autograd saves (activation checkpointing of its own, or offloading), "
     "which may compute activations again after the scores have taken their weights out of it; switch that off while "
@@ -263,7 +268,8 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     checkpointing are off.
 
     Raises:
-        ValueError: unknown mode, or a model with saved-tensor hooks or checkpoints that are not torch's.
+        ValueError: unknown mode, a model with saved-tensor hooks or checkpoints that are not torch's, or one that
+            overwrites what its gradients need.
     """
     if batchnorm not in ("train", "eval"):
         raise ValueError(f'batchnorm must be "train" (statistics of the scoring batch) or "eval", not {batchnorm!r}')
@@ -282,6 +288,8 @@ def scoring(net: Net, *, batchnorm: BatchNormMode = "eval") -> Iterator[None]:
     except RuntimeError as error:
         if str(error) == _NO_HOOKS or any(words in str(error) for words in _REENTRANT):
             raise ValueError(_NO_HOOKS) from error
+        if "modified by an inplace operation" in str(error):
+            raise ValueError(_IN_PLACE) from error
         raise
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from foreprune.core.blocks import Block, by_parameter, covers
 from foreprune.core.density import apportion, erdos_renyi_kernel
-from foreprune.core.masks import Masks, outside
+from foreprune.core.mask_counts import outside
+from foreprune.core.masks import Masks
 from foreprune.core.threshold import Piece, Ties, flat_of, has_signal, keep_of, largest
 
 Scope = Literal["global", "local"]

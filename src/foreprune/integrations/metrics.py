@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from foreprune.core.blocks import by_parameter
+from foreprune.core.collective import gathered
 from foreprune.core.layer_units import incoming
-from foreprune.core.masks import Masks, outside
+from foreprune.core.mask_counts import outside
+from foreprune.core.masks import Masks
 from foreprune.core.targets import parameters_of
 
 
@@ -27,7 +29,7 @@ def mask_metrics(model: nn.Module, masks: Masks, *, prefix: str = "masks/") -> d
     blocks = by_parameter(masks.blocks)
     counts = []
     for name, parameter in parameters_of(model, masks.shapes).items():
-        weight, mask = _whole(parameter.detach()), _whole(masks[name])
+        weight, mask = gathered(parameter.detach()), gathered(masks[name])
         alive = weight != 0
         dead = incoming(model, name, alive) == 0
         parts = blocks.get(name, ())
@@ -39,10 +41,3 @@ def mask_metrics(model: nn.Module, masks: Masks, *, prefix: str = "masks/") -> d
         f"{prefix}dead_units": float(dead_units),
         f"{prefix}revived_weights": float(revived),
     }
-
-
-def _whole(value: Tensor) -> Tensor:
-    """A tensor that is spread over processes, gathered."""
-    gather = getattr(value, "full_tensor", None)
-    whole: Tensor = value if gather is None else gather()
-    return whole

@@ -99,7 +99,8 @@ class _TrainerMasks:
             if file is None:
                 raise ValueError(
                     f"{where} has lost its masks: there is no {FILE} in {' or '.join(map(str, folders))}; "
-                    "give MaskCallback(foreprune.Masks.load(path))"
+                    "if its folder was moved, which the Trainer does not tell, give "
+                    "MaskCallback(foreprune.Masks.load(path))"
                 )
             self.masks = Masks.load(file)
         if digest(self.masks) not in digests:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from foreprune.core.blocks import Block, covers, whole
 from foreprune.core.collective import reduced, totals
-from foreprune.core.masks import Masks, outside
+from foreprune.core.mask_counts import outside
+from foreprune.core.masks import Masks
 from foreprune.core.select import Choice, Lot, keep_best, no_signal
 from foreprune.sharded.layout import Layout
 from foreprune.sharded.sharded_net import ShardedNet
