@@ -137,10 +137,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks lenet", description=__doc__)
     parser.add_argument(
         "--variants",
+        metavar="V",
         nargs="+",
         choices=_SCALES,
         default=["authors"],
-        help="kaiming: variance 2 / fan-in; free-biases: they begin at zero and are neither scored nor pruned",
+        help=f"of {', '.join(_SCALES)}; kaiming: variance 2 / fan-in; free-biases: zero, neither scored nor pruned",
     )
     parser.add_argument("--densities", metavar="D", type=float, nargs="+", default=[1.0, 0.05, 0.02])
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
