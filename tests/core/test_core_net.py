@@ -185,7 +185,7 @@ def test_gradients_are_zero_where_nothing_depends_and_own_their_memory() -> None
 
 def test_masks_of_a_score_are_checked() -> None:
     """A new method that forgets a layer must not pass as a method that prunes it."""
-    from foreprune.core.method import by_score
+    from foreprune.core.by_score import by_score
     from foreprune.core.task import Task
 
     net = Net.of(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)))

@@ -22,7 +22,13 @@ _TEMPERATURE = 200.0  # the paper's
 _UNDIFFERENTIABLE = re.compile(r"derivative for '?(?:\w+::)?_?(\w+?)(?:_backward)?'? is not implemented")
 
 
-@scorer("grasp", paper="Wang, Zhang & Grosse, ICLR 2020, arXiv:2002.07376, eq. 8 and algorithm 2", needs={"labels"})
+@scorer(
+    "grasp",
+    paper="Wang, Zhang & Grosse, ICLR 2020, arXiv:2002.07376, eq. 8 and algorithm 2",
+    needs={"labels"},
+    sharded=True,
+    summed=True,
+)
 def grasp(
     net: Net,
     task: Task,
