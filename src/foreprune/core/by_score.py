@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -29,6 +29,14 @@ class Score(Protocol):
     """A score: larger means keep. It never changes the net."""
 
     def __call__(self, net: Net, task: Task, masks: Masks, /, **settings: Any) -> Scores: ...
+
+
+class _Scored(NamedTuple):
+    """Scores, or what it takes to compute them again: the masks and the state of the generator."""
+
+    scores: Scores | None
+    masks: Masks
+    state: Tensor
 
 
 def by_score(
@@ -64,7 +72,8 @@ def by_score(
         ZeroHead: the last layer's weights are all zero, and their scores.
         UnscoredBlocks: `gates` has decided about some blocks.
     """
-    masks, scores, unscored, parts = net.dense(), None, None, net
+    masks, unscored, parts = net.dense(), None, net
+    last: _Scored | None = None
     steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
     if sum(lot.keep for lot in steps[-1]) == net.total:
         gates = "score"
@@ -81,7 +90,17 @@ def by_score(
             floor=floor,
         )
 
+    def scores_of(scored: _Scored) -> Scores:
+        if scored.scores is not None:
+            return scored.scores
+        state = task.generator.get_state()
+        task.generator.set_state(scored.state)
+        found = score(net, task, scored.masks, **settings)
+        task.generator.set_state(state)
+        return found
+
     for done in range(1, rounds + 1):
+        before, state = masks, task.generator.get_state()
         try:
             latest = score(net, task, masks, **settings)
             check_scores(latest, net)
@@ -95,7 +114,7 @@ def by_score(
                     warnings.warn(said, UnscoredBlocks, stacklevel=4)
             masks = choose(latest, steps[done - 1])
         except NoSignal as error:
-            if scores is None:
+            if last is None:
                 raise (NoSignal(f"every score is zero: {why}") if (why := about_zeros(net)) else error) from None
             warnings.warn(
                 f"no signal gets through the network any more in round {done} of {rounds}, at density "
@@ -104,10 +123,11 @@ def by_score(
                 LayerCollapse,
                 stacklevel=4,
             )
-            return choose(scores, steps[-1])
-        if scores is None and unscored is None:  # otherwise that has been said
+            return choose(scores_of(last), steps[-1])
+        if last is None and unscored is None:  # otherwise that has been said
             warn_of_zero_head(net, latest, stacklevel=4)
-        scores = latest
+        last = _Scored(latest if net.holds_scores else None, before, state)
+        del latest
         if progress is not None:
             progress(done, rounds)
     return masks

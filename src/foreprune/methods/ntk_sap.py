@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from foreprune.core.derivatives import gradients
 from foreprune.core.init import Init, fresh, normal_
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
-from foreprune.core.net import Net, Params, gradients, primary_output, scoring
+from foreprune.core.net import Net, Params, primary_output, scoring
 from foreprune.core.task import Inputs, Task, require_grad
 from foreprune.graph import one_sample
 from foreprune.methods.drawn_embeddings import DrawnEmbeddings, mark

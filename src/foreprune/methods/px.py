@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreprune.core.derivatives import gradients
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
-from foreprune.core.net import BatchNormMode, Net, Params, gradients
+from foreprune.core.net import BatchNormMode, Net, Params
 from foreprune.core.task import Batch, Task, require_grad
 from foreprune.graph import (
     IDENTITIES,

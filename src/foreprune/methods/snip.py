@@ -58,12 +58,12 @@ def force(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "tra
     There a fresh batch is drawn for every round; here all rounds see the data of the call. One round is SNIP.
     """
     with scoring(net, batchnorm=batchnorm):
-        grads = task.weight_grads(net, masks(net.params))
-    return {name: (net.params[name] * grads[name]).abs() for name in net.prunable}
+        grads = task.weight_grads(net, net.masked(masks))
+    return {name: grads[name].mul_(net.params[name]).abs_() for name in net.prunable}
 
 
 def _saliency(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode) -> Scores:
-    params = masks(net.params)
+    params = net.masked(masks)
     with scoring(net, batchnorm=batchnorm):
         grads = task.weight_grads(net, params)
     return {name: grads[name].mul_(params[name]).abs_() for name in net.prunable}

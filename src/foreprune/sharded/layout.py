@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
 from foreprune.core.blocks import Block
 from foreprune.core.sharding import cut, is_sharded
+from foreprune.sharded.deferred import made
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class Layout:
 
     def gather(self, part: Tensor) -> Tensor:
         """The whole, from the parts of all processes, which all have to call."""
-        return cast(DTensor, self.spread(part.detach())).full_tensor() if self.sharded else part
+        return cast(DTensor, self.spread(made(part))).full_tensor() if self.sharded else part
 
     def part(self, whole: Tensor) -> Tensor:
         """This process's part of a whole that every process holds, in memory of its own."""
