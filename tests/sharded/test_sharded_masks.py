@@ -82,6 +82,9 @@ def masks_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
         model, "snip", density=0.3, data=batches, batchnorm="eval"
     )
     found["listed"] = message(ValueError, lambda: fp.prune(model, "phew", density=0.3, inputs=batches[0][0]))
+    found["signed"] = message(
+        ValueError, lambda: fp.prune(model, "px", density=0.3, data=batches, last_layer="signed", gates="score")
+    )
     found["ready"] = message(ValueError, lambda: fp.prune(model, dict(whole), density=0.3))
     found["analyze"] = message(ValueError, lambda: fp.analyze(model, whole, inputs=batches[0][0]))
     mine = batches if rank else batches[:1]
@@ -112,8 +115,9 @@ def test_sharded_masks(tmp_path: Path) -> None:
         assert found["parameters"] == str(sum(p.numel() for p in model_of("perceptron").parameters()))
         assert re.search(r"'phew' needs the whole model in one process.* before fully_shard, or use", found["phew"])
         assert re.search(r"'own_score' needs the whole model in one process", found["function"])
-        assert re.search(r"use one of er, erk, force, .*, magnitude, own, random, snip", found["listed"])
+        assert re.search(r"use one of er, erk, force, .*, magnitude, ntk-sap, own, px, random, snip", found["listed"])
         assert not re.search(r"\b(own|phew)\b", found["phew"].partition("use one of")[2])
+        assert re.search(r"last_layer=.signed. looks for the last layer in the whole model", found["signed"])
         assert re.search(r"'scores' needs the whole model in one process", found["ready"])
         assert re.search(r"parameters of the model are sharded .* before fully_shard \(prune", found["analyze"])
         assert re.search(r"given different data; give all of them the same batches, or .*group=", found["different"])
@@ -149,9 +153,8 @@ def parallel_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
         whole = nn.parallel.DistributedDataParallel(model_of("residual"))
         data = given("residual", method, batches[rank : rank + 1])
         found[method] = dict(fp.prune(whole, method, density=0.3, group=group, **data, **settings))
-        if method != "synflow-dist":
-            masks = fp.prune(sharded_model("residual"), method, density=0.3, group=group, **data, **settings)
-            found[f"sharded {method}"] = dict(masks.full())
+        masks = fp.prune(sharded_model("residual"), method, density=0.3, group=group, **data, **settings)
+        found[f"sharded {method}"] = dict(masks.full())
     model = model_of("perceptron")
     batch = data_of("perceptron")[rank]
     found["function"] = message(ValueError, lambda: fp.prune(model, own_score, density=0.3, data=batch, group=group))

@@ -24,6 +24,8 @@ CASES: list[tuple[str, dict[str, Any], int, float]] = [  # method, settings, bat
     *((method, {}, 1, 1.3) for method in ("magnitude", "random", "erk", "snip")),
     ("snip", {}, 2, 1.3),
     *((method, {"rounds": 2}, 1, 1.3) for method in ("iterative-snip", "force", "synflow", "synflow-l2")),
+    ("px", {"rounds": 2}, 1, 1.3),
+    ("ntk-sap", {"rounds": 1, "samples": 4, "resamplings": 2}, 1, 5.3),
     ("grasp", {}, 1, 2.3),
     ("grasp", {}, 2, 3.3),
 ]

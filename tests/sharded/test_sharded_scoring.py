@@ -115,6 +115,7 @@ def dying(net: Any, task: Any, masks: fp.Masks) -> dict[str, Tensor]:
 
 DYING = fp.Method("dying", "", "", score=dying, rounds=6, sharded=True)
 
+DIST = ("synflow-dist", "synflow-l2-dist")
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     *((kind, method, {}) for kind in ("perceptron", "residual", "attention") for method in ("magnitude", "random")),
     *((kind, method, {}) for kind in ("perceptron", "residual") for method in ("erk", "er", "uniform")),
@@ -139,6 +140,11 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("attention", "magnitude", {"prunable": ["*.in_proj_weight[v]", "head"]}),
     ("ties", "erk", {}),
     ("perceptron", "dying", {"rounds": 6}),
+    *((kind, "ntk-sap", {"rounds": 3, "samples": 8}) for kind in ("perceptron", "residual", "attention", "columns")),
+    ("perceptron", "ntk-sap", {"rounds": 1, "samples": 8, "batch_size": 4, "init": "own"}),
+    ("attention", "ntk-sap", {"rounds": 1, "samples": 8, "init": "own"}),
+    *((kind, "px", {"rounds": 3}) for kind in ("perceptron", "residual")),
+    *((kind, method, {"rounds": 3}) for kind in ("perceptron", "residual") for method in DIST),
     # as if all weights were large
     *((f"large {kind}", "grasp", {}) for kind in ("perceptron", "residual", "attention")),
     ("large perceptron", "iterative-snip", {"rounds": 3}),
@@ -148,6 +154,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 def masks_of(model: nn.Module, kind: str, method: str, settings: dict[str, Any], **given: Any) -> fp.Masks:
     kind = kind.removeprefix("large ")
     data = data_of(kind)
+    if method in DIST:  # the mean image is not negative
+        data = [(x.abs(), y) for x, y in data]
     given = {"data": data, "inputs": data[0][0], **given}
     return fp.prune(model, DYING if method == "dying" else method, seed=3, **{"density": 0.3, **given, **settings})
 

@@ -148,6 +148,20 @@ class Net:
             for name, value in self.params.items()
         }
 
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """The whole of which this process holds `part`; of the shape of a parameter."""
+        return part
+
+    def fill(self, name: str, out: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """`draw(out)`, which fills a tensor of the shape of a parameter in place; of that `out` is what this process
+        holds, and it gets its part of what `draw` makes of the whole."""
+        return draw(out)
+
+    def place(self, tensor: Tensor) -> int:
+        """Where the numbers of a tensor are: the same for a parameter that is passed to a call and what the forward
+        meets in its place, or a view of that."""
+        return tensor.untyped_storage().data_ptr()
+
     def of_block(self, tensor: Tensor, block: Block) -> Tensor:
         """What this process holds of a block, of a tensor of the shape of its parameter."""
         return tensor[block.index]

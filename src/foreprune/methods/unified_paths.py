@@ -51,7 +51,9 @@ def _squared_saliency(paths: PathGraph, masks: Masks, *, form: Form, image: Tens
     return paths.gradients(squares, times=factors, image=image)
 
 
-@scorer("synflow-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100, summed=True)
+@scorer(
+    "synflow-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100, sharded=True, summed=True
+)
 def synflow_dist(
     net: Net, task: Task, masks: Masks, *, batchnorm: Normalization = "scale", precision: Precision = "double"
 ) -> Scores:
@@ -67,7 +69,14 @@ def synflow_dist(
     return paths.gradients(weights, times=weights, image=task.mean_image)
 
 
-@scorer("synflow-l2-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100, summed=True)
+@scorer(
+    "synflow-l2-dist",
+    paper=f"{_PAPER}, section 4",
+    needs={"shape", "mean image"},
+    rounds=100,
+    sharded=True,
+    summed=True,
+)
 def synflow_l2_dist(
     net: Net,
     task: Task,

@@ -165,6 +165,12 @@ class Gatherer:
             self._note(whole, part.detach(), layout)
         return whole
 
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """The part that a tensor, or what it is a view of, was gathered from; otherwise the tensor itself."""
+        with torch._C.DisableTorchFunction():
+            known = self._live.get(tensor.untyped_storage()._cdata)
+        return tensor if known is None or known.expired() else known.part
+
     def _note(self, whole: Tensor, part: Tensor, layout: Layout) -> None:
         self._live = {key: known for key, known in self._live.items() if not known.expired()}
         storage = whole.untyped_storage()

@@ -75,10 +75,11 @@ class Layout:
 
     def part(self, whole: Tensor) -> Tensor:
         """This process's part of a whole that every process holds, in memory of its own."""
-        if not self.sharded:
-            return whole
-        found = cut(whole, self.mesh, self.placements, name=self.name)
-        return found.clone(memory_format=torch.contiguous_format)
+        return self.view(whole).clone(memory_format=torch.contiguous_format) if self.sharded else whole
+
+    def view(self, whole: Tensor) -> Tensor:
+        """The same, in the memory of the whole."""
+        return cut(whole, self.mesh, self.placements, name=self.name) if self.sharded else whole
 
     def rows(self, axis: int) -> NDArray[np.int64]:
         """The numbers of the rows along `axis` that this process holds."""

@@ -68,6 +68,22 @@ class ShardedNet(Net):
             return make(value)
         return Deferred(partial(make, value), like=value, dtype=dtype or value.dtype)
 
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """As in `Net`; all processes have to call."""
+        return self.layouts[name].gather(part)
+
+    def fill(self, name: str, out: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """As in `Net`, by a whole that is there for the length of the call: the numbers of one process."""
+        layout = self.layouts[name]
+        if not layout.sharded:
+            return draw(out)
+        whole = torch.empty(layout.shape, dtype=out.dtype, device=out.device)
+        return out.copy_(layout.view(draw(whole)))
+
+    def place(self, tensor: Tensor) -> int:
+        """As in `Net`: that of the part, where the tensor was gathered."""
+        return super().place(self.gatherer.part_of(tensor))
+
     def of_block(self, tensor: Tensor, block: Block) -> Tensor:
         """What this process holds of a block; `tensor` is its part of the tensor."""
         return tensor[self.layouts[block.parameter].held(block)]
