@@ -11,11 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foreprune.core.budget import Density, grouped
+from foreprune.core.budget import Density, as_densities, grouped
 from foreprune.core.by_score import LayerCollapse, Progress, check_scores
 from foreprune.core.cautions import warn_of_small_share, warn_of_ties, warn_of_zero_head
 from foreprune.core.collective import same_everywhere
-from foreprune.core.density import as_density
 from foreprune.core.masks import Masks
 from foreprune.core.method import Method
 from foreprune.core.net import Net, isolated_randomness
@@ -25,11 +24,12 @@ from foreprune.core.select import Scope
 from foreprune.core.settings import check_scope_and_seed
 from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
-from foreprune.core.unscored import Gates
+from foreprune.core.unscored import Gates, emptied_rows
 from foreprune.core.zeros import with_drawn_heads
 from foreprune.methods import MethodLike, as_method, list_methods
 
 Repair = Literal["head"]
+SELECTION = ("gates", "floor", "repair")  # arguments of `prune` that say how scores are used, whatever the method
 
 
 def prune(
@@ -119,12 +119,12 @@ def prune(
         SmallShare: less than half of the parameters are prunable, by the default of `prunable`.
         ZeroHead: the last layer's weights are all zero, and so are their scores.
     """
-    kept = _density(density=density, sparsity=sparsity, compression=compression)
+    kept = as_densities(density=density, sparsity=sparsity, compression=compression)
     found = as_method(method)
     found.check_settings(settings)
     check_scope_and_seed(scope, seed)
-    _check_repair(repair, model)
-    _check_gates_and_floor(gates, floor)
+    check_selection(gates=gates, floor=floor, repair=repair)
+    _check_repairable(repair, model)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable as progress(done, rounds), not {type(progress).__name__}")
     metadata = {"method": found.name, "density": repr(kept), "seed": str(seed), "scope": scope}
@@ -135,7 +135,7 @@ def prune(
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         spread = _is_spread(model)
         net = _view(model, prunable, group)
-        for lot in grouped(net, kept):
+        for lot in grouped(net.blocks, kept, slots=net.slots):
             _ = lot.keep  # raises if there is nothing to keep
         given: dict[str, Any] = {"inputs": inputs, "data": data, "mean_image": mean_image, "loss": loss}
         task = task_for(
@@ -161,6 +161,15 @@ def prune(
     if lost := collapse_notice(masks):
         warnings.warn(
             f"{found.name} at density {_shown(kept)} {lost}; keep more, or exclude them with prunable=",
+            LayerCollapse,
+            stacklevel=2,
+        )
+    if found.needs | found.optional and not spread and (emptied := emptied_rows(masks, net)):
+        names = ", ".join(f"{rows} rows of {name}" for name, rows in emptied.items())
+        warnings.warn(
+            f"{found.name} at density {_shown(kept)} leaves no weight in {names}, where they lie as queries and keys "
+            'do in a fused projection: call such a layer "qkv" if they come one after the other, which makes each of '
+            "them a layer of its own here, or use 'erk'",
             LayerCollapse,
             stacklevel=2,
         )
@@ -201,7 +210,8 @@ def score(
         )
     found.check_settings(settings)
     check_scope_and_seed("global", seed)
-    _check_repair(repair, model)
+    check_selection(repair=repair)
+    _check_repairable(repair, model)
     settings = {name: value for name, value in settings.items() if name not in ("rounds", "schedule")}
     with torch.inference_mode(False), isolated_randomness(int(seed)):
         net = _view(model, prunable)
@@ -250,17 +260,6 @@ def _check_group(method: Method, group: Any) -> None:
         )
 
 
-def _density(
-    *, density: float | Mapping[str, float] | None, sparsity: float | None, compression: float | None
-) -> Density:
-    """What is asked for: one density, or pattern -> density."""
-    if not isinstance(density, Mapping):
-        return as_density(density=density, sparsity=sparsity, compression=compression)
-    if sparsity is not None or compression is not None:
-        raise TypeError("give density= by patterns alone, without sparsity= or compression=")
-    return dict(density)
-
-
 def _shown(density: Density) -> str:
     return repr(density) if isinstance(density, Mapping) else f"{density:g}"
 
@@ -275,7 +274,8 @@ def collapse_notice(masks: Masks) -> str:
     return f"leaves no weight in {len(lost)} of {len(blocks)} {what}: {names}"
 
 
-def _check_gates_and_floor(gates: str, floor: float) -> None:
+def check_selection(*, gates: str = "erk", floor: float = 0.0, repair: str | None = None) -> None:
+    """Raise ValueError for a value of these arguments that `prune` does not take."""
     if gates not in ("erk", "keep", "score"):
         raise ValueError(
             'gates must be "erk" (blocks without a score keep their Erdős-Rényi-kernel share), "keep" (all of it) or '
@@ -283,12 +283,12 @@ def _check_gates_and_floor(gates: str, floor: float) -> None:
         )
     if isinstance(floor, bool) or not isinstance(floor, numbers.Real) or not 0 <= floor <= 1:
         raise ValueError(f"floor must be in [0, 1], a share of every block's Erdős-Rényi-kernel count, not {floor!r}")
-
-
-def _check_repair(repair: str | None, model: nn.Module) -> None:
     if repair not in (None, "head"):
         raise ValueError(
             f'repair must be "head" (score as if a last layer of zeros were drawn) or None, not {repair!r}'
         )
+
+
+def _check_repairable(repair: str | None, model: nn.Module) -> None:
     if repair and _is_spread(model):
         raise ValueError("repair= is for models in one process, and this one is under fully_shard; draw its head first")

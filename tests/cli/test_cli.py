@@ -70,6 +70,40 @@ def test_prune_prints_what_it_is_warned_of_and_repairs_a_head_of_zeros(
     assert masks.layer_counts()["4.weight"][0] > 0
 
 
+ATTENDS = ("prune", "--model", "cli_models:Attends", "--input-shape", "1", "8", "8")
+
+
+def test_prune_takes_densities_by_patterns_and_excludes_weights_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks.safetensors"
+    words = (*ATTENDS, "--method", "erk", "--out", str(out), "--density", "0.25", "head=1", "*_proj_weight[q,k]=0.5")
+    own = "layer.self_attn.in_proj_weight"
+    assert run(monkeypatch, *words, "--exclude", f"{own}[v]", "layer.linear1.weight") == 0
+    counts = Masks.load(out).block_counts()
+    names = ["layer.self_attn.out_proj.weight", "layer.linear2.weight"]
+    assert counts == {
+        f"{own}[q]": (32, 64),
+        f"{own}[k]": (32, 64),
+        **{name: counts[name] for name in names},
+        "head.weight": (80, 80),
+    }
+    assert sum(counts[name][0] for name in names) == round(0.25 * (64 + 96))
+    assert f"{own}[q] 8x8 32 64 0.5000" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.filterwarnings("ignore::foreprune.LayerCollapse")
+def test_prune_lets_scores_decide_and_keeps_a_floor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def queries_and_keys(*words: str) -> int:
+        out = tmp_path / "masks.safetensors"
+        wanted = (*ATTENDS, "--method", "synflow:rounds=2", "--density", "0.2", "--gates", "score")
+        assert run(monkeypatch, *wanted, *words, "--out", str(out)) == 0
+        return sum(kept for name, (kept, _) in Masks.load(out).block_counts().items() if name.endswith(("[q]", "[k]")))
+
+    assert queries_and_keys() == 0
+    assert queries_and_keys("--floor", "1") > 20
+
+
 def problem(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
@@ -196,6 +230,20 @@ def test_help_that_is_not_read_to_the_end_is_no_error() -> None:
         ),
         (("prune", "--model", "fc-8", "--method", "magnitude", "--density", "1.5"), "density must be in (0, 1]"),
         (("prune", "--model", "nope:x", "--method", "magnitude", "--density", "0.5"), "cannot import the model"),
+        (("prune", "--model", "fc-8", "--method", "erk", "--density", "x"), "density 'x' is neither a number nor"),
+        (("prune", "--model", "fc-8", "--method", "erk", "--density", "9=1", "0.1"), "density pattern '9' fits no"),
+        (
+            ("prune", "--model", "fc-8", "--method", "erk", "--density", "0.1", "1=1", "--sparsity", "0.9"),
+            "give density= by patterns alone, without sparsity= or compression=",
+        ),
+        (
+            ("prune", "--model", "fc-8", "--method", "synflow:gates=score", "--density", "0.1"),
+            "gates is no setting of 'synflow' here but an option: write --gates",
+        ),
+        (("compare", "--methods", "snip:gates=all", "--dry-run"), 'gates must be "erk"'),
+        (("compare", "--methods", "snip:floor=2", "--dry-run"), "floor must be in [0, 1]"),
+        (("compare", "--methods", "snip:repair=all", "--dry-run"), 'repair must be "head"'),
+        (("compare", "--methods", "imp:gates=erk", "--dry-run"), "procedure 'imp' has no setting 'gates'"),
         (("compare", "--densities", "0.1", "--sparsities", "0.9"), "give only one of --densities"),
         (("compare", "--data", "mnist", "--data-dir", "/nowhere"), "/nowhere"),
         (("train", "--model", "fc-8", "--masks", "/nowhere/m"), "no mask file at /nowhere/m"),

@@ -267,6 +267,34 @@ def test_the_head_is_drawn_by_its_own_initialization_from_the_seed() -> None:
     assert all(value.any() for value in scores.values())
 
 
+class Early(nn.Module):
+    """A head of zeros that is defined before the layers it comes after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier, self.body = nn.Sequential(nn.Linear(6, 3)), nn.Linear(4, 6)
+        nn.init.zeros_(self.classifier[0].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.classifier(self.body(x).relu())
+        return output
+
+
+def test_a_head_that_is_defined_first_is_known_by_its_name() -> None:
+    """repair= found no layer of zeros at the end of the module and did nothing, without a word."""
+    torch.manual_seed(0)
+    model = Early()
+    assert zero_heads(Net.of(model)) == ("classifier.0.weight",)
+    with pytest.raises(ValueError, match=r"the weights of the head classifier\.0\.weight are all zero"):
+        foreprune.prune(model, "synflow", density=0.5, inputs=torch.ones(1, 4))
+    masks = foreprune.prune(model, "synflow", density=0.5, inputs=torch.ones(1, 4), repair="head")
+    assert masks.metadata["repair"] == "head"
+    model.get_submodule("classifier").add_module("adapter", nn.Linear(3, 3))  # zeros of another name are no head
+    model.classifier.adapter.weight.data.zero_()
+    model.classifier[0].weight.data.fill_(1)
+    assert zero_heads(Net.of(model)) == ()
+
+
 def test_what_is_no_head_of_zeros() -> None:
     model = seeded(Branches)
     nn.init.zeros_(model.second[0].weight)  # inside a branch

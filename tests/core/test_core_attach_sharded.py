@@ -231,6 +231,7 @@ def other_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
     steps(model, optimizer, rank, world, 5, sync=model.set_requires_gradient_sync)
     found["sharded masks"] = leaked(model, masks)
     found["plain model"] = message(ValueError, lambda: attach(alike, network()))
+    found["torch.nn.utils.prune"] = message(ValueError, lambda: Masks(masks).to_torch_prune(model))
 
     with torch.no_grad():  # a forward leaves the outermost part gathered
         model(INPUTS[share])
@@ -277,6 +278,7 @@ def test_optimizers_and_wrappers_that_do_not_fit(tmp_path: Path) -> None:
         halves += int(found["sharded repr"].split("kept ")[1].split("/")[0])
         assert found["sharded repr"].endswith("on this process)")
         assert re.search(r"mask of '0.weight' is sharded .* give whole masks: masks.full\(\)", found["plain model"])
+        assert re.search(r"sharded over processes; write masks.attach\(model", found["torch.nn.utils.prune"])
         assert "FSDP1" in found["flattened"]
         assert "fully_shard (FSDP2)" in found["flattened"]
         assert re.search(r"'0.weight' has lost its parameter.*FullyShardedDataParallel", found["flattened later"])

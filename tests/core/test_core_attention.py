@@ -23,6 +23,18 @@ def whole(*names: str) -> list[Block]:
         ("query_proj", "key_proj"),  # DeBERTa
         ("wq", "wk"),
         ("linear_q", "linear_k"),
+        ("W_q", "W_k"),
+        ("Wq", "Wk"),
+        ("w_qs", "w_ks"),
+        ("Q", "K"),
+        ("proj_q", "proj_k"),
+        ("fc_q", "fc_k"),
+        ("toqueries", "tokeys"),
+        ("query_layer", "key_layer"),
+        ("query_projection", "key_projection"),
+        ("query_conv", "key_conv"),
+        ("project_q", "project_k"),
+        ("q_content_proj", "k_content_proj"),  # Conditional DETR
     ],
 )
 def test_separate_layers_by_the_names_in_use(query: str, key: str) -> None:
@@ -45,6 +57,7 @@ def test_parts_of_a_fused_projection_and_a_query_layer_beside_fused_keys_and_val
 def test_a_name_alone_or_in_another_module_is_no_attention() -> None:
     assert score_blocks(whole("memory.key.weight", "memory.value.weight", "other.query.weight")) == frozenset()
     assert score_blocks(whole("keyboard.weight", "quantity.weight")) == frozenset()
+    assert score_blocks(whole("kernel.weight", "quant.weight", "kv_proj.weight", "qkv.weight")) == frozenset()
 
 
 def test_gates_of_recurrent_layers_are_none() -> None:

@@ -59,18 +59,35 @@ def test_columns_of_gpt2s_projection() -> None:
     assert crossed == {"c_attn.weight[k]": (1, ((0, 4),)), "c_attn.weight[v]": (1, ((4, 8),))}
 
 
-@pytest.mark.parametrize("name", ["qkv", "to_qkv", "Wqkv", "c_attn"])
+@pytest.mark.parametrize(
+    "name", ["qkv", "to_qkv", "Wqkv", "c_attn", "qkv_proj", "W_qkv", "wqkv", "toQKV", "qkv_net", "attn_qkv", "proj_qkv"]
+)
 def test_fused_projections_by_name(name: str) -> None:
     assert list(spans(part(**{name: nn.Linear(4, 12)}))) == [f"{name}.weight[{label}]" for label in "qkv"]
     assert list(spans(part(**{name: nn.Conv2d(4, 12, 1)}))) == [f"{name}.weight[{label}]" for label in "qkv"]
     assert list(spans(part(**{name: nn.Linear(4, 8)}))) == [f"{name}.weight"]
     for other in ({"head_first": True}, {"key_dim": 2}):  # laid out head by head
         assert list(spans(part(**{name: nn.Linear(4, 12)}, **other))) == [f"{name}.weight"]
-    assert list(spans(part("GPTBigCodeAttention", **{name: nn.Linear(4, 12)}))) == [f"{name}.weight"]
+    assert list(spans(part("MiniMaxLightningAttention", **{name: nn.Linear(4, 12)}))) == [f"{name}.weight"]
+
+
+def test_heads_that_are_wider_than_the_input_are_known_by_the_layer_behind_them() -> None:
+    """`dim_head * heads` need not be the width of the network."""
+    found = spans(part(to_qkv=nn.Linear(4, 18), to_out=nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.0))))
+    assert [found[f"to_qkv.weight[{label}]"] for label in "qkv"] == [(0, ((0, 6),)), (0, ((6, 12),)), (0, ((12, 18),))]
+    found = spans(part(to_qkv=nn.Linear(4, 18), to_out=nn.Linear(5, 4)))
+    assert list(found) == ["to_qkv.weight", "to_out.weight"]
+
+
+def test_keys_and_values_of_fewer_heads_beside_their_queries() -> None:
+    found = spans(part(to_q=nn.Linear(4, 6), to_kv=nn.Linear(4, 4), to_out=nn.Linear(6, 4)))
+    assert list(found) == ["to_q.weight", "to_kv.weight[k]", "to_kv.weight[v]", "to_out.weight"]
+    found = spans(part(to_q=nn.Linear(4, 6), to_kv=nn.Linear(4, 10), to_out=nn.Linear(6, 4)))  # 5 does not divide 6
+    assert list(found) == ["to_q.weight", "to_kv.weight", "to_out.weight"]
 
 
 def test_names_whose_layout_is_not_certain_are_not_split() -> None:
-    for name in ("query_key_value", "qkv_proj", "in_proj"):
+    for name in ("query_key_value", "in_proj"):
         assert list(spans(part(**{name: nn.Linear(4, 12)}))) == [f"{name}.weight"]
     assert list(spans(nn.Sequential(nn.Linear(4, 12)))) == ["0.weight"]
 
@@ -79,6 +96,35 @@ def test_rows_laid_out_head_by_head() -> None:
     found = spans(part("BloomAttention", query_key_value=nn.Linear(4, 12), num_heads=2))
     assert found["query_key_value.weight[q]"] == (0, ((0, 2), (6, 8)))
     assert found["query_key_value.weight[v]"] == (0, ((4, 6), (10, 12)))
+
+
+def test_rows_of_deberta_and_codegen() -> None:
+    found = spans(part("DisentangledSelfAttention", in_proj=nn.Linear(4, 12), num_attention_heads=2))
+    assert found["in_proj.weight[k]"] == (0, ((2, 4), (8, 10)))
+    found = spans(part("CodeGenAttention", qkv_proj=nn.Linear(4, 12)))  # q, v, k for each of four cores
+    assert found["qkv_proj.weight[q]"] == (0, ((0, 1), (3, 4), (6, 7), (9, 10)))
+    assert found["qkv_proj.weight[k]"] == (0, ((2, 3), (5, 6), (8, 9), (11, 12)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "keys"),
+    [
+        ({"multi_query": True}, 6, ((4, 5),)),  # four queries, one key, one value
+        ({"multi_query": False}, 12, ((1, 2), (4, 5), (7, 8), (10, 11))),
+        ({"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 2}, 8, ((2, 3), (6, 7))),
+    ],
+)
+def test_rows_of_falcon(settings: dict[str, Any], rows: int, keys: Any) -> None:
+    found = spans(part("FalconAttention", query_key_value=nn.Linear(4, rows), num_heads=4, **settings))
+    assert found["query_key_value.weight[k]"] == (0, keys)
+
+
+@pytest.mark.parametrize(
+    ("one", "rows", "keys"), [(True, 6, ((4, 5),)), (False, 12, ((1, 2), (4, 5), (7, 8), (10, 11)))]
+)
+def test_rows_of_gpt_bigcode(one: bool, rows: int, keys: Any) -> None:
+    found = spans(part("GPTBigCodeAttention", c_attn=nn.Linear(4, rows), num_heads=4, multi_query=one))
+    assert found["c_attn.weight[k]"] == (0, keys)
 
 
 def test_grouped_queries() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import foreprune
+from foreprune.core.by_score import LayerCollapse
 from foreprune.core.unscored import UnscoredBlocks
 
 
@@ -121,6 +122,19 @@ def test_scattered_rows_without_a_score_are_nobodys_block() -> None:
         assert len(masks.blocks) == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "given"), [("magnitude", {}), ("synflow", {"inputs": torch.ones(1, 4), "rounds": 2})]
+)
+def test_units_that_were_pruned_earlier_stay_pruned(method: str, given: dict[str, Any]) -> None:
+    """Their rows are regular too, and zeros were kept of them at random, in place of weights that are not zero."""
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
+    with torch.no_grad():
+        model[0].weight[6:] = 0
+    masks, caught = pruned(model, method, density=0.4, **given)
+    assert caught == []
+    assert all(model.get_parameter(name)[mask].all() for name, mask in masks.items())
+
+
 def test_ready_scores_of_a_block_that_are_all_zero() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3))
     scores = {name: torch.rand(weight.shape) for name, weight in model.named_parameters() if weight.dim() == 2}
@@ -137,6 +151,18 @@ def test_every_score_zero_is_an_error_still() -> None:
         foreprune.prune(model, {"weight": torch.zeros(3, 4)}, density=0.5)
 
 
+@pytest.mark.parametrize(("method", "settings"), [("synflow", {"rounds": 3}), ("phew", {})])
+def test_blocks_that_are_too_large_to_be_kept_whole_are_said_before_the_first_round(method: str, settings: Any) -> None:
+    """With the number of weights that was asked for, not that of a round on the way there."""
+    done: list[int] = []
+    progress = {"progress": lambda at, of: done.append(at)} if settings else {}
+    with pytest.raises(
+        ValueError, match=r"keeps the 36 weights of down.weight, up.weight, and 16 of 162 are to be kept"
+    ):
+        pruned(Excited(), method, density=0.1, gates="keep", inputs=IMAGES[:1], **settings, **progress)
+    assert not done
+
+
 def test_the_model_is_untouched() -> None:
     model = Excited(unused=True).train()
     model.head.weight.grad = torch.ones_like(model.head.weight)
@@ -149,3 +175,51 @@ def test_the_model_is_untouched() -> None:
     assert torch.equal(model.head.weight.grad, torch.ones_like(model.head.weight))
     assert model.conv.weight.grad is None
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+class Attending(nn.Module):
+    """Attention whose heads are together wider than its input, with a fused projection called `name`."""
+
+    def __init__(self, name: str, *, by_head: bool = False) -> None:
+        super().__init__()
+        self.name, self.by_head = name, by_head
+        self.add_module(name, nn.Linear(8, 36))
+        self.to_out, self.head = nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.get_submodule(self.name)(x)
+        parts = made.unflatten(-1, (2, 3, 6)).unbind(-2) if self.by_head else made.unflatten(-1, (3, 2, 6)).unbind(-3)
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        weighed = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        output: Tensor = self.head((x + self.to_out(weighed.transpose(1, 2).flatten(2))).mean(1))
+        return output
+
+
+TOKENS = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+
+
+@pytest.mark.parametrize("name", ["to_qkv", "qkv_proj"])
+def test_heads_wider_than_the_input_keep_their_share(name: str) -> None:
+    """Their queries and keys went without a word while the layer was taken for one block."""
+    masks, caught = pruned(Attending(name), "snip", data=TOKENS, density=0.1)
+    assert [warning.category for warning in caught] == [UnscoredBlocks]
+    kept = masks.block_counts()
+    assert kept[f"{name}.weight[q]"][0] in (9, 10)
+    assert kept[f"{name}.weight[k]"][0] in (9, 10)
+
+
+@pytest.mark.parametrize("by_head", [False, True])
+def test_a_warning_where_no_name_tells_queries_and_keys(by_head: bool) -> None:
+    model = Attending("fused", by_head=by_head)
+    with torch.no_grad():
+        model.get_submodule("fused").weight.view(*((2, 3) if by_head else (1, 3)), -1, 8)[:, :2] *= 1e-3
+    masks, caught = pruned(model, "snip", data=TOKENS, density=0.3)
+    rows = masks["fused.weight"].any(1).view(*((2, 3) if by_head else (1, 3)), -1)
+    assert not rows[:, :2].any()
+    assert rows[:, 2].any()
+    assert [str(warning.message) for warning in caught if warning.category is LayerCollapse] == [
+        "snip at density 0.3 leaves no weight in 24 rows of fused.weight, where they lie as queries and keys do in a "
+        'fused projection: call such a layer "qkv" if they come one after the other, which makes each of them a layer '
+        "of its own here, or use 'erk'"
+    ]
+    assert not [one for one in pruned(model, "magnitude", density=0.1)[1] if "rows of" in str(one.message)]

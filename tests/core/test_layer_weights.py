@@ -161,6 +161,28 @@ def test_weights_that_no_zero_reaches_are_refused_by_name(wrap: Wrap, kind: str)
     assert tuple(foreprune.prune(model, "magnitude", density=0.5, prunable=["1.weight"])) == ("1.weight",)
 
 
+class Counting(nn.Module):
+    """A parametrization that remembers how often it ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        return weight.tanh()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "snip"])
+def test_buffers_of_a_parametrization_stay_as_they_were(method: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    parametrize.register_parametrization(model[0], "weight", Counting())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    data = {"data": (torch.rand(4, 6), torch.arange(4) % 3)} if method == "snip" else {}
+    foreprune.prune(model, method, density=0.5, **data)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_weight_normalization_of_single_weights_is_followed() -> None:
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(1, 4)), nn.Linear(4, 2))
     assert Net.of(model).prunable == ("0.parametrizations.weight.original1", "1.weight")
@@ -366,6 +388,20 @@ def test_what_is_no_stack_of_experts() -> None:
             self.positions = nn.Parameter(torch.zeros(4, 5, 6))
 
     assert Net.of(nn.Sequential(Table(), nn.Linear(2, 2))).prunable == ("1.weight",)
+
+
+def test_layers_with_three_axes_of_their_own_are_no_stack_of_experts() -> None:
+    """Each output channel became a block of its own."""
+
+    class ExpertConv(nn.Conv1d):
+        pass
+
+    class ExpertPair(nn.Bilinear):
+        pass
+
+    model = nn.ModuleDict({"conv": ExpertConv(3, 8, 3), "pair": ExpertPair(3, 4, 5), "head": nn.Linear(5, 8)})
+    masks = foreprune.prune(model, "erk", density=0.5)
+    assert list(masks.block_counts()) == ["conv.weight", "pair.weight", "head.weight"]
 
 
 def test_a_bilinear_kernel_is_prunable_and_a_bag_of_embeddings_is_not() -> None:

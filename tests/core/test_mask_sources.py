@@ -98,6 +98,54 @@ def test_scores_are_selected_as_by_prune(scope: str) -> None:
         assert all(float(scores[name][~mask].max()) <= lowest for name, mask in masks.items())
 
 
+DENSITIES = {"3": 0.05, "*": 0.5}
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_scores_are_selected_by_patterns_as_by_prune(scope: str) -> None:
+    model = network()
+    generator = torch.Generator().manual_seed(2)
+    scores = {
+        name: torch.rand(weight.shape, generator=generator)
+        for name, weight in model.named_parameters()
+        if weight.dim() > 1
+    }
+    masks = Masks.from_scores(scores, DENSITIES, scope=scope)  # type: ignore[arg-type]
+    assert masks.layer_counts() == {"0.weight": (18, 36), "3.weight": (72, 1440)}
+    assert masks == fp.prune(model, scores, density=DENSITIES, scope=scope)  # type: ignore[arg-type]
+    assert masks.metadata["density"] == repr(DENSITIES)
+    for name, score in scores.items():
+        assert float(score[masks[name]].min()) > float(score[~masks[name]].max())
+    assert Masks.from_scores(scores, {"*": 0.3}) == Masks.from_scores(scores, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("density", "message"),
+    [
+        ({"4": 0.5, "*": 0.1}, "^density pattern '4' fits no prunable block; there are 0.weight, 3.weight, ..."),
+        ({"3": 0.5}, r"^no density pattern fits '0.weight'; add a density for the others: \"\*\": 0.1$"),
+        ({"3": 2, "*": 0.5}, r"^density of '3': density must be in \(0, 1\]"),
+        ({"0": 0.001, "*": 0.5}, "^density of '0': density 0.001 keeps none of 36 weights"),
+    ],
+)
+def test_densities_of_scores_that_cannot_be(density: dict[str, float], message: str) -> None:
+    scores = {name: weight.detach() for name, weight in network().named_parameters() if weight.dim() > 1}
+    with pytest.raises(ValueError, match=message):
+        Masks.from_scores(scores, density)
+
+
+def test_scores_of_zero_are_worth_nothing_without_a_model() -> None:
+    """As by `prune` with gates="score": by default it would keep a share of a layer without a score."""
+    model = network()
+    scores = {"0.weight": torch.zeros(4, 1, 3, 3), "3.weight": torch.rand(10, 144)}
+    masks = Masks.from_scores(scores, 0.4)
+    assert masks.layer_counts()["0.weight"][0] == 0
+    with pytest.warns(fp.LayerCollapse):
+        assert fp.prune(model, scores, density=0.4, gates="score") == masks
+    with pytest.warns(UserWarning, match="get no score at all"):
+        assert fp.prune(model, scores, density=0.4).layer_counts()["0.weight"][0] > 0
+
+
 def test_torch_masks_are_read_and_written() -> None:
     model = network()
     original = copy.deepcopy(model.state_dict())
@@ -176,6 +224,17 @@ def _pruned() -> nn.Module:
         (lambda m: Masks.from_scores({"a": torch.ones(4)}, 0.5, scope="layer"), ValueError, 'scope must be "global"'),
         (lambda m: Masks.from_scores({"a": torch.ones(4)}, 0.5, seed=-1), ValueError, "seed must be a whole number"),
         (lambda m: Masks.from_scores({"a": torch.tensor([1, float("nan")])}, 0.5), ValueError, "scores of 'a' are NaN"),
+        (
+            lambda m: Masks.from_scores({}, 0.5),
+            ValueError,
+            "there is no weight to keep any of: give at least one tensor",
+        ),
+        (lambda m: Masks.from_scores({"a": torch.ones(0, 3)}, 0.5), ValueError, "there is no weight to keep any of"),
+        (
+            lambda m: Masks.from_scores({"a": torch.ones(2, 2).to_sparse()}, 0.5),
+            TypeError,
+            r"scores of 'a' must be a dense tensor, not torch.sparse_coo; write scores.to_dense\(\)",
+        ),
         (lambda m: Masks.from_torch_prune(network()), ValueError, "holds no mask of torch.nn.utils.prune: prune it"),
         (
             lambda m: Masks({"weight": torch.ones(3, 3) > 0}).to_torch_prune(_pruned()),

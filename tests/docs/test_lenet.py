@@ -35,6 +35,16 @@ def test_masks_are_those_of_snip() -> None:
     assert sum(int((one.bool() != other).sum()) for one, other in zip(found, ours, strict=True)) == 0
 
 
+def test_free_biases_are_kept_and_not_counted() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(100, 784), torch.randint(10, (100,))
+    found = lenet.masks(0.05, x, y, torch.Generator().manual_seed(3), "kaiming-free-biases")
+    assert [int(mask.sum()) for mask in found[3:]] == [300, 100, 10]
+    assert sum(int(mask.sum()) for mask in found[:3]) == round(0.05 * 266_200)
+    drawn = lenet.cut_normal((1000, 400), 400, torch.Generator().manual_seed(0), 2)
+    assert float(drawn.std()) == pytest.approx(0.05 * 2**0.5, rel=0.01)
+
+
 def test_the_spread_of_a_cut_normal() -> None:
     drawn = lenet.cut_normal((1000, 400), 400, torch.Generator().manual_seed(0))
     assert float(drawn.std()) == pytest.approx(0.05, rel=0.01)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from foreprune.experiments import grid, parse_method, parse_timed_method, shortened
+from foreprune.experiments import grid, parse_density, parse_method, parse_timed_method, shortened
 from foreprune.training.recipes import Recipe
 
 
@@ -21,6 +21,32 @@ def test_methods_with_settings() -> None:
 def test_bad_settings_are_explained(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_method(text)
+
+
+def test_densities_with_patterns() -> None:
+    assert parse_density(()) is None
+    assert parse_density(("0.1",)) == 0.1
+    found = parse_density(("head=1", "0.1", "re:a=b=.5", "*.qkv[q,k]=5e-1"))
+    assert found == {"head": 1.0, "*": 0.1, "re:a=b": 0.5, "*.qkv[q,k]": 0.5}
+    assert isinstance(found, dict)
+    assert list(found) == ["head", "*", "re:a=b", "*.qkv[q,k]"]  # the first that fits decides
+    assert parse_density(("head=1",)) == {"head": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("tenth",), "^density 'tenth' is neither a number nor PATTERN=NUMBER; write e.g. 0.1 "),
+        (("head=",), "density 'head=' is neither"),
+        (("=0.1",), "density '=0.1' is neither"),
+        (("head=nan",), "density 'head=nan' is neither"),
+        (("0.1", "0.2"), "^density has two numbers for what no pattern fits, 0.1 and 0.2; keep one$"),
+        (("head=1", "head=0.5"), "^density has two numbers for 'head', 1 and 0.5; keep one$"),
+    ],
+)
+def test_densities_that_cannot_be_read(texts: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_density(texts)
 
 
 def test_the_step_to_prune_at_follows_the_name() -> None:

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foreprune.core.masks import Masks
-from foreprune.experiments import run_experiment
+from foreprune.experiments import check, run_experiment
 from foreprune.methods import list_methods
 from foreprune.records import Experiment, finished, read_records, run_folder
 from foreprune.training.recipes import Recipe
 
 SHORT = Recipe(epochs=2, batch_size=128, lr=0.1)
+NONE = Recipe(epochs=0)
 
 
 def experiment(method: str = "snip", **changes: object) -> Experiment:
@@ -48,6 +49,34 @@ def test_every_method_runs_end_to_end(method: str, tmp_path: Path) -> None:
     masks = Masks.load(folder / "masks.safetensors")
     assert masks.kept == record.kept
     assert finished(tmp_path, record.experiment) == record
+
+
+class Attends(nn.Module):
+    """An encoder layer over the rows of an image."""
+
+    def __init__(self, *, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(input_shape[2], 2, 12, batch_first=True, dropout=0.0)
+        self.head = nn.Linear(input_shape[2], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.head(self.layer(x.flatten(1, 2)).mean(1))
+        return output
+
+
+def test_gates_and_floor_are_settings_of_a_method(tmp_path: Path) -> None:
+    kept: dict[str, int] = {}
+    for hyper in ({}, {"gates": "keep"}, {"gates": "score"}, {"gates": "score", "floor": 1.0}):
+        one = experiment("synflow", model=f"{__name__}:Attends", density=0.3, hyper={"rounds": 2} | hyper, recipe=NONE)
+        check([one], data_dir=None)
+        record = run_experiment(one, out=tmp_path)
+        assert record.status == "finished", record.error
+        assert record.kept == round(0.3 * 528)
+        masks = Masks.load(run_folder(tmp_path, one) / "masks.safetensors")
+        kept[repr(hyper)] = sum(masks.block_counts()[f"layer.self_attn.in_proj_weight[{label}]"][0] for label in "qk")
+    default, whole, scored, floored = kept.values()
+    assert (whole, scored) == (128, 0)
+    assert 128 > default >= floored > 20
 
 
 @pytest.mark.parametrize("ablation", ["shuffle", "reinit", "reinit-layer", "reinit-neuron", "invert"])

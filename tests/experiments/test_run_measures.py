@@ -17,6 +17,7 @@ import foreprune.procedures.shared.pruning as pruning_module
 from foreprune.analysis import path_kernel_trace
 from foreprune.api import prune
 from foreprune.core.masks import Masks
+from foreprune.core.net import Net
 from foreprune.experiments import run_experiment
 from foreprune.experiments.run import _outputs, layers_of
 from foreprune.procedures.shared import RunContext
@@ -59,6 +60,21 @@ def test_every_layer_of_a_record_has_its_units() -> None:
     assert first.unit_densities == (0, 0, 0, 0, 5, *[0] * 16)  # one weight of five: 0.2
     assert (second.units, second.units_alive) == (8, 2)
     assert second.unit_densities == (6, *[0] * 19, 2)
+
+
+def test_every_layer_of_a_fused_tensor_has_a_row() -> None:
+    model = nn.MultiheadAttention(4, 2, bias=False)
+    mask = torch.ones(12, 4, dtype=torch.bool)
+    mask[:4] = False
+    mask[1, 2] = True
+    mask[8, 1:] = False
+    masks = Masks({"in_proj_weight": mask, "out_proj.weight": torch.ones(4, 4).bool()}, blocks=Net.of(model).blocks)
+    found = {layer.name: layer for layer in layers_of(model, masks)}
+    assert list(found) == [*(f"in_proj_weight[{label}]" for label in "qkv"), "out_proj.weight"]
+    counts = [(layer.shape, layer.kept, layer.total, layer.units, layer.units_alive) for layer in found.values()]
+    assert counts == [((4, 4), kept, 16, 4, alive) for kept, alive in ((1, 1), (16, 4), (13, 4), (16, 4))]
+    assert found["in_proj_weight[q]"].unit_densities == (3, 0, 0, 0, 0, 1, *[0] * 15)
+    assert found["in_proj_weight[v]"].unit_densities == (0, 0, 0, 0, 0, 1, *[0] * 14, 3)
 
 
 @pytest.mark.parametrize("method", ["snip", "dense"])

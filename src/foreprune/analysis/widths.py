@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from foreprune.analysis.statistics import sparse_units, unit_histogram
-from foreprune.core.layer_units import incoming, incoming_of
+from foreprune.core.layer_units import incoming_of
 from foreprune.core.masks import Masks
 from foreprune.core.targets import check_same_weights, parameters_of
 
@@ -37,28 +37,30 @@ def layer_widths(model: nn.Module, masks: Masks, *, effective: Masks | None = No
     if effective is not None:
         check_same_weights(masks.shapes, effective.shapes, what="the effective masks")
     parameters_of(model, masks.shapes)
+    kept, lying = dict(masks), None if effective is None else dict(effective)
     result = {}
     for block in masks.blocks:
-        fed = incoming_of(model, block, masks[block.parameter]) > 0
+        fed = incoming_of(model, block, kept[block.parameter]) > 0
         connected = None
-        if effective is not None:
-            connected = int((incoming_of(model, block, effective[block.parameter]) > 0).sum())
+        if lying is not None:
+            connected = int((incoming_of(model, block, lying[block.parameter]) > 0).sum())
         result[block.name] = Width(len(fed), int(fed.sum()), connected)
     return result
 
 
 def unit_histograms(model: nn.Module, masks: Masks) -> dict[str, tuple[int, ...]]:
-    """Units of every layer by the share of their incoming weights that is kept: name -> 21 counts, of units that keep
-    nothing and then of shares in bins of width 0.05 (`foreprune.analysis.statistics.unit_histogram`).
+    """Units of every layer by the share of their incoming weights that is kept: name of its block of weights -> 21
+    counts, of units that keep nothing and then of shares in bins of width 0.05
+    (`foreprune.analysis.statistics.unit_histogram`).
 
     Raises:
         ValueError: masks of another model.
     """
     parameters_of(model, masks.shapes)
-    found = {}
-    for name, mask in masks.items():
-        kept = incoming(model, name, mask)
-        found[name] = unit_histogram(kept.tolist(), mask.numel() // max(kept.numel(), 1))
+    tensors, found = dict(masks), {}
+    for block in masks.blocks:
+        kept = incoming_of(model, block, tensors[block.parameter])
+        found[block.name] = unit_histogram(kept.tolist(), block.size // max(kept.numel(), 1))
     return found
 
 

@@ -28,7 +28,7 @@ class Compare:
     """
 
     methods: tuple[str, ...] = ("random", "erk", "magnitude", "snip", "grasp", "synflow")
-    """methods to compare (`foreprune methods`), with settings (grasp:keep=magnitude), after 1,000 steps (snip@1000)"""
+    """names of `foreprune methods`, with settings (grasp:keep=magnitude snip:gates=score), after steps (snip@1000)"""
     densities: tuple[float, ...] = ()
     """fractions of weights to keep; default 0.2 0.05 0.02 0.01"""
     sparsities: tuple[float, ...] = ()

@@ -11,8 +11,7 @@ import tyro
 
 from foreprune.cli.arguments import Device, Training
 from foreprune.cli.consoles import errors, screen
-from foreprune.core.density import as_density
-from foreprune.experiments import parse_method
+from foreprune.experiments import parse_density, parse_method
 
 if TYPE_CHECKING:
     from foreprune.core.masks import Masks
@@ -58,13 +57,15 @@ class Prune:
       foreprune prune --model resnet-20 --method synflow --density 0.05
       foreprune prune --model my.package:build --method snip --sparsity 0.9 \\
           --data mnist --data-dir ~/data
+      foreprune prune --model my.package:build --method erk \\
+          --density 0.1 "head=1" "*.qkv[q,k]=0.5" --exclude "*.embed"
     """
 
     network: Annotated[Network, tyro.conf.arg(name="")]
     method: str
     """method, with settings as name:setting=value"""
-    density: float | None = None
-    """fraction of weights to keep"""
+    density: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FLOAT [PATTERN=FLOAT ...]")] = ()
+    """fraction of weights to keep; of parts too, by patterns as of --exclude: the number alone is for the others"""
     sparsity: float | None = None
     """or: fraction to remove"""
     compression: float | None = None
@@ -72,7 +73,7 @@ class Prune:
     samples_per_class: int = 10
     """training images of each class that data-driven methods look at"""
     exclude: tuple[str, ...] = ()
-    """parts not to prune: module names, globs, either with blocks as in *.qkv[q,k], or re:expression"""
+    """parts not to prune: names of modules or weights, globs, with blocks as in *.qkv[q,k], or re:expression"""
     scope: Literal["global", "local"] = "global"
     """compare scores over all layers, or keep the same fraction in each"""
     repair: Literal["head"] | None = None
@@ -85,9 +86,12 @@ class Prune:
     """file to write"""
 
     def run(self) -> int:
+        from foreprune.core.budget import as_densities
         from foreprune.experiments.one_network import prune_once
 
-        density = as_density(density=self.density, sparsity=self.sparsity, compression=self.compression)
+        density = as_densities(
+            density=parse_density(self.density), sparsity=self.sparsity, compression=self.compression
+        )
         name, settings = parse_method(self.method)
         with screen.status(f"pruning {self.network.model} with {name}"):
             masks = prune_once(

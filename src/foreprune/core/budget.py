@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from foreprune.core.blocks import Block
 from foreprune.core.density import as_density, keep_count, round_count
-from foreprune.core.net import Net
 from foreprune.core.prunable import fitting
 from foreprune.core.schedule import ScheduleName, densities
 from foreprune.core.select import Lot
@@ -40,17 +39,34 @@ class Group(NamedTuple):
             raise ValueError(f"density of {self.pattern!r}: {error}" if self.pattern != "*" else str(error)) from None
 
 
-def grouped(net: Net, density: Density) -> tuple[Group, ...]:
+def as_densities(
+    *, density: Density | None = None, sparsity: float | None = None, compression: float | None = None
+) -> Density:
+    """What is asked for: one density, or pattern -> density.
+
+    Raises:
+        TypeError: several of the arguments, or none.
+        ValueError: one density outside (0, 1]; those of patterns are looked at by `grouped`.
+    """
+    if not isinstance(density, Mapping):
+        return as_density(density=density, sparsity=sparsity, compression=compression)
+    if sparsity is not None or compression is not None:
+        raise TypeError("give density= by patterns alone, without sparsity= or compression=")
+    return dict(density)
+
+
+def grouped(blocks: Sequence[Block], density: Density, *, slots: Mapping[str, str]) -> tuple[Group, ...]:
     """The groups of blocks that `density` names: all of them, or those that its patterns fit.
 
-    A block belongs to the first pattern that fits it; "*" takes what no other one fits, wherever it stands.
+    A block belongs to the first pattern that fits it; "*" takes what no other one fits, wherever it stands. `slots`:
+    each name of a tensor -> its first one, which the blocks have.
 
     Raises:
         TypeError: a density that is no number.
         ValueError: a density outside (0, 1], a pattern that fits no prunable block, or a block that none fits.
     """
     if not isinstance(density, Mapping):
-        return (Group(net.blocks, density),)
+        return (Group(tuple(blocks), density),)
     if not density:
         raise ValueError('density is an empty mapping; give e.g. {"*.qkv[q,k]": 0.5, "*": 0.1}')
     shares = {}
@@ -61,25 +77,25 @@ def grouped(net: Net, density: Density) -> tuple[Group, ...]:
             shares[pattern] = as_density(density=value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"density of {pattern!r}: {error}") from None
-    table: dict[str, tuple[Block, ...]] = dict.fromkeys(net.prunable, ())
-    for block in net.blocks:
-        table[block.parameter] = (*table[block.parameter], block)
-    slots = {slot: key for slot, key in net.slots.items() if key in table}
+    table: dict[str, tuple[Block, ...]] = {}
+    for block in blocks:
+        table[block.parameter] = (*table.get(block.parameter, ()), block)
+    named = {slot: key for slot, key in slots.items() if key in table}
     owner: dict[Block, str] = {}
     for pattern in shares:
         if pattern == "*":
             continue
-        found = fitting(pattern, slots, table, of="density")
+        found = fitting(pattern, named, table, of="density")
         if not found:
-            known = ", ".join(block.name for block in net.blocks[:6])
+            known = ", ".join(block.name for block in blocks[:6])
             raise ValueError(f"density pattern {pattern!r} fits no prunable block; there are {known}, ...")
         owner = dict.fromkeys(found, pattern) | owner
-    left = [block for block in net.blocks if block not in owner]
+    left = [block for block in blocks if block not in owner]
     if left and "*" not in shares:
         raise ValueError(f'no density pattern fits {left[0].name!r}; add a density for the others: "*": 0.1')
     owner |= dict.fromkeys(left, "*")
     groups = (
-        Group(tuple(block for block in net.blocks if owner[block] == pattern), share, pattern)
+        Group(tuple(block for block in blocks if owner[block] == pattern), share, pattern)
         for pattern, share in shares.items()
     )
     return tuple(group for group in groups if group.blocks)

@@ -13,7 +13,7 @@ from foreprune.core.cautions import about_zeros, warn_of_zero_head
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName
-from foreprune.core.select import Lot, NoSignal, Scope
+from foreprune.core.select import Lot, NoSignal, Scope, check_whole
 from foreprune.core.task import Task
 from foreprune.core.unscored import Gates, UnscoredBlocks, instead_of, notice, unscored_blocks, with_attention
 
@@ -74,7 +74,11 @@ def by_score(
     """
     masks, unscored, parts = net.dense(), None, net
     last: _Scored | None = None
-    steps = lots_of(grouped(net, density), rounds=rounds, schedule=schedule)
+
+    def steps_of(part: Net) -> list[tuple[Lot, ...]]:
+        return lots_of(grouped(part.blocks, density, slots=part.slots), rounds=rounds, schedule=schedule)
+
+    steps = steps_of(net)
     if sum(lot.keep for lot in steps[-1]) == net.total:
         gates = "score"
 
@@ -109,7 +113,8 @@ def by_score(
                 found = with_attention(silent, parts) if attention else silent
                 if found:
                     unscored = instead_of(found, net, whole=gates == "keep")
-                    masks, steps = parts.dense(), lots_of(grouped(parts, density), rounds=rounds, schedule=schedule)
+                    masks, steps = parts.dense(), steps_of(parts)
+                    check_whole(unscored, steps[-1])  # earlier rounds keep more
                     said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
                     warnings.warn(said, UnscoredBlocks, stacklevel=4)
             masks = choose(latest, steps[done - 1])

@@ -48,6 +48,8 @@ def keep_count(density: float, total: int) -> int:
     Raises:
         ValueError: that is zero.
     """
+    if not total:
+        raise ValueError("there is no weight to keep any of: give at least one tensor that is not empty")
     keep = round(density * total)
     if not keep:
         raise ValueError(

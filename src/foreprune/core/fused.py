@@ -7,11 +7,13 @@ split only for the classes listed here; a layer of unknown layout stays one bloc
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from foreprune.core.attention import role_of
 from foreprune.core.blocks import Block, Labels, split
 from foreprune.core.layer_units import is_conv1d, is_stack
 
@@ -21,15 +23,22 @@ _GATES = {
     nn.LSTMCell: "ifgo",
     nn.GRUCell: "rzn",
 }
-_FUSED = {
-    **dict.fromkeys(("qkv", "to_qkv", "Wqkv", "c_attn"), "qkv"),  # one after the other, as `chunk(3)` takes them
-    **dict.fromkeys(("kv", "to_kv"), "kv"),
+# layers called so hold queries, keys and values one after the other, as `chunk(3)` takes them, or keys and values
+_FUSED = re.compile(
+    r"(?:(?:to|w|in_proj|proj|attn|fc|lin|linear)_?)?(qkv|kv)(?:_?(?:proj|projection|lin|linear|layer|net|conv|fc))?"
+    r"|c_attn",
+    re.IGNORECASE,
+)
+# class -> its layer that holds q, k and v of one head, then of the next
+_BY_HEAD = {
+    **dict.fromkeys(
+        (f"{model}Attention" for model in ("GPTNeoX", "GPTNeoXJapanese", "Bloom", "Persimmon")), "query_key_value"
+    ),
+    "DisentangledSelfAttention": "in_proj",  # DeBERTa's
 }
-# query_key_value: q, k and v of one head, then of the next
-_BY_HEAD = frozenset(f"{model}Attention" for model in ("GPTNeoX", "GPTNeoXJapanese", "Bloom", "Persimmon"))
 # qkv_proj: queries of all heads, then keys and values of perhaps fewer
 _GROUPED = frozenset(f"{model}Attention" for model in ("Phi3", "Phi4Multimodal"))
-_OTHER_LAYOUT = ("GPTBigCode",)
+_OTHER_LAYOUT = ("GPTBigCode", "MiniMax")
 
 
 def fused_blocks(module: nn.Module, slots: Mapping[str, str]) -> dict[str, tuple[Block, ...]]:
@@ -72,45 +81,84 @@ def _layout(
         return (1, _equal(labels, outputs)) if name == "c_attn" and labels else None
     if not isinstance(owner, (nn.Linear, nn.Conv1d, nn.Conv2d)) or parent is None:
         return None
-    return _projection(shape, name=name, parent=parent)
+    return _projection(owner, shape, name=name, parent=parent)
 
 
-def _projection(shape: tuple[int, ...], *, name: str, parent: nn.Module) -> tuple[int, Labels] | None:
+def _projection(layer: nn.Module, shape: tuple[int, ...], *, name: str, parent: nn.Module) -> tuple[int, Labels] | None:
     """Of a linear layer or convolution called `name` in `parent`, by what is known of the layouts in use."""
-    kind = type(parent).__name__
-    if name in _FUSED and not _head_by_head(parent):
-        widths = (shape[1], getattr(parent, "dim_out", None))  # Hiera's attention changes the width
-        return (0, _equal(_FUSED[name], shape[0])) if shape[0] in _times(len(_FUSED[name]), widths) else None
+    kind, rows = type(parent).__name__, shape[0]
     config = getattr(parent, "config", None)
     heads = getattr(config, "num_attention_heads", None) or getattr(parent, "num_heads", None)
-    if not isinstance(heads, int) or heads < 1:
+    heads = heads or getattr(parent, "num_attention_heads", None)
+    if isinstance(heads, int) and heads > 0:
+        if _BY_HEAD.get(kind) == name or (name == "qkv" and getattr(parent, "head_first", False)):
+            return _in_turns(rows, heads, {"q": 1, "k": 1, "v": 1})
+        if name == "qkv" and hasattr(parent, "key_dim") and hasattr(parent, "val_dim"):  # TinyViT's
+            return _in_turns(rows, heads, {"q": parent.key_dim, "k": parent.key_dim, "v": parent.val_dim})
+        if name == "qkv_proj" and kind in _GROUPED:
+            return _grouped(rows, heads, getattr(config, "num_key_value_heads", None) or heads)
+        if name == "query_key_value" and kind == "FalconAttention":
+            return _falcon(rows, heads, parent)
+        if name == "c_attn" and kind == "GPTBigCodeAttention":
+            shared = getattr(parent, "multi_query", None)
+            return None if shared is None else _one_key_or_each(rows, heads, one=shared)
+    if name == "qkv_proj" and kind == "CodeGenAttention":  # laid out for four cores
+        return _in_turns(rows, 4, {"q": 1, "v": 1, "k": 1})
+    found = _FUSED.fullmatch(name)
+    if found is None or _head_by_head(parent):
         return None
-    if (name == "query_key_value" and kind in _BY_HEAD) or (name == "qkv" and getattr(parent, "head_first", False)):
-        return _each_head(shape[0], heads, (1, 1, 1))
-    if name == "qkv" and hasattr(parent, "key_dim") and hasattr(parent, "val_dim"):  # TinyViT's
-        return _each_head(shape[0], heads, (parent.key_dim, parent.key_dim, parent.val_dim))
-    if name == "qkv_proj" and kind in _GROUPED:
-        shared = getattr(config, "num_key_value_heads", None) or heads
-        rows, rest = divmod(shape[0], heads + 2 * shared)
-        if not rest:
-            ends = (0, heads * rows, (heads + shared) * rows, shape[0])
-            return 0, {label: ((ends[at], ends[at + 1]),) for at, label in enumerate("qkv")}
-    return None
+    labels = (found[1] or "qkv").lower()
+    fits = rows in {len(labels) * width for width in _widths(layer, shape, parent)}
+    return (0, _equal(labels, rows)) if fits or (labels == "kv" and _is_shared(rows, parent)) else None
 
 
-def _times(parts: int, widths: tuple[Any, ...]) -> tuple[int, ...]:
-    return tuple(parts * width for width in widths if isinstance(width, int))
+def _widths(layer: nn.Module, shape: tuple[int, ...], parent: nn.Module) -> set[int]:
+    """How wide queries, keys and values may be: as the input, or as what another layer of the same attention, such as
+    the one behind it, takes."""
+    others = [one for one in parent.modules() if one is not layer]
+    inputs = (getattr(one, "in_features", getattr(one, "in_channels", None)) for one in others)
+    known = (shape[1], getattr(parent, "dim_out", None), *inputs)  # Hiera's attention changes the width
+    return {width for width in known if isinstance(width, int)}
 
 
-def _each_head(rows: int, heads: int, shares: tuple[Any, Any, Any]) -> tuple[int, Labels] | None:
-    """Queries, keys and values of one head, then of the next, in these shares; None where they do not fit."""
-    if any(not isinstance(share, int) or share < 1 for share in shares) or rows % (heads * sum(shares)):
+def _is_shared(rows: int, parent: nn.Module) -> bool:
+    """Whether so many rows are keys and values of fewer heads than the queries, which a layer beside them makes."""
+    queries = [layer for name, layer in parent.named_children() if role_of(name) == "q"]
+    widths = [getattr(layer, "out_features", getattr(layer, "out_channels", None)) for layer in queries]
+    return any(isinstance(width, int) and rows % 2 == 0 and width % (rows // 2) == 0 for width in widths)
+
+
+def _falcon(rows: int, heads: int, parent: nn.Module) -> tuple[int, Labels] | None:
+    """Falcon's: groups of queries with their key and value; all queries, one key and one value; or head by head."""
+    if getattr(parent, "new_decoder_architecture", False):
+        shared = getattr(parent, "num_kv_heads", None)
+        if not isinstance(shared, int) or heads % shared:
+            return None
+        return _in_turns(rows, shared, {"q": heads // shared, "k": 1, "v": 1})
+    return _one_key_or_each(rows, heads, one=bool(getattr(parent, "multi_query", False)))
+
+
+def _one_key_or_each(rows: int, heads: int, *, one: bool) -> tuple[int, Labels] | None:
+    """All queries, then one key and one value; or head by head."""
+    return _grouped(rows, heads, 1) if one else _in_turns(rows, heads, {"q": 1, "k": 1, "v": 1})
+
+
+def _grouped(rows: int, heads: int, shared: int) -> tuple[int, Labels] | None:
+    """Queries of all heads, then keys and values of perhaps fewer; None where they do not fit."""
+    return _in_turns(rows, 1, {"q": heads, "k": shared, "v": shared})
+
+
+def _in_turns(rows: int, turns: int, shares: Mapping[str, Any]) -> tuple[int, Labels] | None:
+    """Label -> share of the rows of one turn (a head, say), then of the next; None where they do not fit."""
+    if any(not isinstance(share, int) or share < 1 for share in shares.values()):
         return None
-    unit = rows // (heads * sum(shares))
-    ends = [0, *(unit * share for share in itertools.accumulate(shares))]
+    unit, rest = divmod(rows, turns * sum(shares.values()))
+    if rest or not unit:
+        return None
+    ends = [0, *(unit * share for share in itertools.accumulate(shares.values()))]
     starts = range(0, rows, ends[-1])
     return 0, {
-        label: tuple((start + ends[at], start + ends[at + 1]) for start in starts) for at, label in enumerate("qkv")
+        label: tuple((start + ends[at], start + ends[at + 1]) for start in starts) for at, label in enumerate(shares)
     }
 
 

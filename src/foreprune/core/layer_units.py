@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from foreprune.core.blocks import Block
 from foreprune.core.targets import unwrapped
@@ -32,8 +33,9 @@ def owner_of(module: nn.Module, name: str) -> nn.Module:
 
 def is_stack(layer: nn.Module, shape: Sequence[int]) -> bool:
     """Whether a parameter of `layer` of this shape, (experts, ., .), is the weights of all experts of a mixture: the
-    type's name says "expert", or it has as many experts as the tensor has entries on axis 0."""
-    if len(shape) != 3 or min(shape) < 2:
+    type's name says "expert", or it has as many experts as the tensor has entries on axis 0. A convolution or bilinear
+    layer is none, whatever it is called: its three axes are its own."""
+    if len(shape) != 3 or min(shape) < 2 or isinstance(layer, (_ConvNd, nn.Bilinear)):
         return False
     counts = [getattr(layer, name, None) for name in ("num_experts", "num_local_experts", "n_experts")]
     return shape[0] in counts or "expert" in type(layer).__name__.lower()

@@ -206,11 +206,13 @@ def _original(layer: nn.Module, attribute: str) -> tuple[str | None, str]:
 
 
 def _of_chain(chain: parametrize.ParametrizationList, key: str, value: Tensor | None) -> Tensor:
-    """What the parametrizations make of `value` in place of their original tensor `key`, in evaluation mode."""
+    """What the parametrizations make of `value` in place of their original tensor `key`, in evaluation mode; what they
+    write to their buffers goes to copies."""
     modes = [(part, part.training) for part in chain.modules()]
     try:
         with torch.no_grad():
-            given = {} if value is None else {key: value}
+            given = {name: buffer.clone() for name, buffer in chain.named_buffers()}
+            given |= {} if value is None else {key: value}
             made: Tensor = torch.func.functional_call(chain.eval(), given, ())
     finally:
         for part, training in modes:

@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from foreprune.core.density import as_density, keep_count
+from foreprune.core.blocks import whole
+from foreprune.core.budget import Density, as_densities, grouped, lots_of
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.prunable import Prunable
 from foreprune.core.seeds import generator_for
 from foreprune.core.select import Scope, keep_best
 from foreprune.core.settings import check_scope_and_seed
+from foreprune.core.sharding import is_sharded
 from foreprune.core.targets import parameters_of, unwrapped
 
 Rename = Mapping[str, str] | Callable[[str], str]
@@ -37,16 +40,22 @@ def masks_from_zeros(model: nn.Module, *, prunable: Prunable = None) -> Masks:
     return masks
 
 
-def masks_from_scores(scores: Mapping[str, Tensor], density: float, *, scope: Scope, seed: int) -> Masks:
+def masks_from_scores(scores: Mapping[str, Tensor], density: Density, *, scope: Scope, seed: int) -> Masks:
     """See `Masks.from_scores`."""
     if not isinstance(scores, Mapping):
         raise TypeError(f"scores must be a mapping from parameter name to tensor, not {type(scores).__name__}")
     for name, score in scores.items():
         if not isinstance(score, Tensor):
             raise TypeError(f"the scores of {name!r} must be a tensor, not {type(score).__name__}")
+        if score.layout != torch.strided:
+            raise TypeError(
+                f"the scores of {name!r} must be a dense tensor, not {score.layout}; write scores.to_dense()"
+            )
     check_scope_and_seed(scope, seed)
-    density = as_density(density=density)
-    keep = keep_count(density, sum(score.numel() for score in scores.values()))
+    density = as_densities(density=density)
+    blocks = [whole(name, score.shape) for name, score in scores.items()]
+    (lots,) = lots_of(grouped(blocks, density, slots={name: name for name in scores}))
+    keep = lots[0].keep if len(lots) == 1 else lots
     masks = keep_best(scores, keep, scope=scope, generator=generator_for("prune", int(seed)))
     return masks.with_metadata({"method": "scores", "density": repr(density), "seed": str(seed), "scope": scope})
 
@@ -78,6 +87,11 @@ def masks_to_torch_prune(masks: Masks, model: nn.Module) -> nn.Module:
                     f"call prune.remove(module, {attribute!r}) first"
                 )
     targets = parameters_of(module, masks.shapes)
+    if any(map(is_sharded, [*targets.values(), *masks.values()])):
+        raise ValueError(
+            "torch.nn.utils.prune is for whole models, and this one, or its masks, are sharded over processes; write "
+            "masks.attach(model, optimizer), or masks.full().to_torch_prune(model) before fully_shard"
+        )
     names = {id(parameter): name for name, parameter in targets.items()}
     places = [
         (owner, attribute, names[id(parameter)])

@@ -19,6 +19,7 @@ from foreprune.core.targets import check_same_weights, parameters_of
 
 if TYPE_CHECKING:
     from foreprune.core.attach import Handle
+    from foreprune.core.budget import Density
     from foreprune.core.mask_sources import Rename
     from foreprune.core.prunable import Prunable
     from foreprune.core.select import Scope
@@ -90,17 +91,19 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def from_scores(
-        cls, scores: Mapping[str, Tensor], density: float, *, scope: Scope = "global", seed: int = 0
+        cls, scores: Mapping[str, Tensor], density: Density, *, scope: Scope = "global", seed: int = 0
     ) -> Masks:
         """Keep exactly `round(density * total)` weights, those with the largest scores, ties drawn from `seed`.
 
-        The same masks as `foreprune.prune(model, scores, ...)`, without a model, so that it is not known which tensors
-        hold several layers. `scores` are name -> floating tensor of the weight's shape, larger means keep; `density` is
-        in (0, 1]; `scope` "global" compares over all tensors, "local" keeps the same fraction of each.
+        The same masks as `foreprune.prune(model, scores, gates="score", ...)`, without a model, so that it is not known
+        which tensors hold several layers. `scores` are name -> floating tensor of the weight's shape, larger means
+        keep; `density` is in (0, 1], or a mapping from patterns to densities, as in `foreprune.prune`, each with an
+        exact count; `scope` "global" compares over all tensors, "local" keeps the same fraction of each.
 
         Raises:
-            ValueError: scores that are NaN, infinite or all zero; a density that keeps nothing.
-            TypeError: scores that are no mapping of floating tensors.
+            ValueError: scores that are NaN, infinite or all zero; a density that keeps nothing; a pattern that fits
+                nothing, or a tensor that none fits.
+            TypeError: scores that are no mapping of dense floating tensors.
         """
         from foreprune.core.mask_sources import masks_from_scores
 
@@ -125,7 +128,8 @@ class Masks(Mapping[str, Tensor]):
         weights; `prune.remove(module, "weight")` makes the zeros permanent. Tied weights stay tied.
 
         Raises:
-            ValueError: the masks belong to another model, or it is pruned so already. Nothing has been changed then.
+            ValueError: the masks belong to another model, it is pruned so already, or it is sharded. Nothing has been
+                changed then.
         """
         from foreprune.core.mask_sources import masks_to_torch_prune
 

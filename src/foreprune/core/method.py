@@ -158,7 +158,7 @@ class Method:
             if scope != "global" or floor:
                 leave = 'scope="global"' if scope != "global" else "floor=0"
                 raise ValueError(f"method {self.name!r} sets the layer densities itself; leave {leave}")
-            groups = grouped(net, density)
+            groups = grouped(net.blocks, density, slots=net.slots)
             if len(groups) > 1 and not self.exact:
                 raise ValueError(f"method {self.name!r} chooses among all weights at once; give it one density")
 

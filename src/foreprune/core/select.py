@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, reduce
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -126,6 +126,7 @@ def keep_best(
     blocks: Sequence[Block] = (),
     unscored: Unscored | None = None,
     floor: float = 0.0,
+    choice: Callable[..., Choice] | None = None,
 ) -> Masks:
     """Keep `keep` weights by `keep_top`, or with `scope="local"` the same fraction of every block, as near as whole
     numbers and what `among` has left allow.
@@ -141,29 +142,24 @@ def keep_best(
             other scores.
         floor: share of its Erdős-Rényi-kernel count that every block keeps of its best, whatever others score. Matters
             for the global scope only.
+        choice: what the masks are made in, called with the arguments of `Choice`, which is the default.
 
     Raises:
         NoSignal: every score among the living weights is zero.
         ValueError: as `keep_top`; or blocks that are to be kept whole, of more weights than there are to keep.
     """
     blocks = blocks or (Masks.dense(scores) if among is None else among).blocks
-    table = by_parameter(blocks)
-    if isinstance(keep, int) and scope == "global" and not unscored and not floor and all(map(covers, table.values())):
-        found = keep_top(scores, keep, generator=generator, among=among)
-        return Masks._adopt(found._tensors, kept=found._kept, table=table).with_metadata(found.metadata)
-    _check_finite(scores)
-    choice = Choice(scores, among, blocks, unscored.scores if unscored else {}, generator)
-    return filled(choice, [Lot(tuple(blocks), keep)] if isinstance(keep, int) else keep, scope, unscored, floor)
-
-
-def filled(choice: Choice, lots: Sequence[Lot], scope: Scope, unscored: Unscored | None, floor: float) -> Masks:
-    """The masks of a choice of as many weights as the lots say; arguments and errors as of `keep_best`."""
-    for lot in lots:
-        _check_count(lot.keep, sum(choice.living[block.name] for block in lot.blocks), least=0)
-        (_keep_shared if scope == "global" else _keep_fraction)(choice, lot, unscored, floor)
-    if not choice.signal:
+    made = (choice or Choice)(scores, among, blocks, unscored.scores if unscored else {}, generator)
+    covered = all(map(covers, made.table.values()))
+    if isinstance(keep, int) and scope == "global" and not unscored and not floor and covered:
+        return made.best(keep)
+    made.check_finite()
+    for lot in [Lot(tuple(blocks), keep)] if isinstance(keep, int) else keep:
+        _check_count(lot.keep, sum(made.living[block.name] for block in lot.blocks), least=0)
+        (_keep_shared if scope == "global" else _keep_fraction)(made, lot, unscored, floor)
+    if not made.signal:
         raise no_signal()
-    return choice.masks()
+    return made.masks()
 
 
 class Choice:
@@ -177,19 +173,31 @@ class Choice:
         instead: Mapping[str, Tensor],
         generator: torch.Generator,
     ) -> None:
-        self.scores, self.among, self.instead, self.generator = scores, among, instead, generator
+        self.scores, self.among, self.blocks, self.instead = scores, among, blocks, instead
+        self.generator = generator
         self.table = by_parameter(blocks)
         self.signal = False
         self.ties: dict[frozenset[str], Ties] = {}  # blocks that were compared -> what a draw had a part in
         self.kept = dict.fromkeys((block.name for block in blocks), 0)
-        self.living = (
-            {block.name: block.size for block in blocks}
-            if among is None
-            else {name: kept for name, (kept, _) in among.block_counts().items()}
-        )
         double = any(score.dtype == torch.float64 for score in scores.values())
         self.dtype = torch.float64 if double else torch.float32
         self.parts: dict[str, NDArray[np.bool_]] = {}
+
+    @cached_property
+    def living(self) -> dict[str, int]:
+        """Block -> how many of its weights there are to choose from."""
+        if self.among is None:
+            return {block.name: block.size for block in self.blocks}
+        return {name: kept for name, (kept, _) in self.among.block_counts().items()}
+
+    def check_finite(self) -> None:
+        """Raise ValueError for a score that is NaN or infinite, TypeError for one that is no floating number."""
+        _check_finite(self.scores)
+
+    def best(self, keep: int) -> Masks:
+        """Masks of the `keep` best of all, where nothing is outside of blocks: `keep_top`."""
+        found = keep_top(self.scores, keep, generator=self.generator, among=self.among)
+        return Masks._adopt(found._tensors, kept=found._kept, table=self.table).with_metadata(found.metadata)
 
     def take(self, blocks: Sequence[Block], keep: int) -> dict[str, int]:
         """Keep the `keep` best of these blocks, compared with each other; how many of each that are."""
@@ -243,7 +251,7 @@ class Choice:
 
 def _keep_fraction(choice: Choice, lot: Lot, unscored: Unscored | None, floor: float) -> None:
     """The same fraction of each block."""
-    fixed = _kept_whole(choice, lot, unscored)
+    fixed = _kept_whole(lot, unscored)
     free = [block for block in lot.blocks if block.name not in fixed]
     keep = lot.keep - sum(fixed.values())
     share = keep / max(1, sum(block.size for block in free))
@@ -258,7 +266,7 @@ def _keep_fraction(choice: Choice, lot: Lot, unscored: Unscored | None, floor: f
 
 def _keep_shared(choice: Choice, lot: Lot, unscored: Unscored | None, floor: float) -> None:
     """The best over all blocks, except that unscored ones keep their share, and that none keeps less than its floor."""
-    fixed = _kept_whole(choice, lot, unscored)
+    fixed = _kept_whole(lot, unscored)
     silent = [block for block in lot.blocks if block.name in choice.instead and block.name not in fixed]
     scored = [block for block in lot.blocks if block.name not in choice.instead]
     ideal = erk_counts(lot) if silent or floor else {}
@@ -284,7 +292,13 @@ def _keep_shared(choice: Choice, lot: Lot, unscored: Unscored | None, floor: flo
         scored = [block for block in scored if block not in short]
 
 
-def _kept_whole(choice: Choice, lot: Lot, unscored: Unscored | None) -> dict[str, int]:
+def check_whole(unscored: Unscored | None, lots: Sequence[Lot]) -> None:
+    """Raise ValueError if blocks that are to be kept whole have more weights than their lot keeps."""
+    for lot in lots:
+        _kept_whole(lot, unscored)
+
+
+def _kept_whole(lot: Lot, unscored: Unscored | None) -> dict[str, int]:
     """Of the blocks that are kept whole, how many weights that is."""
     if unscored is None or not unscored.whole:
         return {}

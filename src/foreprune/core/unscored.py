@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foreprune.core.attention import score_blocks
@@ -26,6 +27,8 @@ from foreprune.core.select import Unscored
 from foreprune.core.task import Task, require_grad
 
 Gates = Literal["erk", "keep", "score"]
+# Of fewer rows a third is empty by chance now and then.
+FEW_ROWS = 24
 
 
 class UnscoredBlocks(UserWarning):
@@ -69,6 +72,8 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     zero = ~net.rows(block.parameter, score, axis)
     if not zero.size / 3 <= np.count_nonzero(zero) < zero.size or is_transposed(owner):
         return (block,)
+    if not net.rows(block.parameter, net.params[block.parameter], axis)[zero].all():
+        return (block,)  # rows of zeros, of units pruned earlier, have no score for another reason
     ends = np.flatnonzero(np.diff(zero.astype(np.int8), prepend=0, append=0)).tolist()
     without = tuple(zip(ends[::2], ends[1::2], strict=True))
     lengths, gaps = np.diff(ends)[::2], np.diff(ends)[1::2]
@@ -78,6 +83,34 @@ def _pieces(scores: Mapping[str, Tensor], net: Net, block: Block) -> tuple[Block
     between = zip(borders[::2], borders[1::2], strict=True)
     with_score = tuple((start, stop) for start, stop in between if start < stop)
     return split(block.parameter, block.tensor, axis, {"unscored": without, "scored": with_score})
+
+
+def emptied_rows(masks: Masks, net: Net) -> dict[str, int]:
+    """Layer -> how many of its rows have lost all weights, where those are a third or two of it and lie as queries and
+    keys do in a fused projection: one after the other, or the same part of every head.
+
+    What is known to hold several layers is left out: it is split into blocks, and they are looked at one by one.
+    """
+    lost = {}
+    for block in net.blocks:
+        if not block.spans and len(block.tensor) > 1:
+            axis = 1 if is_conv1d(owner_of(net.module, block.parameter)) else 0
+            lost[block.name] = _empty_thirds(net.rows(block.parameter, masks[block.parameter], axis))
+    return {name: rows for name, rows in lost.items() if rows}
+
+
+def _empty_thirds(alive: NDArray[np.bool_]) -> int:
+    """How many rows make up the empty thirds of every head, or of all heads together, if most others are not empty."""
+    if alive.size < FEW_ROWS:
+        return 0
+    for heads in range(1, alive.size // 6 + 1):
+        if alive.size % (3 * heads) == 0:
+            thirds = alive.reshape(heads, 3, -1)
+            empty = ~thirds.any((0, 2))
+            count = int(np.count_nonzero(empty))
+            if 0 < count < 3 and thirds[:, ~empty].mean() >= 0.5:
+                return count * alive.size // 3
+    return 0
 
 
 def with_attention(found: tuple[Block, ...], net: Net) -> tuple[Block, ...]:

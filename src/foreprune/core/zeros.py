@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 
 import torch
@@ -14,12 +15,15 @@ from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.seeds import generator_for
 from foreprune.core.sharding import is_sharded
 
+_HEADS = re.compile(r"(?:(?:\w+_)?(?:heads?|classifier|logits)|fc)(?:_dist)?")
+
 
 def zero_heads(net: Net) -> tuple[str, ...]:
     """Names of the weights of the last layer if they are all zero, and of siblings like it (a second head).
 
-    The last layer is the last in the order of the module, pruned or not. No gradient and no path passes a head of
-    zeros, so scores of everything before it vanish. A network of nothing but zeros has no head of zeros.
+    The last layer is the last in the order of the module, pruned or not; where that one is not zero, a layer that is
+    called a head or classifier may have been defined before others. No gradient and no path passes a head of zeros, so
+    scores of everything before it vanish. A network of nothing but zeros has no head of zeros.
     """
     if any(map(is_sharded, net.module.parameters())):  # no process sees the whole
         return ()
@@ -28,11 +32,20 @@ def zero_heads(net: Net) -> tuple[str, ...]:
         for weight in layer_weights(net.module)
         if weight.stored is not None and weight.computed_by is None
     ]
-    if not layers or _any(net.params[layers[-1][1]]) or not any(_any(net.params[name]) for _, name in layers):
+    if not layers or not any(_any(net.params[name]) for _, name in layers):
         return ()
-    parent, shape = layers[-1][0].rpartition(".")[0], net.params[layers[-1][1]].shape
+    last, name = layers[-1]
+    if _any(net.params[name]):
+        return tuple(dict.fromkeys(name for layer, name in layers if _is_head(layer) and not _any(net.params[name])))
+    parent, shape = last.rpartition(".")[0], net.params[name].shape
     alike = [name for prefix, name in layers if prefix.rpartition(".")[0] == parent and net.params[name].shape == shape]
     return tuple(name for name in dict.fromkeys(alike) if not _any(net.params[name]))
+
+
+def _is_head(layer: str) -> bool:
+    """Whether it is called one: "head", "lm_head", "classifier.2", ..."""
+    called = [part for part in layer.split(".") if not part.isdigit()][-1:]
+    return any(_HEADS.fullmatch(part) for part in called)
 
 
 def zero_scales(net: Net) -> tuple[str, ...]:

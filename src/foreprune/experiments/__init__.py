@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from foreprune.experiments.grid import grid, parse_method, parse_timed_method, shortened
+from foreprune.experiments.grid import grid, parse_density, parse_method, parse_timed_method, shortened
 from foreprune.experiments.selection import in_epochs, limited
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "in_epochs",
     "limited",
     "measured_rate",
+    "parse_density",
     "parse_method",
     "parse_timed_method",
     "resolve_device",

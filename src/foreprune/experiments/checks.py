@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from foreprune.api import SELECTION, check_selection
 from foreprune.core.density import keep_count
 from foreprune.core.init import check_initializer
 from foreprune.core.net import Net
@@ -66,7 +68,9 @@ def check_names(experiments: Sequence[Experiment]) -> None:
 
 def _check_method(experiment: Experiment) -> None:
     found = as_method(experiment.method)
-    found.check_settings(experiment.hyper)
+    found.check_settings({name: value for name, value in experiment.hyper.items() if name not in SELECTION})
+    chosen: dict[str, Any] = {name: experiment.hyper[name] for name in SELECTION if name in experiment.hyper}
+    check_selection(**chosen)
     if (ablation := ablation_of(experiment)) and ablation.changes == "method":
         ablation.apply(found)
 

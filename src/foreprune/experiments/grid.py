@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -54,6 +55,31 @@ def parse_timed_method(text: str) -> tuple[str, dict[str, Scalar], int]:
             f"method {text!r}: {step!r} is no optimizer step; write e.g. snip@1000 to prune after 1,000 steps"
         )
     return name, hyper, int(step)
+
+
+def parse_density(texts: Sequence[str]) -> float | dict[str, float] | None:
+    """("0.1", "head=1") -> {"*": 0.1, "head": 1.0}, what `foreprune.prune` takes as densities by patterns; a number
+    alone is that number, and nothing is None.
+
+    Raises:
+        ValueError: what is neither a number nor PATTERN=NUMBER, or twice the same.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        pattern, equals, value = text.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or (equals and not pattern):
+            raise ValueError(
+                f'density {text!r} is neither a number nor PATTERN=NUMBER; write e.g. 0.1 "head=1" "*.qkv[q,k]=0.5"'
+            )
+        if (name := pattern or "*") in found:
+            which = f"for {pattern!r}" if pattern else "for what no pattern fits"
+            raise ValueError(f"density has two numbers {which}, {found[name]:g} and {number:g}; keep one")
+        found[name] = number
+    return found["*"] if list(found) == ["*"] else found or None
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:

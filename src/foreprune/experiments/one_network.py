@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from foreprune.analysis import Analysis, analyze
-from foreprune.api import Repair, prune
+from foreprune.api import SELECTION, Repair, prune
 from foreprune.core.atomic import atomic_write
+from foreprune.core.budget import Density
 from foreprune.core.masks import Masks
 from foreprune.core.select import Scope
 from foreprune.core.unscored import Gates
@@ -89,7 +90,7 @@ def prune_once(
     network: OneNetwork,
     method: str,
     *,
-    density: float,
+    density: Density,
     settings: Mapping[str, Scalar] | None = None,
     samples_per_class: int = 10,
     exclude: Sequence[str] = (),
@@ -101,8 +102,10 @@ def prune_once(
     """The masks of `method`; arguments as on the command line.
 
     Raises:
-        ValueError: a data-driven method without data.
+        ValueError: a data-driven method without data, or `settings` that are arguments here.
     """
+    if twice := [name for name in SELECTION if name in (settings or {})]:
+        raise ValueError(f"{twice[0]} is no setting of {method!r} here but an option: write --{twice[0]}")
     needs = as_method(method).needs
     if network.data is None and needs - {"shape"}:
         raise ValueError(f"method {method!r} scores on data: add --data (and --data-dir), e.g. --data digits")
@@ -121,10 +124,17 @@ def prune_once(
         gates=gates,
         floor=floor,
         seed=network.seed,
-        prunable=list(exclude) or None,
+        prunable=[_as_pattern(entry, network.model) for entry in exclude] or None,
         repair=repair,
         **given,
     )
+
+
+def _as_pattern(entry: str, model: nn.Module) -> str:
+    """`entry` as a pattern to exclude: the name of a parameter, which says what to prune, becomes a glob of it."""
+    name, bracket, labels = entry.partition("[")
+    slots = {slot for slot, _ in model.named_parameters(remove_duplicate=False)}
+    return f"{name[:-1]}[{name[-1]}]{bracket}{labels}" if name in slots else entry
 
 
 def analyze_once(network: OneNetwork, *, masks: Masks | None = None, samples_per_class: int = 1) -> Analysis:

@@ -38,19 +38,19 @@ _TRACE = "trace.txt"  # in the run's folder while it trains
 
 
 def layers_of(model: nn.Module, masks: Masks) -> tuple[LayerRecord, ...]:
-    """Counts and remaining units of every prunable tensor, in order."""
-    counts, shapes, units = masks.layer_counts(), masks.shapes, unit_histograms(model, masks)
+    """Counts and remaining units of every prunable block, in order."""
+    counts, units = masks.block_counts(), unit_histograms(model, masks)
     return tuple(
         LayerRecord(
-            name=name,
-            shape=shapes[name],
-            kept=counts[name][0],
-            total=counts[name][1],
-            units_alive=sum(units[name][1:]),
-            units=sum(units[name]),
-            unit_densities=units[name],
+            name=block.name,
+            shape=block.shape,
+            kept=counts[block.name][0],
+            total=counts[block.name][1],
+            units_alive=sum(units[block.name][1:]),
+            units=sum(units[block.name]),
+            unit_densities=units[block.name],
         )
-        for name in masks
+        for block in masks.blocks
     )
 
 

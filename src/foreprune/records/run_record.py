@@ -13,7 +13,8 @@ FORMAT: Final = "foreprune-record/1"
 
 
 class LayerRecord(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """One prunable weight tensor: how many entries were kept, and how many of its output units are still fed.
+    """One prunable weight: how many entries were kept, and how many of its output units are still fed. Where a tensor
+    holds several layers each has a row of its own, "attn.qkv.weight[q]".
 
     `unit_densities` counts the output units by the fraction of their incoming weights that was kept: the first entry
     those that keep nothing, then twenty of width 0.05, open below and closed above, so that their sum is `units`. Empty

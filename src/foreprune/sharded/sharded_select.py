@@ -8,6 +8,7 @@ everywhere, in the order of the whole tensors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from foreprune.core.blocks import Block, covers, whole
 from foreprune.core.collective import reduced, totals
 from foreprune.core.masks import Masks, outside
-from foreprune.core.select import Choice, Lot, Scope, Unscored, filled, no_signal
+from foreprune.core.select import Choice, Lot, keep_best, no_signal
 from foreprune.sharded.layout import Layout
 from foreprune.sharded.sharded_net import ShardedNet
 
@@ -69,16 +70,7 @@ class _Piece(NamedTuple):
 
 
 def keep_best_sharded(
-    net: ShardedNet,
-    scores: Mapping[str, Tensor],
-    keep: int | Sequence[Lot],
-    *,
-    scope: Scope = "global",
-    generator: torch.Generator,
-    among: Masks | None = None,
-    blocks: Sequence[Block] = (),
-    unscored: Unscored | None = None,
-    floor: float = 0.0,
+    net: ShardedNet, scores: Mapping[str, Tensor], keep: int | Sequence[Lot], **options: Any
 ) -> Masks:
     """`keep_best` on parts of scores; the masks are parts too. All processes have to call.
 
@@ -86,39 +78,37 @@ def keep_best_sharded(
         NoSignal: every score is zero (a ValueError).
         ValueError: a score of any process is NaN or infinite, or blocks are to be kept whole that are too large.
     """
-    check_finite(net, scores)
-    blocks = blocks or net.blocks
-    choice = _ShardedChoice(net, scores, among, blocks, unscored.scores if unscored else {}, generator)
-    covered = all(map(covers, choice.table.values()))
-    if isinstance(keep, int) and scope == "global" and not unscored and not floor and covered:
-        # ties are drawn in the order of the tensors
-        choice.take([whole(name, net.layouts[name].shape) for name in scores], keep)
-        if not choice.signal:
-            raise no_signal()
-        return choice.masks()
-    return filled(choice, [Lot(tuple(blocks), keep)] if isinstance(keep, int) else keep, scope, unscored, floor)
+    options["blocks"] = options.get("blocks") or net.blocks
+    return keep_best(scores, keep, choice=partial(_ShardedChoice, net), **options)
 
 
 class _ShardedChoice(Choice):
     """A choice of which this process holds parts."""
 
-    def __init__(
-        self,
-        net: ShardedNet,
-        scores: Mapping[str, Tensor],
-        among: Masks | None,
-        blocks: Sequence[Block],
-        instead: Mapping[str, Tensor],
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(scores, None, blocks, instead, generator)
-        self.net, self.among = net, among
-        self.made = {name: torch.zeros(score.shape, dtype=torch.bool) for name, score in scores.items()}
+    def __init__(self, net: ShardedNet, *given: Any) -> None:
+        super().__init__(*given)
+        self.net = net
+        self.made = {name: torch.zeros(score.shape, dtype=torch.bool) for name, score in self.scores.items()}
         for name, parts in self.table.items():
             if not covers(parts):
                 self.made[name] |= net.part(name, outside(parts, torch.device("cpu")))
-        if among is not None:
-            self.living = counts_of(net, among, blocks)
+
+    @cached_property
+    def living(self) -> dict[str, int]:
+        """As in `Choice`, over all processes."""
+        return super().living if self.among is None else counts_of(self.net, self.among, self.blocks)
+
+    def check_finite(self) -> None:
+        """As in `Choice`, in all processes."""
+        check_finite(self.net, self.scores)
+
+    def best(self, keep: int) -> Masks:
+        """As in `Choice`: ties are drawn in the order of the tensors."""
+        self.check_finite()
+        self.take([whole(name, self.net.layouts[name].shape) for name in self.scores], keep)
+        if not self.signal:
+            raise no_signal()
+        return self.masks()
 
     def take(self, blocks: Sequence[Block], keep: int) -> dict[str, int]:
         """As in `Choice`; numbers are those of all processes."""

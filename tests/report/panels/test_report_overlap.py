@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from report_records import full, write_masks
+from torch import Tensor, nn
 
 from foreprune.analysis.agreement import overlap
+from foreprune.core.blocks import split
 from foreprune.core.mask_files import PackedMasks, write_bits
 from foreprune.core.masks import Masks
-from foreprune.records import LayerRecord, Record, write_record
+from foreprune.experiments.run import layers_of
+from foreprune.records import LayerRecord, Record, make_folder, write_record
 from foreprune.report.charts import Heatmap
 from foreprune.report.panels.mask_overlap import agreement, mask_overlap, ones, read_masks
 from foreprune.report.render import write_report
@@ -82,6 +85,27 @@ def test_against_the_librarys_own_overlap(tmp_path: Path) -> None:
         expected = overlap(*(Masks.load(file) for file in files)).total
         found = agreement((read_masks(files[0], one), one), (read_masks(files[1], two), two))
         assert found == (expected.jaccard, expected.expected_jaccard)
+
+
+def fused(method: str, kept: Tensor, runs: Path) -> Record:
+    """A record of one fused projection, whose masks are written by the library itself."""
+    blocks = split("qkv.weight", (9, 5), 0, {label: ((3 * at, 3 * at + 3),) for at, label in enumerate("qkv")})
+    masks = Masks({"qkv.weight": kept}, blocks=blocks)
+    found = full(method, 0.5, 0, epochs=1)
+    layers = layers_of(nn.ModuleDict({"qkv": nn.Linear(5, 9)}), masks)
+    found = found.model_copy(update={"layers": layers, "kept": masks.kept, "total": masks.total})
+    masks.save(make_folder(runs / found.id) / "masks.safetensors")
+    return found
+
+
+def test_layers_of_a_fused_tensor_are_expected_to_overlap_one_by_one(tmp_path: Path) -> None:
+    one, two = torch.zeros(9, 5, dtype=torch.bool), torch.zeros(9, 5, dtype=torch.bool)
+    one[0, :4] = two[0, 2:] = True  # queries: 4 and 3, both 2
+    one[6:] = two[6:, :2] = True  # values: 15 and 6, both 6
+    measured, expected = charts([fused("snip", one, tmp_path), fused("grasp", two, tmp_path)], tmp_path)
+    assert measured.values[0][1] == 8 / (19 + 9 - 8)
+    chance = 4 * 3 / 15 + 15 * 6 / 15
+    assert expected.values[0][1] == pytest.approx(chance / (19 + 9 - chance), rel=1e-12)
 
 
 def test_without_numpy_2_bits_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:

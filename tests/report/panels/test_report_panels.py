@@ -142,6 +142,8 @@ def test_many_layers_share_few_labels() -> None:
 def test_short_names() -> None:
     assert short_name("conv1.weight") == "conv1"
     assert short_name("encoder.layers.11.attention.weight") == "encoder.….11.attention"
+    assert short_name("attn.qkv.weight[q]") == "attn.qkv[q]"
+    assert short_name("encoder.layers.11.attn.qkv.weight[q]") == "encoder.…1.attn.qkv[q]"
 
 
 def _epoch(epoch: int, loss: float | None, top1: float | None) -> Epoch:

@@ -48,8 +48,9 @@ def _layer_axis(names: Sequence[str]) -> Axis:
 
 
 def short_name(name: str) -> str:
-    """A parameter's name for an axis: without a final `.weight`, its middle left out beyond 22 characters."""
-    name = printable(name).removesuffix(".weight")
+    """A layer's name for an axis: without a final `.weight`, its middle left out beyond 22 characters."""
+    name, bracket, label = printable(name).partition("[")
+    name = name.removesuffix(".weight") + bracket + label
     return name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"
 
 

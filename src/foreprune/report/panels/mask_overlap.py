@@ -7,6 +7,7 @@ keep as many weights as the record says.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from foreprune.analysis.statistics import Spread, overlap_of_counts, spread
-from foreprune.core.mask_files import Bits, read_bits
+from foreprune.core.mask_files import Bits, PackedMasks, read_bits
 from foreprune.records import Record
 from foreprune.report.charts import Heatmap, Panel, View
 from foreprune.report.labels import printable
@@ -39,18 +40,31 @@ def read_masks(path: Path, record: Record) -> Packed:
         ValueError: it is no mask file, damaged, or of another run than `record`.
         OSError: it cannot be opened.
     """
-    found = read_bits(path)
+    found = by_layer(read_bits(path))
     expected = {layer.name: layer for layer in record.layers}
-    if found.shapes.keys() != expected.keys():
-        odd = sorted(found.shapes.keys() ^ expected.keys())[0]
+    if found.keys() != expected.keys():
+        odd = sorted(found.keys() ^ expected.keys())[0]
         raise ValueError(f"masks of other layers than the record's: {odd!r}")
     for name, layer in expected.items():
-        if found.shapes[name] != layer.shape:
+        shape, bits = found[name]
+        if shape != layer.shape:
             raise ValueError(f"{name!r} has another shape than in the record")
-        kept = ones(found.bits[name])
-        if kept != layer.kept:
+        if (kept := ones(bits)) != layer.kept:
             raise ValueError(f"{name!r} keeps {kept} weights, {layer.kept} in the record")
-    return found.bits
+    return {name: bits for name, (_, bits) in found.items()}
+
+
+def by_layer(masks: PackedMasks) -> dict[str, tuple[tuple[int, ...], Bits]]:
+    """Layer -> its shape and packed bits; tensors that hold several layers are taken apart."""
+    layers = {}
+    for name, shape in masks.shapes.items():
+        if name not in masks.table:
+            layers[name] = shape, masks.bits[name]
+            continue
+        kept = np.unpackbits(masks.bits[name], count=math.prod(shape)).reshape(shape)
+        for block in masks.table[name]:
+            layers[block.name] = block.shape, np.packbits(kept[block.index])
+    return layers
 
 
 def ones(bits: Bits) -> int:
