@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from foreprune.analysis import analyze, effective_masks, linearize, ntk, overlap
     from foreprune.analysis.path_kernel import path_kernel
     from foreprune.api import prune, score
+    from foreprune.core.by_score import LayerCollapse
     from foreprune.core.masks import Masks
-    from foreprune.core.method import LayerCollapse, Method, masker, scorer
+    from foreprune.core.method import Method, masker, scorer
     from foreprune.graph import PathError
     from foreprune.methods import get_method, list_methods
     from foreprune.records import Experiment, Record
@@ -37,7 +38,7 @@ _PUBLIC = {
     "path_kernel": "analysis.path_kernel",
     "prune": "api",
     "score": "api",
-    "LayerCollapse": "core.method",
+    "LayerCollapse": "core.by_score",
     "Masks": "core.masks",
     "Method": "core.method",
     "masker": "core.method",

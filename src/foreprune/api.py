@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from foreprune.core.budget import Density, as_densities, grouped
+from foreprune.core.by_score import LayerCollapse, Progress, check_scores
 from foreprune.core.cautions import warn_of_small_share, warn_of_ties, warn_of_zero_head
 from foreprune.core.collective import same_everywhere
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse, Method, Progress, check_scores
+from foreprune.core.method import Method
 from foreprune.core.net import Net, isolated_randomness
 from foreprune.core.normalized import with_norms
 from foreprune.core.prunable import Prunable
@@ -25,13 +26,10 @@ from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Loss, task_for
 from foreprune.core.unscored import Gates, emptied_rows
 from foreprune.core.zeros import with_drawn_heads
-from foreprune.methods import MethodLike, as_method
+from foreprune.methods import MethodLike, as_method, list_methods
 
 Repair = Literal["head"]
 SELECTION = ("gates", "floor", "repair")  # arguments of `prune` that say how scores are used, whatever the method
-
-# they look at data by sums over batches only
-_SUMMED = ("force", "grasp", "iterative-snip", "snip", "synflow-dist", "synflow-l2-dist")
 
 
 def prune(
@@ -254,10 +252,11 @@ def _check_group(method: Method, group: Any) -> None:
             "torch.distributed.init_process_group first"
         )
     looks = (method.needs | method.optional) & {"images", "labels", "mean image"}
-    if looks and method.name not in _SUMMED:
+    if looks and not method.summed:
+        others = ", ".join(other.name for other in list_methods() if other.summed)
         raise ValueError(
             f"method {method.name!r} is no sum over batches that processes could share; give every process the same "
-            f"data without group=, or use one of {', '.join(_SUMMED)}"
+            f"data without group=, or use one of {others}"
         )
 
 

@@ -11,8 +11,9 @@ from contract.nets import NETS, example, refusals
 
 import foreprune
 from foreprune.core import net as net_room
+from foreprune.core.by_score import by_score
 from foreprune.core.masks import Masks
-from foreprune.core.method import Method, by_score
+from foreprune.core.method import Method
 from foreprune.core.net import Net
 from foreprune.core.task import task_for
 

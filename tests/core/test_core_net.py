@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import foreprune
 from foreprune.core.masks import Masks
-from foreprune.core.net import Net, gradients, isolated_randomness, primary_output, scoring
+from foreprune.core.net import Net, isolated_randomness, primary_output, scoring
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -169,23 +169,9 @@ def test_the_primary_output() -> None:
             primary_output(nothing)
 
 
-def test_gradients_are_zero_where_nothing_depends_and_own_their_memory() -> None:
-    a, b, c = (torch.ones(2, 2, requires_grad=True) for _ in range(3))
-    params = {"a": a, "b": b, "c": c}
-    found = gradients((a + b).sum() * 2, params, params)
-    assert found["c"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
-    found["a"].mul_(torch.arange(4.0).view(2, 2))
-    assert found["b"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
-    assert found["a"].tolist() == [[0.0, 2.0], [4.0, 6.0]]
-    constant = gradients(torch.ones(()), params, ["a"])
-    assert not constant["a"].any()
-    again = gradients((a * a).sum(), params, ["a"], create_graph=True)
-    assert again["a"].requires_grad
-
-
 def test_masks_of_a_score_are_checked() -> None:
     """A new method that forgets a layer must not pass as a method that prunes it."""
-    from foreprune.core.method import by_score
+    from foreprune.core.by_score import by_score
     from foreprune.core.task import Task
 
     net = Net.of(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)))

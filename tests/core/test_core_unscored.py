@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import foreprune
-from foreprune.core.method import LayerCollapse
+from foreprune.core.by_score import LayerCollapse
 from foreprune.core.unscored import UnscoredBlocks
 
 

@@ -14,7 +14,7 @@ from contract.nets import example
 from torch import nn
 
 import foreprune
-from foreprune.core.method import LayerCollapse
+from foreprune.core.by_score import LayerCollapse
 
 
 def prune(method: str = "magnitude", **arguments: Any) -> foreprune.Masks:
@@ -238,7 +238,7 @@ def test_an_iterative_method_that_cuts_the_network_still_keeps_the_count() -> No
         scale = 1.0 if masks.density > 0.5 else 0.0
         return {name: scale * weight.abs() for name, weight in net.weights.items()}
 
-    from foreprune.core.method import by_score
+    from foreprune.core.by_score import by_score
     from foreprune.core.net import Net
     from foreprune.core.task import Task
 

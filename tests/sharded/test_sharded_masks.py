@@ -18,6 +18,12 @@ from torch.distributed.fsdp import fully_shard
 import foreprune as fp
 
 
+def own_score(net: Any, task: Any, masks: fp.Masks) -> dict[str, Tensor]:
+    """|w dL/dw|."""
+    grads = task.weight_grads(net, masks(net.params))
+    return {name: (net.params[name] * grads[name]).abs() for name in net.prunable}
+
+
 def masks_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     batches = data_of("perceptron")
@@ -50,6 +56,15 @@ def masks_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
     found["scores"] = torch.equal(scores["0.weight"].full_tensor(), model_of("perceptron")[0].weight.abs())
 
     found["phew"] = message(ValueError, lambda: fp.prune(model, "phew", density=0.3, inputs=batches[0][0]))
+    found["function"] = message(ValueError, lambda: fp.prune(model, own_score, density=0.3, data=batches))
+    fp.scorer("own", needs={"labels"}, sharded=True)(own_score)
+    found["own"] = fp.prune(model, "own", density=0.3, data=batches) == fp.prune(
+        model, "snip", density=0.3, data=batches, batchnorm="eval"
+    )
+    found["listed"] = message(ValueError, lambda: fp.prune(model, "phew", density=0.3, inputs=batches[0][0]))
+    found["signed"] = message(
+        ValueError, lambda: fp.prune(model, "px", density=0.3, data=batches, last_layer="signed", gates="score")
+    )
     found["ready"] = message(ValueError, lambda: fp.prune(model, dict(whole), density=0.3))
     found["analyze"] = message(ValueError, lambda: fp.analyze(model, whole, inputs=batches[0][0]))
     mine = batches if rank else batches[:1]
@@ -74,10 +89,14 @@ def masks_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_sharded_masks(tmp_path: Path) -> None:
     for found in run_processes(masks_worker, 2, tmp_path):
-        true = ("loaded", "and", "same", "repr", "checkpoint", "applied", "scores")
+        true = ("loaded", "and", "same", "repr", "checkpoint", "applied", "scores", "own")
         assert all(found[name] for name in true), found
         assert found["parameters"] == str(sum(p.numel() for p in model_of("perceptron").parameters()))
         assert re.search(r"'phew' needs the whole model in one process.* before fully_shard, or use", found["phew"])
+        assert re.search(r"'own_score' needs the whole model in one process", found["function"])
+        assert re.search(r"use one of er, erk, force, .*, magnitude, ntk-sap, own, px, random, snip", found["listed"])
+        assert not re.search(r"\b(own|phew)\b", found["phew"].partition("use one of")[2])
+        assert re.search(r"last_layer=.signed. looks for the last layer in the whole model", found["signed"])
         assert re.search(r"'scores' needs the whole model in one process", found["ready"])
         assert re.search(r"parameters of the model are sharded .* before fully_shard \(prune", found["analyze"])
         assert re.search(r"given different data; give all of them the same batches, or .*group=", found["different"])
@@ -113,11 +132,13 @@ def parallel_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
         whole = nn.parallel.DistributedDataParallel(model_of("residual"))
         data = given("residual", method, batches[rank : rank + 1])
         found[method] = dict(fp.prune(whole, method, density=0.3, group=group, **data, **settings))
-        if method != "synflow-dist":
-            masks = fp.prune(sharded_model("residual"), method, density=0.3, group=group, **data, **settings)
-            found[f"sharded {method}"] = dict(masks.full())
+        masks = fp.prune(sharded_model("residual"), method, density=0.3, group=group, **data, **settings)
+        found[f"sharded {method}"] = dict(masks.full())
     model = model_of("perceptron")
     batch = data_of("perceptron")[rank]
+    found["function"] = message(ValueError, lambda: fp.prune(model, own_score, density=0.3, data=batch, group=group))
+    fp.scorer("own", needs={"labels"}, summed=True)(own_score)
+    found["own"] = dict(fp.prune(model, "own", density=0.3, data=batch, group=group))
     found["px"] = message(ValueError, lambda: fp.prune(model, "px", density=0.3, data=batch, group=group))
     found["type"] = message(TypeError, lambda: fp.prune(model, "snip", density=0.3, data=batch, group="world"))
     no_data = (
@@ -144,7 +165,11 @@ def test_batches_spread_over_processes(tmp_path: Path) -> None:
                 if key in found:
                     odd = {name: int((mask != found[key][name]).sum()) for name, mask in expected.items()}
                     assert not any(odd.values()), (key, odd)
+    own = fp.prune(model_of("perceptron"), own_score, density=0.3, data=data_of("perceptron"))
     for found in results:
+        assert all(torch.equal(mask, found["own"][name]) for name, mask in own.items())
+        assert re.search(r"'own_score' is no sum over batches", found["function"])
+        assert re.search(r"or use one of force, .*, own, snip, synflow-dist, synflow-l2-dist$", found["px"])
         assert re.search(r"'px' is no sum over batches.*the same data without group=", found["px"])
         assert re.search(r"group must be a process group such as torch.distributed.group.WORLD, not str", found["type"])
         assert re.search(r"processes found different masks, so their weights or arguments differ", found["weights"])

@@ -15,6 +15,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 import foreprune as fp
+from foreprune.sharded import gathering
+
+SMALL = gathering._SMALL
 
 
 class Residual(nn.Module):
@@ -99,6 +102,19 @@ def sharded(kind: str, **options: Any) -> nn.Module:
     return fully_shard(model, **options)
 
 
+def dying(net: Any, task: Any, masks: fp.Masks) -> dict[str, Tensor]:
+    """Drawn at random, and zero as soon as half of the weights are gone."""
+    alive = net.kept(masks) > 0.5 * net.total
+    return {
+        name: net.part(name, torch.rand(shape, dtype=torch.float64, generator=task.generator)) * alive
+        for name, shape in net.shapes.items()
+        if name in net.prunable
+    }
+
+
+DYING = fp.Method("dying", "", "", score=dying, rounds=6, sharded=True)
+
+DIST = ("synflow-dist", "synflow-l2-dist")
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     *((kind, method, {}) for kind in ("perceptron", "residual", "attention") for method in ("magnitude", "random")),
     *((kind, method, {}) for kind in ("perceptron", "residual") for method in ("erk", "er", "uniform")),
@@ -122,13 +138,25 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("attention", "magnitude", {"density": {"*.in_proj_weight[q,k]": 0.5, "*": 0.1}}),
     ("attention", "magnitude", {"prunable": ["*.in_proj_weight[v]", "head"]}),
     ("ties", "erk", {}),
+    ("perceptron", "dying", {"rounds": 6}),
+    *((kind, "ntk-sap", {"rounds": 3, "samples": 8}) for kind in ("perceptron", "residual", "attention", "columns")),
+    ("perceptron", "ntk-sap", {"rounds": 1, "samples": 8, "batch_size": 4, "init": "own"}),
+    ("attention", "ntk-sap", {"rounds": 1, "samples": 8, "init": "own"}),
+    *((kind, "px", {"rounds": 3}) for kind in ("perceptron", "residual")),
+    *((kind, method, {"rounds": 3}) for kind in ("perceptron", "residual") for method in DIST),
+    # as if all weights were large
+    *((f"large {kind}", "grasp", {}) for kind in ("perceptron", "residual", "attention")),
+    ("large perceptron", "iterative-snip", {"rounds": 3}),
 ]
 
 
 def masks_of(model: nn.Module, kind: str, method: str, settings: dict[str, Any], **given: Any) -> fp.Masks:
+    kind = kind.removeprefix("large ")
     data = data_of(kind)
+    if method in DIST:  # the mean image is not negative
+        data = [(x.abs(), y) for x, y in data]
     given = {"data": data, "inputs": data[0][0], **given}
-    return fp.prune(model, method, seed=3, **{"density": 0.3, **given, **settings})
+    return fp.prune(model, DYING if method == "dying" else method, seed=3, **{"density": 0.3, **given, **settings})
 
 
 def state_of(model: nn.Module) -> list[Tensor]:
@@ -140,8 +168,9 @@ def scoring_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind, method, settings in CASES:
         key = f"{kind} {method} {settings}"
-        model = sharded(kind)
-        x, y = data_of(kind)[0]
+        gathering._SMALL = 0 if kind.startswith("large") else SMALL
+        model = sharded(kind.removeprefix("large "))
+        x, y = data_of(kind.removeprefix("large "))[0]
         nn.functional.cross_entropy(model(x), y).backward()  # gradients and batch statistics that have to stay
         before, random = state_of(model), torch.get_rng_state()
         hooks = [list(part._forward_pre_hooks.items()) for part in model.modules()]
@@ -161,8 +190,8 @@ def scoring_worker(rank: int, world: int, folder: Path) -> dict[str, Any]:
 
 
 def expected_masks(kind: str, method: str, settings: dict[str, Any]) -> fp.Masks:
-    model = model_of(kind)
-    x, _ = data_of(kind)[0]
+    model = model_of(kind.removeprefix("large "))
+    x, _ = data_of(kind.removeprefix("large "))[0]
     model(x)
     return masks_of(model, kind, method, settings)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foreprune.core.layer_units import is_conv1d, is_stack, owner_of, stack_is_transposed
 from foreprune.core.names import unknown
 from foreprune.core.net import Net, isolated_randomness
+from foreprune.core.sharding import unsharded_copy
 
 Init = Literal["kaiming", "own"]
 
@@ -82,7 +83,7 @@ def fresh(
     weights = "kaiming-normal-fan-in" if special else init
     drawn = {name: torch.empty_like(value) for name, value in net.params.items()} if out is None else dict(out)
     by_themselves: list[nn.Module] = []
-    scales: list[Tensor] = []
+    scales: list[str] = []
     left: list[str] = []
     for prefix, layer in net.module.named_modules():
         own = {key: f"{prefix}.{key}".lstrip(".") for key, value in layer._parameters.items() if value is not None}
@@ -95,9 +96,10 @@ def fresh(
                 continue
             if simple and isinstance(layer, NORMS):
                 drawn[name].fill_(1.0 if key == "weight" else 0.0)
-                scales += [drawn[name]] if key == "weight" and scale_is_drawn(layer, init) else []
+                scales += [name] if key == "weight" and scale_is_drawn(layer, init) else []
             elif (simple and key == "weight") or ((simple or not itself) and _is_weight(net, name)):
-                draw_weight_(drawn[name], weights, fans(owner_of(net.module, name), net.params[name]), generator)
+                fan = fans(owner_of(net.module, name), net.shapes[name])
+                net.fill(name, drawn[name], partial(draw_weight_, init=weights, fan=fan, generator=generator))
             elif not special and key == "bias" and (simple or is_conv1d(layer)):
                 drawn[name].zero_()
             else:
@@ -107,8 +109,8 @@ def fresh(
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         with isolated_randomness(seed):
             _reset(by_themselves, net, drawn)
-    for scale in scales:
-        draw_scale_(scale, generator)
+    for name in scales:
+        net.fill(name, drawn[name], partial(draw_scale_, generator=generator))
     if left and not special:
         warnings.warn(
             f"no layer knows how to draw {', '.join(left)}: left as they are; give the layer a reset_parameters()",
@@ -168,18 +170,18 @@ def _is_weight(net: Net, name: str) -> bool:
     return name in net.prunable and net.params[name].dim() > 1
 
 
-def fans(layer: nn.Module, weight: Tensor) -> tuple[int, int]:
+def fans(layer: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
     """True connections of one output unit and of one input unit: those inside its group. A transposed convolution keeps
     its input channels on axis 0, GPT-2's Conv1D too; stacked experts have connections of their own."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         field = math.prod(layer.kernel_size)
         return layer.in_channels // layer.groups * field, layer.out_channels // layer.groups * field
     if is_conv1d(layer):
-        return weight.shape[0], weight.shape[1]
-    if is_stack(layer, weight.shape):
+        return shape[0], shape[1]
+    if is_stack(layer, shape):
         inputs, outputs = (1, 2) if stack_is_transposed(layer) else (2, 1)
-        return weight.shape[inputs], weight.shape[outputs]
-    return math.prod(weight.shape[1:]), weight.shape[0]
+        return shape[inputs], shape[outputs]
+    return math.prod(shape[1:]), shape[0]
 
 
 def own_reset(layer: nn.Module) -> Callable[[], None] | None:
@@ -191,13 +193,23 @@ def own_reset(layer: nn.Module) -> Callable[[], None] | None:
 
 def _reset(layers: list[nn.Module], net: Net, drawn: Mapping[str, Tensor]) -> None:
     """Run the layers' own initializers on copies of them whose parameters are the tensors of `drawn`."""
-    parts: dict[int, object] = {}  # the copies share nothing with the user's module, not even by way of attributes
-    for prefix, owner in net.module.named_modules():
-        for key, parameter in owner._parameters.items():
-            if parameter is not None:
-                slot = f"{prefix}.{key}" if prefix else key
-                parts[id(parameter)] = nn.Parameter(drawn[net._slots[slot]], requires_grad=False)
+    names = {
+        id(parameter): net._slots[f"{prefix}.{key}".lstrip(".")]
+        for prefix, owner in net.module.named_modules()
+        for key, parameter in owner._parameters.items()
+        if parameter is not None
+    }
     for layer in layers:
-        reset = own_reset(copy.deepcopy(layer, parts))
+        own = {names[id(parameter)] for parameter in layer.parameters()}
+        whole = {name: net.whole(name, value) if name in own else value for name, value in drawn.items()}
+        # the copies share nothing with the user's module, not even by way of attributes
+        parts: dict[int, object] = {key: nn.Parameter(whole[name], requires_grad=False) for key, name in names.items()}
+        reset = own_reset(unsharded_copy(layer, parts))
         assert reset is not None
         reset()
+        for name in own:
+            net.fill(name, drawn[name], partial(_instead, whole[name]))
+
+
+def _instead(value: Tensor, _: Tensor) -> Tensor:
+    return value

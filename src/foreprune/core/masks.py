@@ -288,8 +288,10 @@ class Masks(Mapping[str, Tensor]):
 
         Tensors of which nothing is pruned are passed on themselves.
         """
-        pruned = {name for name, mask in self._tensors.items() if self._kept[name] < mask.numel()}
-        return {name: value * self._tensors[name] if name in pruned else value for name, value in params.items()}
+        return {name: value * self._tensors[name] if self._prunes(name) else value for name, value in params.items()}
+
+    def _prunes(self, name: str) -> bool:
+        return name in self._tensors and self._kept[name] < self._tensors[name].numel()
 
     def multiply(self, name: str, value: Tensor, *, out: Tensor) -> None:
         """`value` times the mask of `name`, written to `out`; none of them records gradients."""

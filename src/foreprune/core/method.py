@@ -13,40 +13,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from torch import Tensor
-
-from foreprune.core.budget import Density, Group, grouped, lots_of
-from foreprune.core.cautions import about_zeros, warn_of_zero_head
+from foreprune.core.budget import Density, Group, grouped
+from foreprune.core.by_score import Progress, Score, Scores, by_score
 from foreprune.core.masks import Masks
 from foreprune.core.net import Net
 from foreprune.core.schedule import ScheduleName
-from foreprune.core.select import Lot, NoSignal, Scope, check_whole
+from foreprune.core.select import Scope
 from foreprune.core.settings import check_settings, defaults_of, types_of
 from foreprune.core.targets import check_same_weights
 from foreprune.core.task import NEEDS, Need, Task
-from foreprune.core.unscored import (
-    Gates,
-    UnscoredBlocks,
-    beside,
-    instead_of,
-    joined,
-    notice,
-    unscored_blocks,
-    with_attention,
-)
+from foreprune.core.unscored import Gates, UnscoredBlocks, beside, joined, notice, unscored_blocks
 
-Scores = dict[str, Tensor]
-Progress = Callable[[int, int], None]
-
-
-class LayerCollapse(UserWarning):
-    """Pruning has cut a layer, or the whole network, off."""
-
-
-class Score(Protocol):
-    """A score: larger means keep. It never changes the net."""
-
-    def __call__(self, net: Net, task: Task, masks: Masks, /, **settings: Any) -> Scores: ...
+__all__ = ["MakeMasks", "Method", "Score", "Scores", "masker", "register", "registry", "scorer"]
 
 
 class MakeMasks(Protocol):
@@ -74,6 +52,10 @@ class Method:
         optional: needs that it can do without, and that it sees where they are given.
         reach: of a method without a score, (net, task) -> 1 for the weights that it may keep, 0 for those that it never
             can; None if it may keep any.
+        sharded: it also prunes models under `fully_shard`, where `net` holds a part of each tensor: it runs the network
+            by `net(params, ...)` and computes with weights entry by entry.
+        summed: all it takes from data are sums over batches by `task.weight_grads` or `task.summed`, so that processes
+            may hold batches of their own (`prune(..., group=)`).
     """
 
     name: str
@@ -88,6 +70,8 @@ class Method:
     exact: bool = True
     optional: frozenset[Need] = frozenset()
     reach: Callable[[Net, Task], Scores] | None = None
+    sharded: bool = False
+    summed: bool = False
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.masks is None):
@@ -267,6 +251,8 @@ def scorer(
     rounds: int | None = None,
     schedule: ScheduleName = "exponential",
     revives: bool = False,
+    sharded: bool = False,
+    summed: bool = False,
 ) -> Callable[[Callable[..., Scores]], Callable[..., Scores]]:
     """Register a function (net, task, masks, **settings) -> scores as a method; larger means keep.
 
@@ -278,9 +264,8 @@ def scorer(
 
     def wrap(score: Callable[..., Scores]) -> Callable[..., Scores]:
         doc = inspect.getdoc(score) or ""
-        register(
-            Method(name, paper, doc, frozenset(needs), score=score, rounds=rounds, schedule=schedule, revives=revives)
-        )
+        given: dict[str, Any] = {"rounds": rounds, "schedule": schedule, "revives": revives}
+        register(Method(name, paper, doc, frozenset(needs), score=score, sharded=sharded, summed=summed, **given))
         return score
 
     return wrap
@@ -293,6 +278,7 @@ def masker(
     needs: Iterable[Need] = (),
     exact: bool = True,
     reach: Callable[[Net, Task], Scores] | None = None,
+    sharded: bool = False,
 ) -> Callable[[Callable[..., Masks]], Callable[..., Masks]]:
     """Register a function (net, task, density, **settings) -> Masks as a method; otherwise as `scorer`."""
 
@@ -300,113 +286,7 @@ def masker(
 
     def wrap(make: Callable[..., Masks]) -> Callable[..., Masks]:
         doc = inspect.getdoc(make) or ""
-        register(Method(name, paper, doc, frozenset(needs), masks=make, exact=exact, reach=reach))
+        register(Method(name, paper, doc, frozenset(needs), masks=make, exact=exact, reach=reach, sharded=sharded))
         return make
 
     return wrap
-
-
-def by_score(
-    score: Score,
-    net: Net,
-    task: Task,
-    density: Density,
-    *,
-    scope: Scope = "global",
-    gates: Gates = "erk",
-    attention: bool = False,
-    floor: float = 0.0,
-    revives: bool = False,
-    rounds: int = 1,
-    schedule: ScheduleName = "exponential",
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Masks:
-    """Score, keep the best, and again, down to `density` in `rounds` rounds.
-
-    The last round keeps `round(density * total)` weights of every group of blocks that has a density, those before it
-    the numbers of `round_count`. `gates` says what becomes of blocks that the score says nothing of on the dense
-    network (`foreprune.core.unscored`), and with `attention` of queries and keys, whatever their scores are; `floor`
-    is that of `keep_best`.
-
-    Raises:
-        NoSignal: every score of the dense network is zero.
-        TypeError, ValueError: what the score returns does not fit the network.
-
-    Warns:
-        LayerCollapse: the pruned network died on the way. It is then brought to `density` by the last scores that had
-            a signal.
-        ZeroHead: the last layer's weights are all zero, and their scores.
-        UnscoredBlocks: `gates` has decided about some blocks.
-    """
-    masks, scores, unscored, parts = net.dense(), None, None, net
-
-    def steps_of(part: Net) -> list[tuple[Lot, ...]]:
-        return lots_of(grouped(part.blocks, density, slots=part.slots), rounds=rounds, schedule=schedule)
-
-    steps = steps_of(net)
-    if sum(lot.keep for lot in steps[-1]) == net.total:
-        gates = "score"
-
-    def choose(best_of: Scores, lots: tuple[Lot, ...]) -> Masks:
-        return net.keep_best(
-            best_of,
-            lots[0].keep if len(lots) == 1 else lots,
-            scope=scope,
-            among=None if revives else masks,
-            generator=task.generator,
-            blocks=parts.blocks,
-            unscored=unscored,
-            floor=floor,
-        )
-
-    for done in range(1, rounds + 1):
-        try:
-            latest = score(net, task, masks, **settings)
-            check_scores(latest, net)
-            if done == 1 and gates != "score":
-                parts, silent = unscored_blocks(latest, net, task)
-                found = with_attention(silent, parts) if attention else silent
-                if found:
-                    unscored = instead_of(found, net, whole=gates == "keep")
-                    masks, steps = parts.dense(), steps_of(parts)
-                    check_whole(unscored, steps[-1])  # earlier rounds keep more
-                    said = notice(found, parts, gates=gates, silent=len(silent) == len(found))
-                    warnings.warn(said, UnscoredBlocks, stacklevel=4)
-            masks = choose(latest, steps[done - 1])
-        except NoSignal as error:
-            if scores is None:
-                raise (NoSignal(f"every score is zero: {why}") if (why := about_zeros(net)) else error) from None
-            warnings.warn(
-                f"no signal gets through the network any more in round {done} of {rounds}, at density "
-                f"{masks.density:.3g}; the last scores decide about the rest. Keep more, give more data, or use a "
-                "method that cannot cut the network (synflow)",
-                LayerCollapse,
-                stacklevel=4,
-            )
-            return choose(scores, steps[-1])
-        if scores is None and unscored is None:  # otherwise that has been said
-            warn_of_zero_head(net, latest, stacklevel=4)
-        scores = latest
-        if progress is not None:
-            progress(done, rounds)
-    return masks
-
-
-def check_scores(scores: Mapping[str, Tensor], net: Net) -> None:
-    """Raise TypeError or ValueError that names the first prunable weight without a tensor of its shape, or the first
-    tensor that belongs to none."""
-    if not isinstance(scores, Mapping):
-        raise TypeError(f"scores must be a mapping from parameter name to tensor, not {type(scores).__name__}")
-    for name, weight in net.weights.items():
-        if name not in scores:
-            raise ValueError(
-                f"the scores lack {name!r}; give every prunable weight a tensor of its shape, or exclude it with "
-                "prunable="
-            )
-        found = scores[name]
-        if not isinstance(found, Tensor) or found.shape != weight.shape:
-            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"the scores of {name!r} must be a tensor of shape {tuple(weight.shape)}, not {what}")
-    if odd := [name for name in scores if name not in net.weights]:
-        raise ValueError(f"the scores have {odd[0]!r}, which is no prunable weight; leave it out")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -141,6 +141,32 @@ class Net:
         """What this process holds of a tensor of the shape of a parameter: all of it."""
         return whole
 
+    def deferred(self, name: str, make: Callable[[Tensor], Tensor], *, dtype: torch.dtype | None = None) -> Tensor:
+        """`make(params[name])`, which goes entry by entry, in `dtype` (default: that of the parameter). Where processes
+        hold parts, computed when a layer is gathered."""
+        return make(self.params[name])
+
+    def masked(self, masks: Masks) -> dict[str, Tensor]:
+        """`masks(params)`, not to be changed in place."""
+        return {
+            name: self.deferred(name, partial(_masked, masks, name)) if name in masks else value
+            for name, value in self.params.items()
+        }
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """The whole of which this process holds `part`; of the shape of a parameter."""
+        return part
+
+    def fill(self, name: str, out: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """`draw(out)`, which fills a tensor of the shape of a parameter in place; of that `out` is what this process
+        holds, and it gets its part of what `draw` makes of the whole."""
+        return draw(out)
+
+    def place(self, tensor: Tensor) -> int:
+        """Where the numbers of a tensor are: the same for a parameter that is passed to a call and what the forward
+        meets in its place, or a view of that."""
+        return tensor.untyped_storage().data_ptr()
+
     def of_block(self, tensor: Tensor, block: Block) -> Tensor:
         """What this process holds of a block, of a tensor of the shape of its parameter."""
         return tensor[block.index]
@@ -193,6 +219,11 @@ class Net:
         return False
 
     @property
+    def holds_scores(self) -> bool:
+        """Whether there is room for the scores of a round beside those of the next."""
+        return True
+
+    @property
     def replayable(self) -> bool:
         """Whether a call is tensor operations and nothing else, so that their list can stand for it."""
         return True
@@ -205,6 +236,11 @@ class Net:
     def saving(self, message: str) -> contextlib.AbstractContextManager[Any]:
         """Hooks on what autograd saves are refused with `message`."""
         return torch.autograd.graph.disable_saved_tensors_hooks(message)
+
+    def parting(self, nodes: Iterable[Any]) -> contextlib.AbstractContextManager[Callable[[Tensor], Tensor | None]]:
+        """For the length of a second derivative, of a graph with these nodes: what has to be added to what it gives
+        for a leaf, None if nothing."""
+        return contextlib.nullcontext(lambda leaf: None)
 
     @property
     def device(self) -> torch.device:
@@ -235,6 +271,10 @@ class Net:
             for owner, buffers in found:  # a forward may fill a buffer that was None, or register a new one
                 owner._buffers.clear()
                 owner._buffers.update(buffers)
+
+
+def _masked(masks: Masks, name: str, value: Tensor) -> Tensor:
+    return masks({name: value})[name]
 
 
 def _is_cache(owner: nn.Module, name: str) -> bool:
@@ -340,29 +380,3 @@ def primary_output(output: Any) -> Tensor:
         f"the model returned {type(output).__name__} with no tensor in it; return a tensor, a tuple that begins with "
         "one, or a mapping with 'logits'"
     )
-
-
-def gradients(total: Tensor, params: Params, names: Iterable[str], *, create_graph: bool = False) -> dict[str, Tensor]:
-    """d total / d params[name] for each name; zeros where `total` does not depend on it.
-
-    Without `create_graph` every gradient has memory of its own, so callers may change it in place.
-    """
-    names = list(names)
-    if not total.requires_grad:
-        return {name: torch.zeros_like(params[name]) for name in names}
-    grads = torch.autograd.grad(
-        total, [params[name] for name in names], create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
-    return dict(zip(names, grads if create_graph else _owned(grad.detach() for grad in grads), strict=True))
-
-
-def _owned(grads: Iterable[Tensor]) -> list[Tensor]:
-    """Copies of those that are expanded or share memory: autograd hands one tensor to both terms of a sum."""
-    owned: list[Tensor] = []
-    seen: set[int] = set()
-    for grad in grads:
-        storage = grad.untyped_storage()
-        small = storage.nbytes() < grad.numel() * grad.element_size()
-        owned.append(grad.clone() if small or storage._cdata in seen else grad)
-        seen.add(storage._cdata)
-    return owned

@@ -5,6 +5,7 @@ Every process holds a part of each tensor. Nothing here communicates.
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import Any, cast
 
@@ -53,6 +54,23 @@ def cut(full: Tensor, mesh: Any, placements: Any, *, name: str) -> Tensor:
         start = min(coordinate * step, part.shape[placement.dim])
         part = part.narrow(placement.dim, start, min(step, part.shape[placement.dim] - start))
     return part
+
+
+def unsharded_copy(layer: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy of a layer, without what `fully_shard` may have made of it; `memo` as of `copy.deepcopy`."""
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None or not isinstance(layer, fsdp.FSDPModule):
+        return copy.deepcopy(layer, memo)
+    kind: Any = next(base for base in type(layer).__mro__[1:] if not issubclass(base, fsdp.FSDPModule))
+    twin: nn.Module = kind.__new__(kind)
+    nn.Module.__init__(twin)
+    own = {
+        key: value
+        for key, value in vars(layer).items()
+        if not key.endswith("_hooks") and not key.startswith("__composable_api")
+    }
+    vars(twin).update(copy.deepcopy(own, memo))
+    return twin
 
 
 def reshard(module: nn.Module) -> None:

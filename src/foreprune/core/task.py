@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from foreprune.core.collective import reduced, together, totals
 from foreprune.core.data_forms import Batch, Inputs, as_inputs, map_tensors, materialize
+from foreprune.core.derivatives import add_gradients, gradients
 from foreprune.core.losses import cross_entropy, own_loss
-from foreprune.core.net import Net, Params, gradients, primary_output
+from foreprune.core.net import Net, Params, primary_output
 from foreprune.core.seeds import generator_for
 
 __all__ = [
@@ -131,8 +132,8 @@ class Task:
         leaves = require_grad(params, net.prunable)
         total: dict[str, Tensor] = {}
         for batch in self.batches:
-            grads = gradients(self.loss_of(net, leaves, batch), leaves, net.prunable)
-            total = grads if not total else {name: total[name].add_(grad) for name, grad in grads.items()}
+            loss = self.loss_of(net, leaves, batch)
+            total = add_gradients(loss, leaves, total) if total else gradients(loss, leaves, net.prunable)
         return self.summed(net, total)
 
 

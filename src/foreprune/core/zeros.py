@@ -76,7 +76,7 @@ def _drawn(net: Net, name: str, seed: int) -> Tensor:
     layer, weight = net.module.get_submodule(prefix), net.params[name]
     generator = generator_for(f"repair {name}", seed)
     if own_reset(layer) is None:
-        return draw_weight_(torch.empty_like(weight), "kaiming-normal-fan-in", fans(layer, weight), generator)
+        return draw_weight_(torch.empty_like(weight), "kaiming-normal-fan-in", fans(layer, weight.shape), generator)
     parts: dict[int, object] = {id(p): nn.Parameter(torch.empty_like(p)) for p in layer.parameters()}
     twin = copy.deepcopy(layer, parts)
     reset = own_reset(twin)

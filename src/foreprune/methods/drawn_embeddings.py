@@ -22,10 +22,16 @@ class DrawnEmbeddings(TorchFunctionMode):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], generator: torch.Generator, known: Iterable[Tensor] | None = None
+        self,
+        parameters: Iterable[Tensor],
+        generator: torch.Generator,
+        known: Iterable[Tensor] | None = None,
+        *,
+        place: Callable[[Tensor], int] = lambda tensor: tensor.untyped_storage().data_ptr(),
     ) -> None:
         super().__init__()
-        self.tables = {_place(parameter) for parameter in parameters}
+        self.place = place  # where the numbers of a parameter are, of what the forward meets in its place too
+        self.tables = {place(parameter) for parameter in parameters}
         self.generator = generator
         self.drawn: list[Tensor] = []
         self.looked_up: set[int] = set()
@@ -44,15 +50,15 @@ class DrawnEmbeddings(TorchFunctionMode):
         if func.__name__.strip("_") not in _LOOKUPS:
             return result
         floats = (value for value in _tensors((args, kwargs)) if value.is_floating_point())
-        tables = [value for value in floats if _place(value) in self.tables]
+        tables = [value for value in floats if self.place(value) in self.tables]
         if tables and isinstance(result, Tensor) and result.is_floating_point():
-            self.looked_up.add(_place(tables[0]))
+            self.looked_up.add(self.place(tables[0]))
             return self._draw(result)
         return result
 
     def has(self, parameter: Tensor) -> bool:
         """Whether something was looked up in it."""
-        return _place(parameter) in self.looked_up
+        return self.place(parameter) in self.looked_up
 
     def _draw(self, like: Tensor) -> Tensor:
         if self.known is None:
@@ -71,10 +77,6 @@ def mark(ids: Tensor) -> Tensor:
     """The same tensor, as one that comes from the inputs."""
     setattr(ids, _IDS, True)
     return ids
-
-
-def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

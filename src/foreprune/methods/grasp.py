@@ -8,11 +8,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from foreprune.core.derivatives import add_gradients, gradients, owned
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
-from foreprune.core.net import BatchNormMode, Net, Params, gradients, scoring
+from foreprune.core.net import BatchNormMode, Net, Params, scoring
 from foreprune.core.task import Batch, Task, require_grad
 from foreprune.graph import graph_nodes
 from foreprune.methods.second_order import TwiceDifferentiable
@@ -22,7 +24,13 @@ _TEMPERATURE = 200.0  # the paper's
 _UNDIFFERENTIABLE = re.compile(r"derivative for '?(?:\w+::)?_?(\w+?)(?:_backward)?'? is not implemented")
 
 
-@scorer("grasp", paper="Wang, Zhang & Grosse, ICLR 2020, arXiv:2002.07376, eq. 8 and algorithm 2", needs={"labels"})
+@scorer(
+    "grasp",
+    paper="Wang, Zhang & Grosse, ICLR 2020, arXiv:2002.07376, eq. 8 and algorithm 2",
+    needs={"labels"},
+    sharded=True,
+    summed=True,
+)
 def grasp(
     net: Net,
     task: Task,
@@ -55,7 +63,7 @@ def grasp(
         raise ValueError(f"method 'grasp': temperature must be positive, not {temperature!r}")
     with scoring(net, batchnorm=batchnorm):
         product = hessian_gradient(net, task, masks, temperature=temperature)
-    scores = {name: product[name] * net.params[name] for name in net.prunable}
+    scores = {name: product[name].mul_(net.params[name]) for name in net.prunable}
     if keep == "magnitude":
         return {name: score.abs_() for name, score in scores.items()}
     return scores if keep == "signed" else {name: score.neg_() for name, score in scores.items()}
@@ -67,61 +75,70 @@ def hessian_gradient(net: Net, task: Task, masks: Masks, *, temperature: float) 
     The last batch needs one forward: the graph that gives its g is differentiated again. Attention runs on its plain
     implementation, because the fused one cannot be differentiated twice.
     """
-    dense = masks.kept == masks.total  # then no second copy of the weights
-    params = require_grad(net.params if dense else masks(net.params), net.prunable)
+    params = require_grad(net.masked(masks), net.prunable)
     *others, last = task.batches
     with sdpa_kernel(SDPBackend.MATH):
         total: dict[str, Tensor] = {}
         for batch in others:
-            grads = gradients(task.loss_of(net, params, batch, temperature=temperature), params, net.prunable)
-            total = _sum(total, grads)
-        graph = _gradient_graph(net, task, params, last, temperature)
-        total = _everywhere(net, task, _sum(total, {name: grad.detach() for name, grad in graph.items()}))
-        product = _vector_product(graph, total, params)
-        del graph
+            loss = task.loss_of(net, params, batch, temperature=temperature)
+            total = add_gradients(loss, params, total) if total else gradients(loss, params, net.prunable)
+        grads, graph = _gradient_graph(net, task, params, last, temperature)
+        total = _sum(total, grads)
+        del grads
+        if task.group is not None and not net.sums:  # not in the memory of what the graph gave
+            total = task.summed(net, {name: value.clone() for name, value in total.items()})
+        product = _vector_product(net, graph, total, params)
         for batch in others:
-            product = _sum(
-                product, _vector_product(_gradient_graph(net, task, params, batch, temperature), total, params)
-            )
-        product = _everywhere(net, task, product)
+            graph = _gradient_graph(net, task, params, batch, temperature)[1]
+            product = _sum(product, _vector_product(net, graph, total, params))
+        product = task.summed(net, product)
     _check(product, total)
     return product
 
 
-def _everywhere(net: Net, task: Task, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The sum over processes, in memory of its own; `tensors` themselves where there is one process."""
-    return tensors if task.group is None else task.summed(net, {name: t.clone() for name, t in tensors.items()})
+def _gradient_graph(
+    net: Net, task: Task, params: Params, batch: Batch, temperature: float
+) -> tuple[dict[str, Tensor], dict[str, GradientEdge]]:
+    """The gradient of one batch, and where its graph begins, to be differentiated again: for the tensors that have one.
 
-
-def _gradient_graph(net: Net, task: Task, params: Params, batch: Batch, temperature: float) -> dict[str, Tensor]:
-    """The gradient of one batch, to be differentiated again."""
+    The graph needs no values, so those are gone when the gradient is.
+    """
     with TwiceDifferentiable():
         loss = task.loss_of(net, params, batch, temperature=temperature)
-    return gradients(loss, params, net.prunable, create_graph=True)
+    grads = gradients(loss, params, net.prunable, create_graph=True)
+    graph = {name: get_gradient_edge(grad) for name, grad in grads.items() if grad.requires_grad}
+    return dict(zip(grads, owned(grad.detach() for grad in grads.values()), strict=True)), graph
 
 
-def _vector_product(graph: dict[str, Tensor], vector: dict[str, Tensor], params: Params) -> dict[str, Tensor]:
-    """The derivative of <graph, vector>. Its tensors may share memory."""
-    curved = [name for name, grad in graph.items() if grad.requires_grad]
-    if any(type(node).__name__ == "Error" for node in graph_nodes(*(graph[name] for name in curved))):
+def _vector_product(
+    net: Net, graph: dict[str, GradientEdge], vector: dict[str, Tensor], params: Params
+) -> dict[str, Tensor]:
+    """The derivative of <graph, vector>."""
+    nodes = list(graph_nodes(*(edge.node for edge in graph.values())))
+    if any(type(node).__name__ == "Error" for node in nodes):
         # torch leaves such a node beside the way that this derivative takes, which would silently lack a term
         raise _no_second_derivative("a custom autograd function marked once_differentiable")
     try:
-        product = torch.autograd.grad(
-            [graph[name] for name in curved],
-            [params[name] for name in graph],
-            [vector[name] for name in curved],
-            materialize_grads=True,
-        )
+        with net.parting(nodes) as parts:
+            product = torch.autograd.grad(
+                list(graph.values()),
+                [params[name] for name in net.prunable],
+                [vector[name] for name in graph],
+                allow_unused=True,
+            )
     except RuntimeError as error:
         if found := _UNDIFFERENTIABLE.search(str(error)):
             raise _no_second_derivative(repr(found[1])) from error
         raise
-    return dict(zip(graph, product, strict=True))
+    whole: list[Tensor] = []
+    for name, grad in zip(net.prunable, product, strict=True):
+        terms = [term for term in (grad, parts(params[name])) if term is not None]
+        whole.append(sum(terms[1:], terms[0]) if terms else torch.zeros_like(params[name]))
+    return dict(zip(net.prunable, owned(whole), strict=True))
 
 
 def _sum(total: dict[str, Tensor], part: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: total[name] + value for name, value in part.items()} if total else part
+    return {name: total[name].add_(value) for name, value in part.items()} if total else part
 
 
 def _no_second_derivative(what: str) -> ValueError:

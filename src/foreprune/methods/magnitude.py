@@ -8,7 +8,11 @@ from foreprune.core.net import Net
 from foreprune.core.task import Task
 
 
-@scorer("magnitude", paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 3; Han et al., 2015, arXiv:1506.02626")
+@scorer(
+    "magnitude",
+    paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 3; Han et al., 2015, arXiv:1506.02626",
+    sharded=True,
+)
 def magnitude(net: Net, task: Task, masks: Masks) -> Scores:
     """Keep the largest weights, z = |w|, compared over all layers.
 

@@ -6,14 +6,16 @@ import contextlib
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from foreprune.core.derivatives import gradients
 from foreprune.core.init import Init, fresh, normal_
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
-from foreprune.core.net import Net, Params, gradients, primary_output, scoring
+from foreprune.core.net import Net, Params, primary_output, scoring
 from foreprune.core.task import Inputs, Task, require_grad
 from foreprune.graph import one_sample
 from foreprune.methods.drawn_embeddings import DrawnEmbeddings, mark
@@ -27,6 +29,7 @@ _PERTURBED = "perturbed "
     paper="Wang, Li & Sun, ICLR 2023, arXiv:2304.02840, eq. 10 and algorithm 1",
     needs={"shape"},
     rounds=20,
+    sharded=True,
 )
 def ntk_sap(
     net: Net,
@@ -76,8 +79,7 @@ def ntk_sap(
             sizes, constants = [None] * resamplings, found.constants
     generator = device_generator(net, task)
     for draw in draws(net, task.example, generator, sizes=sizes, epsilon=epsilon, init=init, constants=constants):
-        _, parts = sensitivity(net, masks, draw)
-        for name, part in parts.items():
+        for name, part in sensitivity(net, masks, draw)[1].items():
             totals[name].add_(part)
     return {name: total.abs_() for name, total in totals.items()}
 
@@ -123,7 +125,7 @@ def draws(
     for size in sizes:
         fresh(net, generator, init=init, out=weights)
         for name, tensor in perturbed.items():
-            normal_(tensor, epsilon, generator).add_(weights[name])
+            net.fill(name, tensor, partial(normal_, deviation=epsilon, generator=generator)).add_(weights[name])
         yield Draw(weights, perturbed, _gaussian(net, example, size, generator, constants), generator)
 
 
@@ -156,8 +158,8 @@ def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, T
     real = any(kind.is_floating_point for kind in kinds)
     first = second = None
     if any(not kind.is_floating_point for kind in kinds):
-        first = DrawnEmbeddings(plain.values(), draw.generator)
-        second = DrawnEmbeddings(moved.values(), draw.generator, first.drawn)
+        first = DrawnEmbeddings(plain.values(), draw.generator, place=net.place)
+        second = DrawnEmbeddings(moved.values(), draw.generator, first.drawn, place=net.place)
     with scoring(net):
         noted = FrozenStatistics()
         try:
@@ -174,7 +176,9 @@ def sensitivity(net: Net, masks: Masks, draw: Draw) -> tuple[Tensor, dict[str, T
         grads = gradients(objective, both, [*net.prunable, *(_PERTURBED + name for name in net.prunable)])
     parts = {}
     for name in net.prunable:
-        if first is not None and first.has(plain[name]) and not grads[name].any():
+        blocks = (block for block in net.blocks if block.parameter == name)
+        silent = first is not None and not any(net.any(grads[name], block) for block in blocks)
+        if silent and first is not None and first.has(plain[name]):
             raise ValueError(
                 f"ntk-sap draws what is looked up in {name!r}, which therefore has no score; leave it out with "
                 "prunable="

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from foreprune.core.derivatives import gradients
 from foreprune.core.masks import Masks
 from foreprune.core.method import Scores, scorer
-from foreprune.core.net import BatchNormMode, Net, Params, gradients
+from foreprune.core.net import BatchNormMode, Net, Params
+from foreprune.core.sharding import is_sharded
 from foreprune.core.task import Batch, Task, require_grad
 from foreprune.graph import (
     IDENTITIES,
@@ -31,6 +34,7 @@ LastLayer = Literal["squared", "signed"]
     paper="Iurada, Ciccone & Tommasi, CVPR 2024, arXiv:2406.01820, section 4",
     needs={"images"},
     rounds=100,
+    sharded=True,
 )
 def px(
     net: Net,
@@ -65,13 +69,19 @@ def px(
     ResNet-20 at a density of 0.05 (20 rounds, 20 images of CIFAR-10, three seeds) the two keep 91 % of the weights in
     common, and theirs fewer in the last layer: 172 of 640 against 427.
     """
+    if last_layer == "signed" and any(map(is_sharded, net.module.parameters())):
+        raise ValueError(
+            "method 'px': last_layer=\"signed\" looks for the last layer in the whole model, and this one is sharded; "
+            'leave last_layer="squared", or prune before fully_shard'
+        )
     dtype = task.once(path_dtype, precision, net.device)
     signed = _last(net, task) if last_layer == "signed" else ()
-    squares = {
-        name: weight.to(dtype, copy=True) if name in signed else weight.to(dtype).square()
-        for name, weight in net.params.items()
-    }
-    squares = require_grad(masks(squares), [*net.prunable, *signed])
+
+    def squared(name: str, weight: Tensor) -> Tensor:
+        return masks({name: weight.to(dtype, copy=True) if name in signed else weight.to(dtype).square()})[name]
+
+    squares: Params = {name: net.deferred(name, partial(squared, name), dtype=dtype) for name in net.params}
+    squares = require_grad(squares, [*net.prunable, *signed])
     z2, _ = PathGraph(net, task.batches[0].inputs, IDENTITIES, dtype=dtype, power=2).outputs(squares)
     parts = [
         (sign * tensor, exponent)
@@ -119,9 +129,13 @@ def active_energy(
         PathError: an operation that has no meaning for paths, or a forward that takes another way without its weights.
         ValueError: not `outputs` numbers for each sample.
     """
-    ones = {name: torch.ones_like(value, dtype=dtype) for name, value in net.params.items()}
-    ones = masks({**ones, **{name: value.to(dtype) for name, value in (last or {}).items()}})
-    found, exponent = active_outputs(net, batch.inputs, ones, real=masks(net.params), batchnorm=batchnorm)
+    last = last or {}
+
+    def one(name: str, weight: Tensor) -> Tensor:
+        return masks({name: last[name].to(dtype) if name in last else torch.ones_like(weight, dtype=dtype)})[name]
+
+    ones = {name: net.deferred(name, partial(one, name), dtype=dtype) for name in net.params}
+    found, exponent = active_outputs(net, batch.inputs, ones, real=net.masked(masks), batchnorm=batchnorm)
     if found.numel() != batch.size * outputs:
         raise ValueError(
             f"px needs a network whose outputs belong to samples, and this one gives {outputs} numbers for one sample "

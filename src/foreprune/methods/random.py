@@ -15,7 +15,7 @@ from foreprune.core.select import Lot
 from foreprune.core.task import Task
 
 
-@scorer("random", paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 3")
+@scorer("random", paper="Frankle et al., ICLR 2021, arXiv:2009.08576, section 3", sharded=True)
 def random(net: Net, task: Task, masks: Masks) -> Scores:
     """Keep weights at random: score z ~ U(0, 1), compared over all layers.
 
@@ -40,7 +40,7 @@ def _random_within(
     return net.keep_best(random(net, task, net.dense()), lots, generator=task.generator, blocks=net.blocks)
 
 
-@masker("uniform", paper="Zhu & Gupta, 2017, arXiv:1710.01878; Gale et al., 2019, arXiv:1902.09574")
+@masker("uniform", paper="Zhu & Gupta, 2017, arXiv:1710.01878; Gale et al., 2019, arXiv:1902.09574", sharded=True)
 def uniform(net: Net, task: Task, density: float) -> Masks:
     """Keep weights at random, the same fraction in every layer.
 
@@ -50,7 +50,7 @@ def uniform(net: Net, task: Task, density: float) -> Masks:
     return _random_within(net, task, density, uniform_densities)
 
 
-@masker("er", paper="Mocanu et al., Nature Communications 2018, arXiv:1707.04780")
+@masker("er", paper="Mocanu et al., Nature Communications 2018, arXiv:1707.04780", sharded=True)
 def er(net: Net, task: Task, density: float) -> Masks:
     """Keep weights at random within Erdős-Rényi layer densities, d_l = min(1, eps (out + in) / (out in)).
 
@@ -60,7 +60,7 @@ def er(net: Net, task: Task, density: float) -> Masks:
     return _random_within(net, task, density, erdos_renyi)
 
 
-@masker("erk", paper="Evci et al., ICML 2020, arXiv:1911.11134")
+@masker("erk", paper="Evci et al., ICML 2020, arXiv:1911.11134", sharded=True)
 def erk(net: Net, task: Task, density: float) -> Masks:
     """Keep weights at random within Erdős-Rényi-kernel layer densities, d_l = min(1, eps (out+in+kh+kw) / (out in kh
     kw)).

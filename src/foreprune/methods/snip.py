@@ -8,7 +8,13 @@ from foreprune.core.net import BatchNormMode, Net, scoring
 from foreprune.core.task import Task
 
 
-@scorer("snip", paper="Lee, Ajanthan & Torr, ICLR 2019, arXiv:1810.02340, eq. 3-5", needs={"labels"})
+@scorer(
+    "snip",
+    paper="Lee, Ajanthan & Torr, ICLR 2019, arXiv:1810.02340, eq. 3-5",
+    needs={"labels"},
+    sharded=True,
+    summed=True,
+)
 def snip(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "train") -> Scores:
     """Keep the weights with the largest |dL/dc| = |w dL/dw|, where c multiplies the weight and is 1.
 
@@ -25,6 +31,8 @@ def snip(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "trai
     paper="de Jorge et al., ICLR 2021, arXiv:2006.09081, section 4; Verdenius et al., 2020, arXiv:2006.00896",
     needs={"labels"},
     rounds=100,
+    sharded=True,
+    summed=True,
 )
 def iterative_snip(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "train") -> Scores:
     """SNIP again and again on what is left, z = |w m dL/d(w m)|; pruned weights stay pruned.
@@ -35,7 +43,13 @@ def iterative_snip(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMo
 
 
 @scorer(
-    "force", paper="de Jorge et al., ICLR 2021, arXiv:2006.09081, eq. 7-8", needs={"labels"}, rounds=60, revives=True
+    "force",
+    paper="de Jorge et al., ICLR 2021, arXiv:2006.09081, eq. 7-8",
+    needs={"labels"},
+    rounds=60,
+    revives=True,
+    sharded=True,
+    summed=True,
 )
 def force(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "train") -> Scores:
     """Keep the largest |w0 dL/dw(w0 m)|: gradients of the pruned network times the dense initial weights.
@@ -44,12 +58,12 @@ def force(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode = "tra
     There a fresh batch is drawn for every round; here all rounds see the data of the call. One round is SNIP.
     """
     with scoring(net, batchnorm=batchnorm):
-        grads = task.weight_grads(net, masks(net.params))
-    return {name: (net.params[name] * grads[name]).abs() for name in net.prunable}
+        grads = task.weight_grads(net, net.masked(masks))
+    return {name: grads[name].mul_(net.params[name]).abs_() for name in net.prunable}
 
 
 def _saliency(net: Net, task: Task, masks: Masks, *, batchnorm: BatchNormMode) -> Scores:
-    params = masks(net.params)
+    params = net.masked(masks)
     with scoring(net, batchnorm=batchnorm):
         grads = task.weight_grads(net, params)
     return {name: grads[name].mul_(params[name]).abs_() for name in net.prunable}

@@ -16,6 +16,7 @@ from foreprune.graph import Normalization, Precision, path_graph
     paper="Tanaka, Kunin, Yamins & Ganguli, NeurIPS 2020, arXiv:2006.05467, eq. 3 and algorithm 1",
     needs={"shape"},
     rounds=100,
+    sharded=True,
 )
 def synflow(
     net: Net, task: Task, masks: Masks, *, batchnorm: Normalization = "scale", precision: Precision = "double"

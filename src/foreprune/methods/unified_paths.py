@@ -22,6 +22,7 @@ _PAPER = "Gebhart, Saxena & Schrater, 2021, arXiv:2101.10552"
     paper=f"{_PAPER}, section 4; Patil & Dovrolis, ICML 2021, arXiv:2010.11354, eq. 7",
     needs={"shape"},
     rounds=100,
+    sharded=True,
 )
 def synflow_l2(
     net: Net,
@@ -50,7 +51,9 @@ def _squared_saliency(paths: PathGraph, masks: Masks, *, form: Form, image: Tens
     return paths.gradients(squares, times=factors, image=image)
 
 
-@scorer("synflow-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100)
+@scorer(
+    "synflow-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100, sharded=True, summed=True
+)
 def synflow_dist(
     net: Net, task: Task, masks: Masks, *, batchnorm: Normalization = "scale", precision: Precision = "double"
 ) -> Scores:
@@ -66,7 +69,14 @@ def synflow_dist(
     return paths.gradients(weights, times=weights, image=task.mean_image)
 
 
-@scorer("synflow-l2-dist", paper=f"{_PAPER}, section 4", needs={"shape", "mean image"}, rounds=100)
+@scorer(
+    "synflow-l2-dist",
+    paper=f"{_PAPER}, section 4",
+    needs={"shape", "mean image"},
+    rounds=100,
+    sharded=True,
+    summed=True,
+)
 def synflow_l2_dist(
     net: Net,
     task: Task,

@@ -10,13 +10,15 @@ All processes run the same operations in the same order, so that they meet in ev
 from __future__ import annotations
 
 import contextlib
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
@@ -35,30 +37,102 @@ class _Gather(Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, layout: Layout, summed: bool) -> Tensor:
         ctx.layout, ctx.summed = layout, summed
+        ctx.set_materialize_grads(False)
         return layout.gather(part)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        if grads[0] is None:
+            return None, None, None
         return _Part.apply(grads[0], ctx.layout, ctx.summed), None, None  # type: ignore[no-untyped-call]
+
+
+def _part(gathering: Any, whole: Tensor) -> Tensor:
+    layout: Layout = gathering.layout
+    return layout.summed(whole.contiguous()) if gathering.summed else layout.part(whole)
 
 
 class _Part(Function):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, layout: Layout, summed: bool) -> Tensor:
         ctx.layout, ctx.summed = layout, summed
-        return layout.summed(whole.contiguous()) if summed else layout.part(whole)
+        return _part(ctx, whole)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return _Gather.apply(grads[0], ctx.layout, ctx.summed), None, None  # type: ignore[no-untyped-call]
 
 
+@contextlib.contextmanager
+def parting(nodes: Iterable[Any]) -> Iterator[Callable[[Tensor], Tensor | None]]:
+    """While a graph with these nodes is differentiated, each term of the derivative of a gathered weight is cut to this
+    process's part as soon as it is there.
+
+    There is one term from every operation that takes the weight. Autograd adds them up before it goes on to the
+    gathering, so in a second derivative, where one comes on the way up through the layers and the other on the way
+    down, it would hold whole derivatives of all layers at a time.
+
+    Yields:
+        A function: leaf -> the sum of its parts, which autograd then lacks, or None.
+    """
+    parts: dict[Any, Tensor] = {}  # gathering -> sum of its terms, in the order of their last ones
+
+    def take(ways: Sequence[tuple[Any, ...] | None], grads: tuple[Any, ...], _: Any) -> tuple[Any, ...]:
+        left = list(grads)
+        for place, way in enumerate(ways):
+            if way is None or grads[place] is None:
+                continue
+            *views, (gathering, _) = way
+            term = grads[place]
+            for view, number in views:
+                inputs: list[Tensor | None] = [None] * len(view._input_metadata)
+                inputs[number] = term
+                term = view(*inputs)
+            term = _part(gathering, term)
+            parts[gathering] = parts.pop(gathering).add_(term) if gathering in parts else term
+            left[place] = None
+        return tuple(left)
+
+    hooks = []
+    for node in nodes:
+        ways = [_way(edge) for edge in node.next_functions]
+        if sum(parent is not None for parent, _ in node.next_functions) > 1 and any(ways):
+            hooks.append(node.register_hook(partial(take, ways)))
+
+    def rest(leaf: Tensor) -> Tensor | None:
+        found = [term for gathering, term in parts.items() if gathering.next_functions[0][0].variable is leaf]
+        return sum(found[1:], found[0]) if found else None
+
+    try:
+        yield rest
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _way(edge: tuple[Any, int]) -> tuple[tuple[Any, int], ...] | None:
+    """The nodes by which a derivative gets to the gathering of a large weight, and to nothing else."""
+    way = [edge]
+    while way[-1][0] is not None:
+        node = way[-1][0]
+        if getattr(node, "_forward_cls", None) is _Gather:
+            return tuple(way) if math.prod(node.layout.shape) > _SMALL else None
+        following = [parent for parent in node.next_functions if parent[0] is not None]
+        if len(following) != 1 or len(node.next_functions) != 1:
+            return None
+        way.append(following[0])
+    return None
+
+
 class _Gathered(NamedTuple):
     """Where a gathered weight comes from."""
 
-    whole: weakref.ref[Tensor]
+    storage: StorageWeakRef
     part: Tensor
     layout: Layout
+
+    def expired(self) -> bool:
+        return bool(cast(Any, self.storage).expired())
 
 
 class _Saved(NamedTuple):
@@ -91,9 +165,16 @@ class Gatherer:
             self._note(whole, part.detach(), layout)
         return whole
 
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """The part that a tensor, or what it is a view of, was gathered from; otherwise the tensor itself."""
+        with torch._C.DisableTorchFunction():
+            known = self._live.get(tensor.untyped_storage()._cdata)
+        return tensor if known is None or known.expired() else known.part
+
     def _note(self, whole: Tensor, part: Tensor, layout: Layout) -> None:
-        self._live = {key: known for key, known in self._live.items() if known.whole() is not None}
-        self._live[whole.untyped_storage()._cdata] = _Gathered(weakref.ref(whole), part, layout)
+        self._live = {key: known for key, known in self._live.items() if not known.expired()}
+        storage = whole.untyped_storage()
+        self._live[storage._cdata] = _Gathered(cast(Any, StorageWeakRef)(storage), part, layout)
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
@@ -111,7 +192,7 @@ class Gatherer:
     def _pack(self, tensor: Tensor) -> Tensor | _Saved:
         with torch._C.DisableTorchFunction():
             known = self._live.get(tensor.untyped_storage()._cdata)
-            if known is None or known.whole() is None:
+            if known is None or known.expired():
                 return tensor.detach()
             return _Saved(known.part, known.layout, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 

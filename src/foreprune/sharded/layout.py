@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
 from foreprune.core.blocks import Block
 from foreprune.core.sharding import cut, is_sharded
+from foreprune.sharded.deferred import made
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +71,15 @@ class Layout:
 
     def gather(self, part: Tensor) -> Tensor:
         """The whole, from the parts of all processes, which all have to call."""
-        return cast(DTensor, self.spread(part.detach())).full_tensor() if self.sharded else part
+        return cast(DTensor, self.spread(made(part))).full_tensor() if self.sharded else part
 
     def part(self, whole: Tensor) -> Tensor:
         """This process's part of a whole that every process holds, in memory of its own."""
-        if not self.sharded:
-            return whole
-        found = cut(whole, self.mesh, self.placements, name=self.name)
-        return found.clone(memory_format=torch.contiguous_format)
+        return self.view(whole).clone(memory_format=torch.contiguous_format) if self.sharded else whole
+
+    def view(self, whole: Tensor) -> Tensor:
+        """The same, in the memory of the whole."""
+        return cut(whole, self.mesh, self.placements, name=self.name) if self.sharded else whole
 
     def rows(self, axis: int) -> NDArray[np.int64]:
         """The numbers of the rows along `axis` that this process holds."""

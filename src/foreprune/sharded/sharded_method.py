@@ -15,22 +15,9 @@ from foreprune.core.collective import same_everywhere, together, totals
 from foreprune.core.masks import Masks
 from foreprune.core.method import Method, Score, Scores
 from foreprune.core.task import Task
+from foreprune.methods import list_methods
 from foreprune.sharded.sharded_net import ShardedNet
 from foreprune.sharded.sharded_select import counts_of
-
-KNOWN = (
-    "er",
-    "erk",
-    "force",
-    "grasp",
-    "iterative-snip",
-    "magnitude",
-    "random",
-    "snip",
-    "synflow",
-    "synflow-l2",
-    "uniform",
-)
 
 
 def make_sharded(method: Method, net: ShardedNet, task: Task, density: Density, **options: Any) -> Masks:
@@ -71,10 +58,11 @@ def _agreed(score: Score) -> Callable[..., Scores]:
 
 
 def _check(method: Method, net: ShardedNet, task: Task) -> None:
-    if method.name not in KNOWN:
+    if not method.sharded:
+        others = ", ".join(other.name for other in list_methods() if other.sharded)
         raise ValueError(
             f"method {method.name!r} needs the whole model in one process, and this one is sharded; prune it before "
-            f"fully_shard, or use one of {', '.join(KNOWN)}"
+            f"fully_shard, or use one of {others}"
         )
     least = -totals([-sum(map(torch.numel, net.weights.values()))], net.groups, net.device, largest=True)[0]
     if not least:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +22,8 @@ from foreprune.core.net import Net, Params
 from foreprune.core.prunable import Prunable
 from foreprune.core.sharding import is_sharded, local_of, refuse_flattened, reshard
 from foreprune.core.targets import unwrapped
-from foreprune.sharded.gathering import Gatherer, Gathering
+from foreprune.sharded.deferred import Deferred
+from foreprune.sharded.gathering import Gatherer, Gathering, parting
 from foreprune.sharded.layout import Layout
 
 _FULLY_SHARD = "torch.distributed.fsdp._fully_shard"
@@ -59,6 +60,29 @@ class ShardedNet(Net):
     def part(self, name: str, whole: Tensor) -> Tensor:
         """What this process holds of a tensor of the shape of a parameter."""
         return self.layouts[name].part(whole)
+
+    def deferred(self, name: str, make: Callable[[Tensor], Tensor], *, dtype: torch.dtype | None = None) -> Tensor:
+        """As in `Net`, but computed anew whenever it is used, for the length of that."""
+        value = self.params[name]
+        if not self.layouts[name].sharded:
+            return make(value)
+        return Deferred(partial(make, value), like=value, dtype=dtype or value.dtype)
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """As in `Net`; all processes have to call."""
+        return self.layouts[name].gather(part)
+
+    def fill(self, name: str, out: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """As in `Net`, by a whole that is there for the length of the call: the numbers of one process."""
+        layout = self.layouts[name]
+        if not layout.sharded:
+            return draw(out)
+        whole = torch.empty(layout.shape, dtype=out.dtype, device=out.device)
+        return out.copy_(layout.view(draw(whole)))
+
+    def place(self, tensor: Tensor) -> int:
+        """As in `Net`: that of the part, where the tensor was gathered."""
+        return super().place(self.gatherer.part_of(tensor))
 
     def of_block(self, tensor: Tensor, block: Block) -> Tensor:
         """What this process holds of a block; `tensor` is its part of the tensor."""
@@ -114,6 +138,11 @@ class ShardedNet(Net):
         return sum(math.prod(layout.shape) for layout in self.layouts.values())
 
     @property
+    def holds_scores(self) -> bool:
+        """No: they are as large as the parts of the weights."""
+        return False
+
+    @property
     def replayable(self) -> bool:
         """No: gathering is no tensor operation that could be noted."""
         return False
@@ -138,6 +167,10 @@ class ShardedNet(Net):
     def saving(self, message: str) -> contextlib.AbstractContextManager[Any]:
         """What autograd saves is kept without gathered weights. Hooks of the model on it are not refused."""
         return self.gatherer.saving()
+
+    def parting(self, nodes: Iterable[Any]) -> contextlib.AbstractContextManager[Callable[[Tensor], Tensor | None]]:
+        """As in `Net`: whole derivatives are not kept until all of their terms are there."""
+        return parting(nodes)
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """As in `Net`, with parts for parameters. All processes have to call, with the same inputs."""

@@ -7,7 +7,7 @@ everywhere, in the order of the whole tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -31,15 +31,43 @@ _CHUNK = 2**16  # scores whose bits are looked at at a time
 
 
 class _Piece(NamedTuple):
-    """The scores that this process holds of one block, flat, and which of them live (None: all)."""
+    """What this process holds of one block: `held` picks it out of its part of a tensor, where that is not all of it.
+
+    What has to be copied for that (the rows of a fused projection) is copied each time it is asked for, and not kept.
+    """
 
     block: Block
-    scores: Floats
-    alive: Bools | None
     layout: Layout
+    held: tuple[Any, ...]
+    part: Tensor
+    flags: Tensor | None
+    dtype: torch.dtype
 
-    def living(self) -> Floats:
-        return self.scores if self.alive is None else self.scores[self.alive]
+    @property
+    def scores(self) -> Floats:
+        """The scores, flat."""
+        found: Floats = self.part[self.held].detach().to("cpu", self.dtype).reshape(-1).numpy()
+        return found
+
+    @property
+    def alive(self) -> Bools | None:
+        """Which of them may be chosen; None: all."""
+        if self.flags is None:
+            return None
+        found: Bools = self.flags[self.layout.held(self.block)].reshape(-1).cpu().numpy()
+        return found
+
+    def signal(self) -> bool:
+        """Whether some score of these is not zero."""
+        scores, alive = self.scores, self.alive
+        return bool((scores if alive is None else scores[alive]).any())
+
+    def tied(self, threshold: float) -> Bools:
+        """Which scores are the threshold."""
+        found: Bools = self.scores == threshold
+        if (alive := self.alive) is not None:
+            found &= alive
+        return found
 
 
 def keep_best_sharded(
@@ -85,17 +113,15 @@ class _ShardedChoice(Choice):
 
     def take(self, blocks: Sequence[Block], keep: int) -> dict[str, int]:
         """As in `Choice`; numbers are those of all processes."""
-        pieces = [self._held(block) for block in blocks]
-        self._note(blocks, totals([any(p.living().any() for p in pieces)], self.net.groups, self.net.device)[0] > 0)
-        if keep:
-            found = _largest(self.net, pieces, keep, self.generator)
-        else:
-            found = [np.zeros(piece.scores.size, np.bool_) for piece in pieces]
-        counts = [int(np.count_nonzero(kept)) if p.layout.first else 0 for p, kept in zip(pieces, found, strict=True)]
-        for block, kept in zip(blocks, found, strict=True):
-            index = self.net.layouts[block.parameter].held(block)
-            part = self.made[block.parameter]
-            part[index] = torch.from_numpy(kept).view(part[index].shape)
+        pieces = [self._piece_of(block) for block in blocks]
+        signal = any(piece.signal() for piece in pieces)
+        self._note(blocks, totals([signal], self.net.groups, self.net.device)[0] > 0)
+        counts: list[int] = []
+        # written one by one: flags of all of them at a time would be an eighth of their scores
+        for piece, kept in zip(pieces, _largest(self.net, pieces, keep, self.generator), strict=True):
+            index, made = piece.layout.held(piece.block), self.made[piece.block.parameter]
+            made[index] = torch.from_numpy(kept).view(made[index].shape)
+            counts.append(int(np.count_nonzero(kept)) if piece.layout.first else 0)
         names = [block.name for block in blocks]
         return dict(zip(names, totals(counts, self.net.groups, self.net.device), strict=True))
 
@@ -105,13 +131,13 @@ class _ShardedChoice(Choice):
         kept = {name: int(torch.count_nonzero(mask)) for name, mask in tensors.items()}
         return Masks._adopt(tensors, kept=kept, table=self.table)
 
-    def _held(self, block: Block) -> _Piece:
+    def _piece_of(self, block: Block) -> _Piece:
         layout = self.net.layouts[block.parameter]
-        index = layout.held(block)
-        score = self.instead.get(block.name)
-        score = self.scores[block.parameter][index] if score is None else score
-        alive = None if self.among is None else self.among._tensors[block.parameter][index].reshape(-1).cpu().numpy()
-        return _Piece(block, score.detach().to("cpu", self.dtype).reshape(-1).numpy(), alive, layout)
+        part, held = self.scores[block.parameter], layout.held(block)
+        if (instead := self.instead.get(block.name)) is not None:
+            part, held = instead, (...,)
+        flags = None if self.among is None else self.among._tensors[block.parameter]
+        return _Piece(block, layout, held, part, flags, self.dtype)
 
 
 def counts_of(net: ShardedNet, masks: Masks, blocks: Sequence[Block]) -> dict[str, int]:
@@ -148,15 +174,16 @@ def _keys(scores: Floats) -> NDArray[Any]:
 
 def _threshold(net: ShardedNet, pieces: Sequence[_Piece], keep: int) -> tuple[float, int, int]:
     """The `keep`-th largest score of all processes, how many are above it, and how many are it."""
-    dtype = pieces[0].scores.dtype
+    dtype: np.dtype[Any] = np.dtype(np.float64 if pieces[0].dtype == torch.float64 else np.float32)
     width = dtype.itemsize * 8
     above, prefix, equal = 0, 0, 0
     for shift in range(width - _BITS, -1, -_BITS):
         counts = np.zeros(2**_BITS, np.int64)
         for piece in pieces:
-            for start in range(0, piece.scores.size if piece.layout.first else 0, _CHUNK):
+            scores, alive = piece.scores, piece.alive
+            for start in range(0, scores.size if piece.layout.first else 0, _CHUNK):
                 at = slice(start, start + _CHUNK)
-                found = piece.scores[at] if piece.alive is None else piece.scores[at][piece.alive[at]]
+                found = scores[at] if alive is None else scores[at][alive[at]]
                 keys = _keys(found)
                 if shift + _BITS < width:
                     keys = keys[keys >> keys.dtype.type(shift + _BITS) == prefix]
@@ -173,28 +200,28 @@ def _threshold(net: ShardedNet, pieces: Sequence[_Piece], keep: int) -> tuple[fl
     return float(bits.view(dtype)[0]), above, equal
 
 
-def _largest(net: ShardedNet, pieces: Sequence[_Piece], keep: int, generator: torch.Generator) -> list[Bools]:
+def _largest(net: ShardedNet, pieces: Sequence[_Piece], keep: int, generator: torch.Generator) -> Iterator[Bools]:
+    """For each piece in turn, which of its scores are among the `keep` largest."""
+    if not keep:
+        yield from (np.zeros(piece.scores.size, np.bool_) for piece in pieces)
+        return
     threshold, above, equal = _threshold(net, pieces, keep)
-    kept = [piece.scores > piece.scores.dtype.type(threshold) for piece in pieces]
-    ties = [piece.scores == piece.scores.dtype.type(threshold) for piece in pieces]
-    for piece, larger, tied in zip(pieces, kept, ties, strict=True):
-        if piece.alive is not None:
-            larger &= piece.alive
-            tied &= piece.alive
     draw = torch.randperm(equal, generator=generator, device="cpu")[: keep - above].numpy()
     chosen = np.zeros(equal, np.bool_)
     chosen[draw] = True
-    held = [int(np.count_nonzero(tied)) if p.layout.first else 0 for p, tied in zip(pieces, ties, strict=True)]
-    counts = totals(held, net.groups, net.device)
+    held = [int(np.count_nonzero(piece.tied(threshold))) if piece.layout.first else 0 for piece in pieces]
     start = 0
-    for piece, larger, tied, count in zip(pieces, kept, ties, counts, strict=True):
+    for piece, count in zip(pieces, totals(held, net.groups, net.device), strict=True):
+        kept: Bools = piece.scores > threshold
+        if (alive := piece.alive) is not None:
+            kept &= alive
         mine = chosen[start : start + count]
         start += count
         if mine.all():
-            larger |= tied
+            kept |= piece.tied(threshold)
         elif mine.any():
-            larger |= _drawn(net, piece, tied, mine)
-    return kept
+            kept |= _drawn(net, piece, piece.tied(threshold), mine)
+        yield kept
 
 
 def _drawn(net: ShardedNet, piece: _Piece, ties: Bools, chosen: Bools) -> Bools:

@@ -75,7 +75,7 @@ def initialize_(module: nn.Module, *, init: str = "kaiming-normal-fan-in", gener
     for _, layer in layers:
         if isinstance(layer, WEIGHTED):
             weight = _wide(layer.weight, generator)
-            layer.weight.copy_(draw_weight_(weight, init, fans(layer, layer.weight), generator))
+            layer.weight.copy_(draw_weight_(weight, init, fans(layer, layer.weight.shape), generator))
             if layer.bias is not None:
                 layer.bias.zero_()
         elif isinstance(layer, NORMS):

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreprune.core.derivatives import gradients
 from foreprune.core.masks import Masks
-from foreprune.core.net import Net, Params, gradients
+from foreprune.core.net import Net, Params
 from foreprune.graph.replay.tape import Tape, program
 from foreprune.graph.replay.unfolded import unfolded
 from foreprune.graph.sums.gates import Gates, Handlers

@@ -381,9 +381,9 @@ def leaves(value: Any) -> Iterable[Any]:
         yield value
 
 
-def graph_nodes(*tensors: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph behind some tensors."""
-    stack, seen = [tensor.grad_fn for tensor in tensors], set()
+def graph_nodes(*begin: Any) -> Iterator[Any]:
+    """Every node of the autograd graph behind some tensors or nodes, these included."""
+    stack, seen = [one.grad_fn if isinstance(one, Tensor) else one for one in begin], set()
     while stack:
         node = stack.pop()
         if node is not None and node not in seen:

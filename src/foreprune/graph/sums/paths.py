@@ -20,14 +20,15 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from foreprune.core.derivatives import gradients
 from foreprune.core.masks import Masks
-from foreprune.core.net import Net, Params, gradients
+from foreprune.core.net import Net, Params
 from foreprune.core.task import Inputs
 from foreprune.graph.sums.gates import Gates, Handlers, PathError, graph_nodes
 from foreprune.graph.sums.operations import IDENTITIES
@@ -131,11 +132,11 @@ class PathGraph:
 
     def masked(self, function: Callable[[Tensor], Tensor], masks: Masks) -> dict[str, Tensor]:
         """`function` of every prunable weight, zero where pruned. The next call with this function may overwrite it."""
-        # one after the other: no second copy of all of them
-        found: dict[str, Tensor] = {}
-        for name, weight in self.net.weights.items():
-            found |= masks({name: function(self.precise({name: weight})[name])})
-        return found
+
+        def value(name: str, weight: Tensor) -> Tensor:
+            return masks({name: function(weight.to(self.dtype))})[name]
+
+        return {name: self.net.deferred(name, partial(value, name), dtype=self.dtype) for name in self.net.prunable}
 
     def dense(self, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """`function` of every prunable weight."""
@@ -192,9 +193,16 @@ class PathGraph:
             raise ValueError(
                 "a mean image needs a network with exactly one input tensor; use 'synflow', which needs none"
             )
-        missing = self.precise({name: value.abs() for name, value in self.net.params.items() if name not in weights})
-        if self.power > 1:
-            missing = {name: value**self.power for name, value in missing.items()}
+
+        def size(weight: Tensor) -> Tensor:
+            precise = weight.abs().to(self.dtype) if weight.is_floating_point() else weight.abs()
+            return precise**self.power if self.power > 1 else precise
+
+        missing = {
+            name: self.net.deferred(name, size, dtype=self.dtype if value.is_floating_point() else None)
+            for name, value in self.net.params.items()
+            if name not in weights
+        }
         tensors = {**missing, **self.precise(weights)}
         gates = self.gates(self.net, self.handlers)
         gates.power = self.power

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from foreprune.api import collapse_notice, prune
+from foreprune.core.by_score import LayerCollapse
 from foreprune.core.masks import Masks
-from foreprune.core.method import LayerCollapse
 from foreprune.core.net import Net
 from foreprune.core.seeds import generator_for
 from foreprune.core.select import Scope, keep_best
