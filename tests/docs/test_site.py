@@ -79,7 +79,7 @@ def test_docstrings_are_escaped_outside_of_code() -> None:
 
 def test_the_first_figure_names_the_files_that_a_call_goes_through() -> None:
     figure = (DOCS / "images" / "call-to-mask.svg").read_text()
-    api, method, score, paths, select = re.findall(r"src/foreprune/([\w/]+\.py)", figure)
+    api, rounds, score, paths, select = re.findall(r"src/foreprune/([\w/]+\.py)", figure)
     stacks: dict[str, set[str]] = {}
 
     def note(frame: FrameType, event: str, argument: object) -> None:
@@ -99,5 +99,7 @@ def test_the_first_figure_names_the_files_that_a_call_goes_through() -> None:
         fp.prune(model, "synflow", density=0.5, inputs=torch.zeros(1, 4), rounds=2)
     finally:
         sys.setprofile(None)
-    assert {path for path in stacks["gradients"] if "/replay/" not in path} == {api, method, score, paths}
-    assert stacks["keep_top"] == {api, method, select, "core/net.py"}  # where a sharded view has a rule of its own
+    handed_on = "core/method.py"  # masks by rounds of scores, or at once
+    assert {path for path in stacks["gradients"] if "/replay/" not in path} == {api, handed_on, rounds, score, paths}
+    # core/net.py: where a sharded view has a rule of its own
+    assert stacks["keep_top"] == {api, handed_on, rounds, select, "core/net.py"}
