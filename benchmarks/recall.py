@@ -33,17 +33,8 @@ from foreprune.training.fit import fit
 from foreprune.training.recipes import Recipe
 
 METHODS = (
-    "dense",
-    "erk",
-    "random",
-    "uniform",
-    "magnitude",
-    "snip",
-    "grasp",
-    "synflow",
-    "synflow-l2",
-    "ntk-sap",
-    "phew",
+    *("dense", "erk", "er", "random", "uniform", "magnitude"),
+    *("snip", "iterative-snip", "force", "grasp", "synflow", "synflow-l2", "px", "phew", "ntk-sap"),
 )
 _RESULT = {"recall": "accuracy", "text": "bits"}
 _EPOCHS = 10  # the recipe counts epochs: each is a tenth of the steps
